@@ -102,15 +102,15 @@ def lowest_quality_keeping(
 ) -> Point | None:
     """Find the smallest file of a picture from which the model still gives the same answer.
 
-    Answers are not monotone in quality: a model may be right at quality 4, wrong at 6 and right from 8 on. This
-    takes the smallest file *at all* that keeps the answer, so a lucky hit counts for the baseline; asking that
-    every higher quality keeps it too would give the baseline larger files.
+    Answers are not monotone in quality: a model may be right at quality 4, wrong at 6 and right from 8 on.
+    This takes the smallest file *at all* that keeps the answer, so a lucky hit counts for the baseline;
+    asking that every higher quality keeps it too would give the baseline larger files.
 
     Args:
         image: the picture.
         codec: the baseline.
-        same_answer: whether the model's answer from this decoded picture is the wanted one. It is called for one
-            file after another, smallest first, until it says yes.
+        same_answer: whether the model's answer from this decoded picture is the wanted one. It is called for
+            one file after another, smallest first, until it says yes.
         qualities: the qualities to try; None tries `codec.qualities`.
 
     Returns:
