@@ -1,0 +1,56 @@
+# Everything a newcomer types. `make` alone lists the targets.
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+# -q hides progress, not errors; indexes and mirrors come from the user's own pip configuration.
+PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
+# An interpreter is tried by running it: version managers put names on the PATH behind which nothing stands.
+CANDIDATES := $(PYTHON) python3.12 python3.11 python3.10 python3 python
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.installed-demo  ## answer bundled questions about pictures through the bitstream; writes a figure
+	@$(RUN) -m eval.demo
+
+test: $(VENV)/.installed-dev  ## run the whole test suite
+	@$(RUN) -m pytest -q
+
+lint: $(VENV)/.installed-dev  ## check style (ruff) and types (mypy)
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: $(VENV)/.installed-dev  ## rewrite the sources in the project's style
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+bench: $(VENV)/.installed-dev  ## time the codec against the field's own; prints tables and JSON lines
+	@$(RUN) -m eval.bench
+
+clean:  ## remove the environment, caches and build leftovers
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@for candidate in $(CANDIDATES); do \
+	    if "$$candidate" -c '$(SUITABLE)' >/dev/null 2>&1; then \
+	        echo "making $(VENV) with $$("$$candidate" --version)"; \
+	        exec "$$candidate" -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "No Python 3.10, 3.11 or 3.12 with the venv and ensurepip modules was found on the PATH." >&2; \
+	echo "Install one (Debian, Ubuntu: the packages python3 and python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+# Installed once for each set of extras; again whenever the list of dependencies changes.
+$(VENV)/.installed-%: pyproject.toml setup.py | $(VENV)/bin/python
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(RUN) -m ensurepip --upgrade >/dev/null
+	@echo "installing tofc[$*] into $(VENV) (the first time downloads PyTorch, which takes minutes)"
+	@$(PIP_INSTALL) -e '.[$*]'
+	@touch $@

@@ -1,0 +1,22 @@
+"""The part of the build that pyproject.toml cannot say: which folders become packages.
+
+Everything else about the distribution stands in pyproject.toml.
+"""
+
+from setuptools import find_packages, setup
+
+ROOMS = ("encoders", "entropy", "tofc", "eval")
+
+setup(
+    # Every folder with an __init__.py under a room, so that no list of packages can go stale.
+    packages=find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
+    + ["tofc._configs"],
+    # `configs/` is a room of its own in the source tree; inside an installation its files lie beside the code
+    # that looks them up by name, instead of claiming the top-level name `configs` for everybody.
+    package_dir={"tofc._configs": "configs"},
+    package_data={
+        "tofc": ["assets/**/*", "py.typed"],
+        "tofc._configs": ["*.yaml"],
+        "eval": ["**/*.json", "**/*.yaml", "**/*.txt", "**/*.jpg", "**/*.png", "**/*.npz"],
+    },
+)
