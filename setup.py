@@ -15,7 +15,7 @@ setup(
     # that looks them up by name, instead of claiming the top-level name `configs` for everybody.
     package_dir={"tofc._configs": "configs"},
     package_data={
-        "tofc": ["assets/**/*", "py.typed"],
+        "tofc": ["assets/**/*"],
         "tofc._configs": ["*.yaml"],
         "eval": ["**/*.json", "**/*.yaml", "**/*.txt", "**/*.jpg", "**/*.png", "**/*.npz"],
     },
