@@ -1,0 +1,168 @@
+"""Questions about a scene, with the answers that the renderer knows.
+
+Three forms: yes/no in the protocol of MME (two opposite questions for one fact), multiple choice with letters in the
+protocol of RealWorldQA, and short free answers. ``training_questions`` mixes them at random; ``benchmark_questions`` is
+fixed by the scene alone.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from eval.scenes.world import HELD_OUT, Scene
+
+from eval.scenes.describe import describe, described_pairs
+from eval.scenes.facts import Draw, Mention, View
+from eval.scenes.forms import Open
+from eval.scenes.templates import CHOICES, FREE, PAIRS
+
+CATEGORIES = ("existence", "count", "position", "colour", "text", "comparison")
+FORMS = ("yes_no", "choice", "free", "describe")
+
+YES_NO_SUFFIX = " Please answer yes or no."
+CHOICE_SUFFIX = "\nPlease answer directly with only the letter of the correct option and nothing else."
+
+FORM_WEIGHTS = (0.45, 0.25, 0.30)  # yes_no, choice, free
+CATEGORY_WEIGHTS = (0.14, 0.20, 0.20, 0.12, 0.18, 0.16)  # in the order of CATEGORIES
+SUFFIX_SHARE = 0.4  # of training questions with the protocol's suffix: people leave it out
+DESCRIBE_PROMPTS = ("Describe the picture.", "What can you see in the picture?", "What is in this picture?")
+BENCHMARK_CHOICES = 3
+BENCHMARK_FREE = 2
+_BENCHMARK_SEED = 20_250_612
+_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with its answer.
+
+    ``prompt`` is exactly what the model gets. ``answer`` is ``Yes`` or ``No``, a letter ``A`` to ``D``, a short word, or
+    a description. The two opposite yes/no questions of one fact share ``pair``. ``held_out`` marks a question that
+    mentions a (colour, kind) never shown in training.
+    """
+
+    form: str
+    category: str
+    prompt: str
+    answer: str
+    pair: int | None
+    held_out: bool
+
+
+def training_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
+    """A random mix of ``count`` questions; needs no more than 0.1 ms each.
+
+    Forms and categories follow ``FORM_WEIGHTS`` and ``CATEGORY_WEIGHTS``, renormalised over what the scene allows.
+    Raises ``ValueError`` for a scene without things.
+    """
+    view, draw = View(scene), Draw(rng)
+    questions: list[Question] = []
+    seen: set[str] = set()
+    while len(questions) < count:
+        form = draw.weighted(FORMS[:3], FORM_WEIGHTS)
+        category = draw.weighted(CATEGORIES, CATEGORY_WEIGHTS)
+        truth = draw.chance(0.5)
+        question = None
+        # A repeated question is drawn again with the same answer: discarding it would shift the balance of answers,
+        # since there are more wrong things to ask about than right ones.
+        for _ in range(_ATTEMPTS):
+            question = _training_question(view, draw, form, category, truth) or question
+            if question is not None and question.prompt not in seen:
+                break
+        if question is not None:
+            seen.add(question.prompt)
+            questions.append(question)
+    return questions
+
+
+def _training_question(view: View, draw: Draw, form: str, category: str, truth: bool) -> Question | None:
+    if form == "yes_no":
+        opposites = PAIRS[category](view, draw)
+        if opposites is None:
+            return None
+        prompt = opposites.yes if truth else opposites.no
+        mentions = opposites.yes_mentions if truth else opposites.no_mentions
+        suffix = YES_NO_SUFFIX if draw.chance(SUFFIX_SHARE) else ""
+        return Question(
+            form, category, prompt + suffix, "Yes" if truth else "No", None, _is_held_out(mentions)
+        )
+    source = CHOICES if form == "choice" else FREE
+    found = source[category](view, draw)
+    if found is None:
+        return None
+    if form == "choice":
+        return _with_letters(found, category, draw, CHOICE_SUFFIX if draw.chance(SUFFIX_SHARE) else "")
+    return Question(form, category, found.prompt, found.right, None, _is_held_out(found.mentions))
+
+
+def _with_letters(found: Open, category: str, draw: Draw, suffix: str) -> Question:
+    """The question with two to four lettered options, the right one at a uniformly random letter."""
+    most = min(len(found.wrong), 3)
+    wrong = list(found.wrong[: most if draw.chance(0.7) else 1 + draw.below(most)])
+    at = draw.below(len(wrong) + 1)
+    options = [*wrong[:at], found.right, *wrong[at:]]
+    lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options)]  # noqa: B905 - at most four options
+    prompt = "\n".join([found.prompt, *lines]) + suffix
+    return Question("choice", category, prompt, "ABCD"[at], None, _is_held_out(found.mentions))
+
+
+def _is_held_out(mentions: tuple[Mention, ...]) -> bool:
+    return any(mention in HELD_OUT for mention in mentions)
+
+
+def benchmark_questions(scene: Scene) -> list[Question]:
+    """The fixed questions of a scene, the same on every machine.
+
+    One yes/no pair for each category that the scene allows, three multiple choices, two free questions and one
+    description. Scenes of the held-out split are asked mostly about the pairs that training never showed.
+    """
+    seed = [_BENCHMARK_SEED, zlib.crc32(scene.split.encode()), scene.index]
+    draw = Draw(np.random.default_rng(seed))
+    view = View(scene)
+    questions: list[Question] = []
+    for number, category in enumerate(CATEGORIES):
+        opposites = next((o for o in (PAIRS[category](view, draw) for _ in range(_ATTEMPTS * 4)) if o), None)
+        if opposites is None:
+            continue
+        for text, answer, mentions in (
+            (opposites.yes, "Yes", opposites.yes_mentions),
+            (opposites.no, "No", opposites.no_mentions),
+        ):
+            held_out = _is_held_out(mentions)
+            questions.append(Question("yes_no", category, text + YES_NO_SUFFIX, answer, number, held_out))
+    questions += _open_questions(view, draw, "choice", BENCHMARK_CHOICES)
+    questions += _open_questions(view, draw, "free", BENCHMARK_FREE)
+    questions.append(_description(scene, draw))
+    return questions
+
+
+def _open_questions(view: View, draw: Draw, form: str, count: int) -> list[Question]:
+    """Up to ``count`` questions of one form, each from another category, in the category mix of training."""
+    source = CHOICES if form == "choice" else FREE
+    left = dict(zip(CATEGORIES, CATEGORY_WEIGHTS))  # noqa: B905
+    questions: list[Question] = []
+    while left and len(questions) < count:
+        category = draw.weighted(list(left), list(left.values()))
+        del left[category]
+        found = next((o for o in (source[category](view, draw) for _ in range(_ATTEMPTS * 2)) if o), None)
+        if found is None:
+            continue
+        if form == "choice":
+            questions.append(_with_letters(found, category, draw, CHOICE_SUFFIX))
+        else:
+            held_out = _is_held_out(found.mentions)
+            questions.append(Question(form, category, found.prompt, found.right, None, held_out))
+    return questions
+
+
+def training_description(scene: Scene, rng: np.random.Generator) -> Question:
+    """A request to describe the scene with its canonical description as the answer."""
+    return _description(scene, Draw(rng))
+
+
+def _description(scene: Scene, draw: Draw) -> Question:
+    text = describe(scene)
+    prompt = draw.pick(DESCRIBE_PROMPTS)
+    return Question("describe", "describe", prompt, text, None, _is_held_out(described_pairs(text)))
