@@ -1,0 +1,50 @@
+"""Task-oriented feature compression: send what a model needs to answer, instead of the picture.
+
+The names below load on first use, so that `import tofc` costs no more than this file.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tofc.device import Device as Device
+    from tofc.edge import Answer as Answer
+    from tofc.edge import Edge as Edge
+    from tofc.errors import CheckpointError as CheckpointError
+    from tofc.errors import ConfigError as ConfigError
+    from tofc.errors import ImageError as ImageError
+    from tofc.errors import PacketError as PacketError
+    from tofc.errors import UserError as UserError
+    from tofc.features import Features as Features
+    from tofc.packet import Packet as Packet
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Answer": "tofc.edge",
+    "CheckpointError": "tofc.errors",
+    "ConfigError": "tofc.errors",
+    "Device": "tofc.device",
+    "Edge": "tofc.edge",
+    "Features": "tofc.features",
+    "ImageError": "tofc.errors",
+    "Packet": "tofc.packet",
+    "PacketError": "tofc.errors",
+    "UserError": "tofc.errors",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tofc' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,273 @@
+"""Configuration: frozen dataclasses read from YAML and JSON, and how models and configs are found by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from tofc.errors import CheckpointError, ConfigError
+
+FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
+TILINGS = ("base", "anyres")
+QUALITIES = range(1, 9)
+
+_PACKAGE = Path(__file__).resolve().parent
+ASSETS = _PACKAGE / "assets"
+# An installation carries the configs inside the package; the source tree keeps them in their own room.
+CONFIG_FOLDERS = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MergingConfig:
+    """How tokens are merged: `tokens` is the number K that travels, or "all"; `neighbours` is DPC-KNN's k."""
+
+    tokens: int | str = 64
+    neighbours: int = 5
+
+    def __post_init__(self) -> None:
+        if self.tokens != "all" and (not isinstance(self.tokens, int) or self.tokens < 1):
+            raise ConfigError(f'merging.tokens is {self.tokens!r}; give a number of at least 1, or "all"')
+        if self.neighbours < 1:
+            raise ConfigError(f"merging.neighbours is {self.neighbours}; give a number of at least 1")
+
+
+@dataclass(frozen=True)
+class CodecFiles:
+    """Names of the codec's files inside the checkpoint folder: float weights, and the integers that code."""
+
+    weights: str = "codec.safetensors"
+    integers: str = "codec-integer.safetensors"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a checkpoint folder says about itself in `config.json`.
+
+    `base` is the LLaVA-OneVision model: a folder inside the checkpoint, an absolute folder, or a hub id.
+    `tiling` is "base" (one square tile a picture) or "anyres" (the stock grid of tiles as well).
+    `default_quality` runs from 1 (fewest bytes) to 8.
+    """
+
+    format_version: int = FORMAT_VERSION
+    base: str = "base"
+    tiling: str = "base"
+    merging: MergingConfig = field(default_factory=MergingConfig)
+    codec: CodecFiles = field(default_factory=CodecFiles)
+    default_quality: int = 4
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(
+                f"format_version is {self.format_version}, this release reads {FORMAT_VERSION}: "
+                "install the release of tofc that wrote the checkpoint, or save it again with this one"
+            )
+        if self.tiling not in TILINGS:
+            raise ConfigError(f"tiling is {self.tiling!r}; choose one of {', '.join(TILINGS)}")
+        if self.default_quality not in QUALITIES:
+            raise ConfigError(f"default_quality is {self.default_quality}; choose 1 to {QUALITIES[-1]}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found: its folder, what its config says, where its base model is.
+
+    `base` is a folder or a hub id. `has_codec` is false for a plain LLaVA-OneVision model, which can give
+    features and answer about them, but code nothing.
+    """
+
+    name: str
+    folder: Path
+    config: CheckpointConfig
+    base: str
+    has_codec: bool
+
+
+def from_mapping(cls: type[T], values: Any, where: str) -> T:
+    """Makes the dataclass `cls` out of a mapping; `where` names its origin in errors.
+
+    Nested dataclasses take nested mappings. Raises ConfigError on an unknown key (listing the valid ones),
+    a missing one and a value of another type.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected keys and values for {cls.__name__}, found {_shown(values)}")
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    unknown = [str(key) for key in values if key not in fields]
+    if unknown:
+        keys = "keys" if len(unknown) > 1 else "key"
+        raise ConfigError(f"{where}: unknown {keys} {', '.join(unknown)}; valid are {', '.join(fields)}")
+    absent = (dataclasses.MISSING, dataclasses.MISSING)
+    required = [name for name, f in fields.items() if (f.default, f.default_factory) == absent]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ConfigError(f"{where}: missing {', '.join(missing)}")
+    hints = typing.get_type_hints(cls)
+    arguments = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()}
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except ValueError as error:  # the checks of dataclasses that other rooms own
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """One value as the type that its field declares."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast("type[Any]", hint), value, where)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where} is {_shown(value)}; choose one of {', '.join(map(str, arguments))}")
+        return value
+    if origin in (tuple, list):
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} is {_shown(value)}; give a list")
+        if origin is tuple and arguments[-1:] != (Ellipsis,):
+            if len(value) != len(arguments):
+                raise ConfigError(f"{where} has {len(value)} entries; give {len(arguments)}")
+            pairs = zip(arguments, value, strict=True)
+            return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(pairs))
+        return origin(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict or origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} is {_shown(value)}; give keys and values")
+        key, entry = arguments
+        return {_convert(key, k, where): _convert(entry, v, f"{where}.{k}") for k, v in value.items()}
+    return _convert_plain(hint, value, where)
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    faults = []
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return _convert(option, value, where)
+        except ConfigError as error:
+            faults.append(str(error))
+    raise ConfigError("; or ".join(faults))
+
+
+def _convert_plain(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and not isinstance(value, bool):
+        if isinstance(value, (int, float)):
+            return float(value)
+        # YAML 1.1 takes 1e-3 for a word: it wants 1.0e-3.
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+            return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where} is {_shown(value)}; give a value of type {hint.__name__}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def load_yaml(path: str | Path, cls: type[T]) -> T:
+    """Reads a YAML file into the dataclass `cls`; `path` is a file or the name of a bundled config.
+
+    Raises ConfigError when there is no such file, when it is no YAML, and on the faults of `from_mapping`.
+    """
+    file = find_config(path)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not a YAML file: {' '.join(str(error).split())}") from error
+    return from_mapping(cls, {} if values is None else values, str(file))
+
+
+def find_config(name: str | Path) -> Path:
+    """The file that `name` means: a YAML file, or a bundled config by its name (`scenes-tiny`)."""
+    file = Path(name)
+    if file.is_file():
+        return file
+    for folder in CONFIG_FOLDERS:
+        bundled = folder / f"{Path(name).name.removesuffix('.yaml')}.yaml"
+        if str(name).removeprefix("configs/").removesuffix(".yaml") == bundled.stem and bundled.is_file():
+            return bundled
+    known = sorted({f.stem for folder in CONFIG_FOLDERS if folder.is_dir() for f in folder.glob("*.yaml")})
+    raise ConfigError(
+        f"no config {str(name)!r}: it is neither a file nor a bundled config ({', '.join(known) or 'none'})"
+    )
+
+
+def bundled_names() -> list[str]:
+    """Names of the checkpoints that travel inside the package."""
+    return sorted(p.name for p in ASSETS.iterdir() if (p / CONFIG_NAME).is_file()) if ASSETS.is_dir() else []
+
+
+def resolve(src: str | Path) -> Checkpoint:
+    """Finds the checkpoint that `src` means: a bundled name, a folder, or a hub id ("owner/name").
+
+    A folder that exists comes first, then bundled names, then the hub. A plain LLaVA-OneVision model counts
+    as a checkpoint without codec, tiled like the stock model. Raises CheckpointError if nothing is found.
+    """
+    text = str(src)
+    if Path(src).is_dir():
+        return _read_checkpoint(text, Path(src))
+    if text in bundled_names():
+        return _read_checkpoint(text, ASSETS / text)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or Path(src).exists():
+        raise CheckpointError(
+            f"no checkpoint {text!r}. Bundled: {', '.join(bundled_names()) or 'none'}. "
+            "Or give a folder with a config.json, or a hub id such as owner/name"
+        )
+    from tofc.hub import fetch, fetch_all  # the hub's client is imported only where it is needed
+
+    found = _read_checkpoint(text, fetch(text, CONFIG_NAME).parent)
+    # A plain model is read file by file, as they are needed; a checkpoint of ours is small beside its base.
+    return _read_checkpoint(text, fetch_all(text)) if found.has_codec else replace(found, base=text)
+
+
+def _read_checkpoint(name: str, folder: Path) -> Checkpoint:
+    file = folder / CONFIG_NAME
+    if not file.is_file():
+        raise CheckpointError(
+            f"{folder} has no {CONFIG_NAME}: neither a checkpoint of tofc nor a transformers model"
+        )
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    if isinstance(values, dict) and values.get("model_type") == "llava_onevision":
+        config = CheckpointConfig(base=".", tiling="anyres", merging=MergingConfig(tokens="all"))
+        return Checkpoint(name, folder, config, base=str(folder), has_codec=False)
+    if not isinstance(values, dict) or "format_version" not in values:
+        found = values.get("model_type") if isinstance(values, dict) else None
+        raise CheckpointError(
+            f"{file} describes {found or 'something else'}; needed is a tofc checkpoint (format_version) "
+            "or a LLaVA-OneVision model (model_type llava_onevision)"
+        )
+    config = from_mapping(CheckpointConfig, values, str(file))
+    inside = folder / config.base
+    # Path's "/" already lets an absolute base win over the folder.
+    base = str(inside) if inside.is_dir() else config.base
+    return Checkpoint(name, folder, config, base=base, has_codec=True)
+
+
+def write_config(folder: Path, config: CheckpointConfig) -> None:
+    """Writes `config` as the `config.json` of a checkpoint folder."""
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
