@@ -7,8 +7,8 @@
     The sign says STOP.                                  what is written
     There are no cones and no bins.                      (only where the rest is too short)
 
-The parser is total: a sentence, or a part of one, that does not fit this grammar is one fact of the sort ``unparsed``,
-which is true of no scene.
+The parser is total: a sentence, or a part of one, that does not fit this grammar is one fact of the sort
+``unparsed``, which is true of no scene.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _TOLERANCE = (
 class Fact:
     """One thing that a description states.
 
-    ``sort`` is ``count`` (of a kind: ``number``), ``thing`` (at least ``number`` of this kind and colour are there),
-    ``side`` (they are in the ``place``), ``text`` (``text`` is written on the kind), or ``unparsed``.
+    ``sort`` is ``count`` (of a kind: ``number``), ``thing`` (at least ``number`` of this kind and colour are
+    there), ``side`` (they are in the ``place``), ``text`` (``text`` is written on the kind), or ``unparsed``.
     """
 
     sort: str
@@ -97,7 +97,7 @@ def _place(scene: Scene, thing: Thing) -> str:
 
 
 def _placed(scene: Scene, things: list[Thing]) -> list[str]:
-    """One sentence for each third of the picture; equal things are counted together at the leftmost of them."""
+    """One sentence for each third of the picture; equal things are counted at the leftmost of them."""
     sentences = []
     for place, words in PLACES.items():
         groups: dict[tuple[str, str | None], int] = {}
@@ -141,7 +141,7 @@ _PLACE_NAMES = {words: place for place, words in PLACES.items()}
 
 
 def facts(text: str) -> frozenset[Fact]:
-    """The facts that a description states; what does not parse is an ``unparsed`` fact that carries the words."""
+    """The facts that a description states; what does not parse is one ``unparsed`` fact with the words."""
     stated: set[Fact] = set()
     for sentence in re.split(r"\.(?:\s+|$)", text.strip()):
         if sentence.strip():

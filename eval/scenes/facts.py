@@ -1,8 +1,8 @@
-"""What may be asked about a scene: lookups, unambiguous references and the margins that make an answer certain.
+"""What may be asked about a scene: lookups, unambiguous references, and margins that make answers certain.
 
-A question is only fair when two people looking at the picture would agree. The margins below decide that: a thing is
-*on the left* only when its centre is outside the middle band, *bigger* only by a quarter, *closer* only by 8 % of the
-picture's height.
+A question is only fair when two people looking at the picture would agree. The margins below decide that: a
+thing is *on the left* only when its centre is outside the middle band, *bigger* only by a quarter, *closer*
+only by 8 % of the picture's height.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOST_COUNTED = 5  # a larger number is not asked about
 
 
 class Draw:
-    """Draws from a numpy generator by ``random()`` alone, which is fast and the same in every numpy version."""
+    """Draws by a numpy generator's ``random()`` alone: fast, and the same in every numpy version."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._random = rng.random
@@ -74,7 +74,8 @@ class Reference:
 class View:
     """A scene as the questions see it.
 
-    Raises ``ValueError`` for a scene without things, and for a split that shows a held-out pair which it must not show.
+    Raises ``ValueError`` for a scene without things, and for a split that shows a held-out pair which it must
+    not show.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -112,11 +113,11 @@ class View:
         return tuple(names)
 
     def may_mention(self, colour: str, kind: str) -> bool:
-        """Whether a question may speak of this pair at all (only the held-out split may name held-out pairs)."""
+        """Whether a question may speak of this pair (only the held-out split names held-out pairs)."""
         return self.held_out_allowed or (colour, kind) not in HELD_OUT
 
     def reference(self, draw: Draw, fits: Callable[[Thing], object] = bool) -> Reference | None:
-        """An unambiguous reference to a random thing that ``fits``; held-out things first where there are any."""
+        """An unambiguous reference to a random thing that ``fits``, mostly to a held-out one if there is any."""
         if self._focus_references and draw.chance(0.85):
             name = draw.pick(self._focus_references)
             if fits(name.thing):
@@ -166,7 +167,8 @@ class View:
             return one.base - other.base >= CLOSER * self.scene.height
         if quality == "taller":
             return all(_height(one, part) >= MARGIN * _height(other, part) for part in ("box", "extent"))
-        # The whole outlines must agree with what is seen: else the answer depends on what 'bigger' is taken to mean.
+        # The whole outlines must agree with what is seen: else the answer depends on what 'bigger' is taken
+        # to mean.
         return one.area >= MARGIN * other.area and _outline(one) >= MARGIN * _outline(other)
 
 

@@ -1,8 +1,8 @@
 """Questions about a scene, with the answers that the renderer knows.
 
-Three forms: yes/no in the protocol of MME (two opposite questions for one fact), multiple choice with letters in the
-protocol of RealWorldQA, and short free answers. ``training_questions`` mixes them at random; ``benchmark_questions`` is
-fixed by the scene alone.
+Three forms: yes/no in the protocol of MME (two opposite questions for one fact), multiple choice with letters
+in the protocol of RealWorldQA, and short free answers. ``training_questions`` mixes them at random;
+``benchmark_questions`` is fixed by the scene alone.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _ATTEMPTS = 4
 class Question:
     """One question with its answer.
 
-    ``prompt`` is exactly what the model gets. ``answer`` is ``Yes`` or ``No``, a letter ``A`` to ``D``, a short word, or
-    a description. The two opposite yes/no questions of one fact share ``pair``. ``held_out`` marks a question that
-    mentions a (colour, kind) never shown in training.
+    ``prompt`` is exactly what the model gets. ``answer`` is ``Yes`` or ``No``, a letter ``A`` to ``D``, a
+    short word, or a description. The two opposite yes/no questions of one fact share ``pair``. ``held_out``
+    marks a question that mentions a (colour, kind) never shown in training.
     """
 
     form: str
@@ -54,8 +54,8 @@ class Question:
 def training_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
     """A random mix of ``count`` questions; needs no more than 0.1 ms each.
 
-    Forms and categories follow ``FORM_WEIGHTS`` and ``CATEGORY_WEIGHTS``, renormalised over what the scene allows.
-    Raises ``ValueError`` for a scene without things.
+    Forms and categories follow ``FORM_WEIGHTS`` and ``CATEGORY_WEIGHTS``, renormalised over what the scene
+    allows. Raises ``ValueError`` for a scene without things.
     """
     view, draw = View(scene), Draw(rng)
     questions: list[Question] = []
@@ -65,8 +65,8 @@ def training_questions(scene: Scene, rng: np.random.Generator, count: int) -> li
         category = draw.weighted(CATEGORIES, CATEGORY_WEIGHTS)
         truth = draw.chance(0.5)
         question = None
-        # A repeated question is drawn again with the same answer: discarding it would shift the balance of answers,
-        # since there are more wrong things to ask about than right ones.
+        # A repeated question is drawn again with the same answer: discarding it would shift the balance of
+        # answers, since there are more wrong things to ask about than right ones.
         for _ in range(_ATTEMPTS):
             question = _training_question(view, draw, form, category, truth) or question
             if question is not None and question.prompt not in seen:
@@ -103,7 +103,7 @@ def _with_letters(found: Open, category: str, draw: Draw, suffix: str) -> Questi
     wrong = list(found.wrong[: most if draw.chance(0.7) else 1 + draw.below(most)])
     at = draw.below(len(wrong) + 1)
     options = [*wrong[:at], found.right, *wrong[at:]]
-    lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options)]  # noqa: B905 - at most four options
+    lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options)]  # noqa: B905
     prompt = "\n".join([found.prompt, *lines]) + suffix
     return Question("choice", category, prompt, "ABCD"[at], None, _is_held_out(found.mentions))
 
@@ -115,8 +115,8 @@ def _is_held_out(mentions: tuple[Mention, ...]) -> bool:
 def benchmark_questions(scene: Scene) -> list[Question]:
     """The fixed questions of a scene, the same on every machine.
 
-    One yes/no pair for each category that the scene allows, three multiple choices, two free questions and one
-    description. Scenes of the held-out split are asked mostly about the pairs that training never showed.
+    One yes/no pair for each category that the scene allows, three multiple choices, two free questions and
+    one description. Scenes of the held-out split are asked mostly about the pairs that training never showed.
     """
     seed = [_BENCHMARK_SEED, zlib.crc32(scene.split.encode()), scene.index]
     draw = Draw(np.random.default_rng(seed))

@@ -1,7 +1,7 @@
 """Templates about how things lie to one another: position and comparison.
 
-Only what :class:`~eval.scenes.facts.View` calls certain is asked; the order of two things in a question is random, so that
-no answer follows from it.
+Only what :class:`~eval.scenes.facts.View` calls certain is asked; the order of two things in a question is
+random, so that no answer follows from it.
 """
 
 from __future__ import annotations
@@ -207,8 +207,11 @@ def comparison_choice(view: View, draw: Draw) -> Open | None:
     if things is None:
         return None
     best, other = things
-    losers = [draw.pick(names) for names in view.references
-              if names[0].thing is not other.thing and view.beats(quality, best.thing, names[0].thing)]  # fmt: skip
+    losers = [
+        draw.pick(names)
+        for names in view.references
+        if names[0].thing is not other.thing and view.beats(quality, best.thing, names[0].thing)
+    ]
     wrong_names = (other, *draw.shuffled(losers)[: draw.below(3)])
     superlative = {"bigger": "the biggest", "taller": "the tallest", "closer": "the closest to the camera"}[
         quality

@@ -1,6 +1,7 @@
 """Templates about what is there: existence, count, colour and text.
 
-Both questions of a yes/no pair are about the same fact, so yes and no are balanced within every category by construction.
+Both questions of a yes/no pair are about the same fact, so yes and no are balanced within every category by
+construction.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def existence_pair(view: View, draw: Draw) -> Opposites | None:
 
 
 def _absent_pair(view: View, draw: Draw, pair: Mention) -> Mention | None:
-    """A pair that the scene does not show: mostly the right kind in a wrong colour, else the colour on another kind."""
+    """A pair that the scene does not show: mostly a wrong colour, else the colour on another kind."""
     colour, kind = pair
     if draw.chance(0.7):
         colours = view.other_colours(kind, view.colours_of(kind))
@@ -120,7 +121,7 @@ def _are_there(number: int, kind: str, colour: str | None, digits: bool, wording
 
 
 def _counted_thing(view: View, draw: Draw, *, zero: bool) -> tuple[str, str | None, int] | None:
-    """Something to count: first the number (so that ones do not dominate), then a kind that is there so often."""
+    """Something to count: first the number (or ones would dominate), then a kind that is there so often."""
     if view.pairs and draw.chance(0.3 if not view.focus else 0.85):
         if zero and draw.chance(0.15):
             kind = draw.pick(view.pairs)[1]
@@ -250,7 +251,7 @@ def _text(view: View, draw: Draw) -> tuple[Reference, str] | None:
 
 
 def other_text(text: str, draw: Draw) -> str:
-    """A text that is not ``text``: for a number mostly one changed digit or two swapped, for a word another word."""
+    """Another text: for a number mostly one digit changed or two swapped, for a word another word."""
     if not text.isdigit():
         return draw.pick([word for word in WORDS if word != text])
     for _ in range(8):
