@@ -1,0 +1,111 @@
+"""What a corpus of grounded pictures offers to pretraining, and batches drawn from it by step number."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question with its answer; `weight` scales the loss of each of the answer's tokens."""
+
+    prompt: str
+    answer: str
+    category: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class GroundedPicture:
+    """A picture at the tower's size with what is known about every patch of it.
+
+    `pixels` is uint8 [3, S, S]. `labels` maps the name of a dense target to int64 [N] class ids, -100 where
+    it says nothing; `regions` is float32 [N, R] with NaN where a patch belongs to no object.
+    """
+
+    pixels: np.ndarray
+    labels: dict[str, np.ndarray]
+    regions: np.ndarray
+    turns: tuple[Turn, ...]
+
+
+class GroundedCorpus(Protocol):
+    """A source of grounded pictures; picture `index` of a split is the same on every call and machine."""
+
+    label_classes: dict[str, int]
+    region_size: int
+
+    def texts(self, count: int, seed: int) -> Iterator[str]:
+        """Sentences for the tokenizer."""
+
+    def picture(self, split: str, index: int, seed: int) -> GroundedPicture:
+        """Picture `index` of `split`; `seed` decides which questions are asked about it."""
+
+
+def load_corpus(source: str, **options: Any) -> GroundedCorpus:
+    """Builds the corpus that `source` names as "module:class", with the options that the config gives it.
+
+    Raises `ValueError` where the name has no colon or the module has no such class.
+    """
+    module_name, _, class_name = source.partition(":")
+    if not class_name:
+        raise ValueError(f"data.source is {source!r}: write it as 'module:class', e.g. 'eval.scenes.corpus:SceneCorpus'")
+    module = importlib.import_module(module_name)
+    if not hasattr(module, class_name):
+        raise ValueError(f"data.source names {class_name!r}, which {module_name} does not define")
+    corpus: GroundedCorpus = getattr(module, class_name)(**options)
+    return corpus
+
+
+class _Pictures(Dataset[GroundedPicture]):
+    def __init__(self, corpus: GroundedCorpus, split: str, seed: int) -> None:
+        self.corpus, self.split, self.seed = corpus, split, seed
+
+    def __getitem__(self, index: int) -> GroundedPicture:
+        return self.corpus.picture(self.split, index, self.seed)
+
+
+class _StepBatches(Sampler[list[int]]):
+    """Step s always takes pictures s*B .. (s+1)*B-1, so that a resumed run sees what an unbroken one would."""
+
+    def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:
+        self.steps, self.batch_size = range(first_step, last_step), batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def _as_list(pictures: list[GroundedPicture]) -> list[GroundedPicture]:
+    torch.set_num_threads(1)  # loader processes must not compete with the training threads
+    return pictures
+
+
+def picture_batches(
+    corpus: GroundedCorpus,
+    split: str,
+    first_step: int,
+    last_step: int,
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+) -> DataLoader[GroundedPicture]:
+    """Lists of `batch_size` pictures for steps `first_step` .. `last_step - 1`, rendered by `num_workers` processes."""
+    return DataLoader(
+        _Pictures(corpus, split, seed),
+        batch_sampler=_StepBatches(first_step, last_step, batch_size),
+        collate_fn=_as_list,
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+        multiprocessing_context="spawn" if num_workers else None,
+    )

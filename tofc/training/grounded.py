@@ -1,0 +1,105 @@
+"""One pretraining step: pictures through the tower, dense targets, and packed questions through the language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from encoders.merging import dpc_knn, merge_tokens
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from tofc.training.data import GroundedPicture
+from tofc.training.dense import DenseHeads, dense_loss, dense_targets
+from tofc.training.packing import IGNORED, PackedBatch, attention_mask, position_ids
+
+STOCK = "stock"  # the token layout of the unmodified processor: base tile, then the grid with newlines
+
+
+@dataclass(frozen=True)
+class AnswerLoss:
+    """Loss of a batch of questions, and for each question whether every token of its answer was predicted."""
+
+    loss: Tensor
+    exact: Tensor  # bool [B, Q]; True also where a picture has fewer than Q questions
+
+
+class GroundedModel(nn.Module):
+    """LLaVA-OneVision with dense heads on its tower; what pretraining optimises."""
+
+    def __init__(self, model: LlavaOnevisionForConditionalGeneration, heads: DenseHeads) -> None:
+        super().__init__()
+        self.model, self.heads = model, heads
+
+    def features(self, pictures: list[GroundedPicture], device: torch.device) -> Tensor:
+        """Tower features [B, N, C] before the last norm: what LLaVA-OneVision projects."""
+        pixels = torch.stack([torch.from_numpy(picture.pixels) for picture in pictures]).to(device)
+        normalised = pixels.float() / 127.5 - 1.0  # SigLIP's mean and standard deviation of one half
+        tower = self.model.model.vision_tower
+        states: Tensor = tower(normalised, output_hidden_states=True).hidden_states[-1]
+        return states
+
+    def dense(
+        self, pictures: list[GroundedPicture], features: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss and accuracies of the dense heads on `features`."""
+        return dense_loss(self.heads, features, *dense_targets(pictures, features.device))
+
+    def visual_embeddings(self, features: Tensor, tokens: int | str) -> Tensor:
+        """Features [B, N, C] to language-model embeddings [B, V, D] in one of the layouts that inference uses.
+
+        `tokens` = "stock" repeats the picture as base tile and grid; a number merges to that many tokens.
+        """
+        inner = self.model.model
+        newline = inner.image_newline
+        batch, num_patches, _ = features.shape
+        if tokens == STOCK:
+            side = int(num_patches**0.5)
+            base = inner.multi_modal_projector(features)
+            grid = base.unflatten(1, (side, side))
+            column = newline.to(base.dtype).expand(batch, side, 1, -1)
+            return torch.cat([base, torch.cat([grid, column], dim=2).flatten(1, 2)], dim=1)
+        if int(tokens) < num_patches:
+            clusters = dpc_knn(features.detach().float(), int(tokens))
+            features = merge_tokens(features, clusters)[0]
+        merged = inner.multi_modal_projector(features)
+        return torch.cat([merged, newline.to(merged.dtype).expand(batch, 1, -1)], dim=1)
+
+    def answers(self, visual: Tensor, packed: PackedBatch) -> AnswerLoss:
+        """Weighted cross-entropy of the answers given `visual` [B, V, D]."""
+        language = self.model.model.language_model
+        embed = language.get_input_embeddings()
+        batch = visual.shape[0]
+        prefix = embed(packed.prefix_ids).expand(batch, -1, -1).to(visual.dtype)
+        embeddings = torch.cat([prefix, visual, embed(packed.input_ids).to(visual.dtype)], dim=1)
+        num_shared = prefix.shape[1] + visual.shape[1]
+        hidden = language(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask(packed.segments, num_shared),
+            position_ids=position_ids(packed.offsets, num_shared),
+            use_cache=False,
+        ).last_hidden_state[:, num_shared:]
+        learned = packed.targets != IGNORED
+        logits = self.model.lm_head(hidden[learned]).float()
+        targets, weights = packed.targets[learned], packed.weights[learned]
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        wrong = torch.zeros_like(packed.targets, dtype=torch.bool)
+        wrong[learned] = logits.argmax(-1) != targets
+        count = int(packed.segments.max()) + 1
+        exact = torch.stack(
+            [~(wrong & (packed.segments == number)).any(1) for number in range(count)], dim=1
+        )
+        return AnswerLoss((losses * weights).sum() / weights.sum(), exact)
+
+
+def roughen(features: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Adds uniform noise of a random strength up to `largest` channel deviations, as quantisation later will.
+
+    One strength a picture; the language model learns to live with coarse features before any codec exists.
+    """
+    batch = features.shape[0]
+    strength = torch.rand(batch, 1, 1, generator=generator) * largest
+    noise = torch.rand(features.shape, generator=generator) * 2.0 - 1.0
+    deviation = features.detach().float().std(dim=(0, 1))
+    return features + (noise * strength).to(features) * deviation.to(features)

@@ -1,0 +1,240 @@
+"""`tofc pretrain CONFIG`: a small LLaVA-OneVision from nothing, resumable after a kill at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch.optim import Optimizer
+from transformers import LlavaOnevisionProcessor
+
+from tofc.training.base_model import (
+    IMAGE_TOKEN,
+    BaseModelConfig,
+    build_model,
+    build_processor,
+    build_tokenizer,
+)
+from tofc.training.curves import RunLog, draw_curves
+from tofc.training.data import GroundedCorpus, GroundedPicture, load_corpus, picture_batches
+from tofc.training.dense import DenseHeads
+from tofc.training.grounded import STOCK, GroundedModel, roughen
+from tofc.training.optimizers import OptimizerConfig, build_optimizers, lr_ratio, set_learning_rates
+from tofc.training.packing import Packer
+from tofc.training.state import load_state, save_state
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pictures come from: `source` is "module:class", `options` its keyword arguments."""
+
+    source: str = "eval.scenes.corpus:SceneCorpus"
+    options: dict[str, Any] = field(default_factory=dict)
+    num_workers: int = 1
+    tokenizer_texts: int = 30_000
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A whole pretraining run.
+
+    `dense_steps` steps teach the tower alone, the rest up to `total_steps` teach all with the dense loss at
+    `dense_weight`. `layouts` maps a token layout ("stock", or a number of merged tokens) to how often it is
+    drawn. `feature_noise` is in channel deviations. `precision` is "auto" (bf16 where the hardware has it),
+    "bf16" or "fp32".
+    """
+
+    name: str = "scenes-tiny"
+    seed: int = 0
+    model: BaseModelConfig = field(default_factory=BaseModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    batch_size: int = 32
+    dense_steps: int = 700
+    total_steps: int = 3000
+    dense_weight: float = 0.2
+    layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
+    feature_noise: float = 0.2
+    precision: str = "auto"
+    validation_pictures: int = 128
+    validate_every: int = 200
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision is {self.precision!r}: choose auto, bf16 or fp32")
+        if not 0 <= self.dense_steps < self.total_steps:
+            raise ValueError(f"dense_steps {self.dense_steps} must lie in 0..total_steps-1 ({self.total_steps - 1})")
+        for layout, share in self.layouts.items():
+            if (layout != STOCK and not layout.isdigit()) or share < 0:
+                raise ValueError(f"layouts has {layout!r}: {share}; keys are '{STOCK}' or a number of tokens, shares >= 0")
+        if not sum(self.layouts.values()) > 0:
+            raise ValueError("layouts is empty: name at least one, e.g. {'64': 1.0}")
+
+
+class Pretrainer:
+    """Model, data and optimisers of one run, and the loop over them."""
+
+    def __init__(self, config: PretrainConfig, folder: Path, console: Console) -> None:
+        self.config, self.folder, self.console = config, folder, console
+        folder.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(self.device))
+        self.corpus: GroundedCorpus = load_corpus(config.data.source, **config.data.options)
+        tokenizer = build_tokenizer(
+            self.corpus.texts(config.data.tokenizer_texts, config.seed), config.model.vocab_size
+        )
+        self.processor: LlavaOnevisionProcessor = build_processor(tokenizer, config.model)
+        heads = DenseHeads(config.model.vision_width, self.corpus.label_classes, self.corpus.region_size)
+        self.grounded = GroundedModel(build_model(config.model, tokenizer, config.seed), heads).to(self.device)
+        self.packer = Packer(tokenizer, IMAGE_TOKEN)
+        self.optimizers: list[Optimizer] = build_optimizers(
+            list(self.grounded.named_parameters()), config.optimizer
+        )
+        self.state_path = folder / "state.safetensors"
+        self.step = 0
+        if self.state_path.exists():
+            self.step = load_state(self.state_path, self._modules(), self.optimizers)
+            console.print(f"going on from step {self.step} of {config.total_steps} in {folder}")
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {"model": self.grounded.model, "heads": self.grounded.heads}
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            yield
+
+    def run(self, progress: Callable[[int, dict[str, float]], None]) -> Path:
+        """Trains to the last step, calling `progress(step, scalars)` after each; returns the model's folder."""
+        log = RunLog(self.folder, self.step)
+        batches = picture_batches(
+            self.corpus, "train", self.step, self.config.total_steps, self.config.batch_size,
+            self.config.seed, self.config.data.num_workers,
+        )  # fmt: skip
+        started = time.monotonic()
+        for pictures in batches:
+            scalars = self._train_step(pictures)
+            self.step += 1
+            if self.step % 20 == 0:
+                scalars["pictures_per_second"] = 20 * self.config.batch_size / (time.monotonic() - started)
+                started = time.monotonic()
+                log.add(self.step, scalars)
+            if self.step > self.config.dense_steps and self.step % self.config.validate_every == 0:
+                log.add(self.step, self.validate())
+                draw_curves(log.path, self.folder / "curves.png")
+            if self.step % self.config.save_every == 0 or self.step == self.config.total_steps:
+                save_state(self.state_path, self.step, self._modules(), self.optimizers)
+                self.save_pretrained(self.folder / "base")
+            progress(self.step, scalars)
+        log.close()
+        draw_curves(log.path, self.folder / "curves.png")
+        return self.folder / "base"
+
+    def _train_step(self, pictures: list[GroundedPicture]) -> dict[str, float]:
+        config = self.config
+        ratio = lr_ratio(self.step, config.total_steps, config.optimizer)
+        set_learning_rates(self.optimizers, ratio, config.optimizer)
+        with self._precision():
+            features = self.grounded.features(pictures, self.device)
+            loss, scalars = self.grounded.dense(pictures, features)
+            scalars["loss/dense"] = loss.item()
+            if self.step >= config.dense_steps:
+                layout = self._draw_layout()
+                generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+                rough = roughen(features, config.feature_noise, generator)
+                visual = self.grounded.visual_embeddings(rough, layout)
+                packed = self.packer.pack([picture.turns for picture in pictures]).to(self.device)
+                answer = self.grounded.answers(visual, packed)
+                loss = config.dense_weight * loss + answer.loss
+                scalars["loss/answers"] = answer.loss.item()
+                scalars["answers/exact"] = answer.exact.float().mean().item()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.grounded.parameters(), config.optimizer.clip_norm)
+        scalars |= {"gradient_norm": norm.item(), "lr_ratio": ratio}
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return scalars
+
+    def _draw_layout(self) -> int | str:
+        names, shares = list(self.config.layouts), np.array(list(self.config.layouts.values()))
+        rng = np.random.default_rng([self.config.seed, self.step])
+        layout = names[int(rng.choice(len(names), p=shares / shares.sum()))]
+        return layout if layout == STOCK else int(layout)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Share of validation questions whose whole answer greedy decoding would give, by category."""
+        config = self.config
+        layout = max(config.layouts, key=lambda name: config.layouts[name])
+        right: defaultdict[str, list[bool]] = defaultdict(list)
+        for start in range(0, config.validation_pictures, config.batch_size):
+            pictures = [
+                self.corpus.picture("validation", index, config.seed)
+                for index in range(start, start + config.batch_size)
+            ]
+            with self._precision():
+                features = self.grounded.features(pictures, self.device)
+                visual = self.grounded.visual_embeddings(features, layout if layout == STOCK else int(layout))
+                packed = self.packer.pack([picture.turns for picture in pictures]).to(self.device)
+                exact = self.grounded.answers(visual, packed).exact
+            for picture, row in zip(pictures, exact.tolist(), strict=True):
+                for turn, hit in zip(picture.turns, row, strict=False):
+                    right[turn.category].append(hit)
+                    if turn.weight == 1.0:
+                        right["all"].append(hit)
+        return {f"validation/{name}": sum(hits) / len(hits) for name, hits in sorted(right.items())}
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes model (float16) and processor as transformers would."""
+        half = {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in self.grounded.model.state_dict().items()
+        }
+        dtype = self.grounded.model.config.dtype
+        self.grounded.model.config.dtype = torch.float16
+        self.grounded.model.save_pretrained(folder, state_dict=half)
+        self.grounded.model.config.dtype = dtype
+        self.processor.save_pretrained(folder)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 natively."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch cannot tell; float32 is right everywhere
+        return False
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def run(config: PretrainConfig, folder: Path, console: Console) -> Path:
+    """Runs or resumes the pretraining that `config` describes in `folder`; returns the checkpoint's folder.
+
+    A progress bar shows on a terminal, a line every 100 steps elsewhere.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    trainer = Pretrainer(config, folder, console)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("pretraining", total=config.total_steps, completed=trainer.step)
+
+        def show(step: int, scalars: dict[str, float]) -> None:
+            words = "  ".join(f"{name} {scalars[name]:.3f}" for name in SHOWN if name in scalars)
+            bar.update(task, completed=step, description=words)
+            if not console.is_terminal and step % 100 == 0:
+                console.print(f"step {step}/{config.total_steps}  {words}")
+
+        return trainer.run(show)
+
+
+SHOWN = ("loss/dense", "loss/answers", "answers/exact")
