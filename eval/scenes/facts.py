@@ -117,7 +117,7 @@ class View:
         return self.held_out_allowed or (colour, kind) not in HELD_OUT
 
     def reference(self, draw: Draw, fits: Callable[[Thing], object] = bool) -> Reference | None:
-        """An unambiguous reference to a random thing that ``fits``, mostly to a held-out one if there is any."""
+        """A reference to a random thing that ``fits``, mostly to a held-out one if there is any."""
         if self._focus_references and draw.chance(0.85):
             name = draw.pick(self._focus_references)
             if fits(name.thing):

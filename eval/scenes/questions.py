@@ -11,22 +11,27 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from eval.scenes.world import HELD_OUT, Scene
 
 from eval.scenes.describe import describe, described_pairs
 from eval.scenes.facts import Draw, Mention, View
 from eval.scenes.forms import Open
 from eval.scenes.templates import CHOICES, FREE, PAIRS
+from eval.scenes.world import HELD_OUT, Scene
 
 CATEGORIES = ("existence", "count", "position", "colour", "text", "comparison")
 FORMS = ("yes_no", "choice", "free", "describe")
 
 YES_NO_SUFFIX = " Please answer yes or no."
 CHOICE_SUFFIX = "\nPlease answer directly with only the letter of the correct option and nothing else."
+# What lmms-eval puts in the place of MME's suffix for models without a prompt of their own.
+PHRASE_SUFFIX = "\nAnswer the question using a single word or phrase."
+FREE_SUFFIX = "\nPlease answer directly with a single word or number."
 
 FORM_WEIGHTS = (0.45, 0.25, 0.30)  # yes_no, choice, free
 CATEGORY_WEIGHTS = (0.14, 0.20, 0.20, 0.12, 0.18, 0.16)  # in the order of CATEGORIES
 SUFFIX_SHARE = 0.4  # of training questions with the protocol's suffix: people leave it out
+FREE_SUFFIX_SHARE = 0.25
+PHRASE_SUFFIX_SHARE = 0.25  # of the yes/no questions with a suffix
 DESCRIBE_PROMPTS = ("Describe the picture.", "What can you see in the picture?", "What is in this picture?")
 BENCHMARK_CHOICES = 3
 BENCHMARK_FREE = 2
@@ -84,7 +89,9 @@ def _training_question(view: View, draw: Draw, form: str, category: str, truth: 
             return None
         prompt = opposites.yes if truth else opposites.no
         mentions = opposites.yes_mentions if truth else opposites.no_mentions
-        suffix = YES_NO_SUFFIX if draw.chance(SUFFIX_SHARE) else ""
+        suffix = ""
+        if draw.chance(SUFFIX_SHARE):
+            suffix = PHRASE_SUFFIX if draw.chance(PHRASE_SUFFIX_SHARE) else YES_NO_SUFFIX
         return Question(
             form, category, prompt + suffix, "Yes" if truth else "No", None, _is_held_out(mentions)
         )
@@ -94,7 +101,13 @@ def _training_question(view: View, draw: Draw, form: str, category: str, truth: 
         return None
     if form == "choice":
         return _with_letters(found, category, draw, CHOICE_SUFFIX if draw.chance(SUFFIX_SHARE) else "")
-    return Question(form, category, found.prompt, found.right, None, _is_held_out(found.mentions))
+    return _free(found, category, draw.chance(FREE_SUFFIX_SHARE))
+
+
+def _free(found: Open, category: str, suffix: bool) -> Question:
+    """The question as it stands; RealWorldQA's suffix only where a single word does answer it."""
+    prompt = found.prompt + (FREE_SUFFIX if suffix and " " not in found.right else "")
+    return Question("free", category, prompt, found.right, None, _is_held_out(found.mentions))
 
 
 def _with_letters(found: Open, category: str, draw: Draw, suffix: str) -> Question:
@@ -152,8 +165,7 @@ def _open_questions(view: View, draw: Draw, form: str, count: int) -> list[Quest
         if form == "choice":
             questions.append(_with_letters(found, category, draw, CHOICE_SUFFIX))
         else:
-            held_out = _is_held_out(found.mentions)
-            questions.append(Question(form, category, found.prompt, found.right, None, held_out))
+            questions.append(_free(found, category, True))
     return questions
 
 
