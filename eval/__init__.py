@@ -1,0 +1,1 @@
+"""Evaluation of TOFC: the embedded scenes benchmark, baselines, curves and reports."""

@@ -1,0 +1,85 @@
+"""The backdrop: sky with clouds, hazy hills, and a ground plane seen in perspective."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# What covers the ground; the order is the number that the kernel gets.
+SURFACES: tuple[str, ...] = ("asphalt", "grass", "paving", "sand")
+
+
+@njit(cache=True)
+def sky(image, textures, horizon, top, bottom, cloud_rgb, cover, drift, hill_rgb, hill_height):
+    """Fill the rows above `horizon` (and hills on it) of float32 [H, W, 3].
+
+    `top`, `bottom`, `cloud_rgb`, `hill_rgb`: float64 [3]; `cover` 0 to 1; `drift` moves clouds and hills in texels.
+    """
+    width = image.shape[1]
+    for y in range(horizon):
+        t = y / horizon
+        v = int(900.0 / (1.35 - t)) + drift & 511
+        for x in range(width):
+            n = (textures[1, v, (int(x * (0.55 + 0.5 * (1.0 - t))) + drift * 7) & 511] + cover - 0.5) * 1.8
+            n = min(max(n, 0.0), 1.0) * (1.0 - 0.6 * t)
+            ridge = horizon - hill_height * (1.0 + textures[1, drift & 511, (x // 2 + drift * 3) & 511])
+            near = horizon - 0.45 * hill_height * (1.0 + textures[1, (drift + 99) & 511, (x + drift * 5) & 511])
+            for c in range(3):
+                value = top[c] + (bottom[c] - top[c]) * t
+                value += (cloud_rgb[c] - value) * n
+                if y >= near:
+                    value = hill_rgb[c] * 0.9 + 0.03 * value
+                elif y >= ridge:
+                    value = hill_rgb[c] * 0.6 + bottom[c] * 0.4
+                image[y, x, c] = np.float32(value)
+
+
+@njit(cache=True)
+def ground(image, shadow, textures, horizon, edges, surfaces, colours, camera, shift, dark, lane, haze):
+    """Fill the rows from `horizon` down: bands of surface, their texture in perspective, and the shadows.
+
+    `edges` int64 [bands + 1] rows where bands begin, `surfaces` int64 [bands], `colours` float64 [bands, 3];
+    `camera` is pixels of drop per unit of scale, `dark` the strength of shadows 0 to 1, `lane` the row of a dashed
+    line or -1, `haze` float64 [3] the colour that distance fades to.
+    """
+    height, width = image.shape[0], image.shape[1]
+    for band in range(surfaces.shape[0]):
+        surface = surfaces[band]
+        for y in range(edges[band], edges[band + 1]):
+            scale = (y - horizon + 6.0) / camera  # pixels in one unit of length at this row
+            depth = 40.0 * camera / (y - horizon + 6.0)
+            near = min(scale / 60.0, 1.0)
+            fade = 0.28 * (1.0 - near) * (1.0 - near)
+            v = int(depth * 24.0) + shift
+            seam_v = depth * 0.5 - int(depth * 0.5) < 0.05 * min(60.0 / scale, 2.0)
+            edge = band > 0 and y - edges[band] < 1 + int(scale * 0.07)
+            line = lane >= 0 and lane <= y < lane + 2 + int(scale * 0.08)
+            for x in range(width):
+                u = (x - 224.0) / scale
+                uu = int(u * 64.0 + 65536.0) + shift
+                blotch = textures[1, (v >> 1) & 511, (uu >> 1) & 511]
+                grain = textures[0, (y * 3 + shift) & 511, (x + shift * 5 + ((y * 37) & 255)) & 511]
+                if surface == 0:
+                    tone = 1.0 + 0.16 * blotch + 0.13 * grain
+                elif surface == 1:
+                    blade = textures[2, (v * 2) & 511, uu & 511]
+                    tone = 1.0 + 0.16 * blotch + 0.25 * blade * near + 0.16 * grain
+                elif surface == 2:
+                    tone = 1.0 + 0.10 * blotch + 0.07 * grain
+                    cell = u * 0.55 + 512.0
+                    part = cell - int(cell)
+                    if seam_v or part < 0.035:
+                        tone -= 0.22 * near
+                else:
+                    tone = 1.0 + 0.10 * blotch + 0.09 * grain + 0.10 * textures[2, v & 511, uu & 511] * near
+                if edge:
+                    tone *= 1.18
+                tone *= 1.0 - dark * shadow[y, x]
+                dash = u * 0.3 + 512.0
+                marked = line and dash - int(dash) < 0.55
+                for c in range(3):
+                    value = colours[band, c]
+                    if marked:
+                        value = 205.0
+                    value *= tone
+                    image[y, x, c] = np.float32(value + (haze[c] - value) * fade)

@@ -1,0 +1,164 @@
+"""Street scenes whose every object is known: what is in a scene, and how to make one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.scenes.draws import Draws
+from eval.scenes.layout import (
+    COLOURED,
+    COLOURS,
+    HEIGHT,
+    HELD_OUT,
+    KINDS,
+    SPLITS,
+    WIDTH,
+    WORDS,
+    Place,
+    View,
+    arrange,
+    draw_wishes,
+)
+from eval.scenes.palette import paint_of
+from eval.scenes.render import silhouette
+from eval.scenes.shapes import Box, Pen
+from eval.scenes.shapes_catalogue import draw_thing
+from eval.scenes.stage import GROUNDS, LIGHTS, Light, Silhouette, paint_scene
+from eval.scenes.textures import tables
+
+__all__ = [
+    "COLOURED",
+    "COLOURS",
+    "GROUNDS",
+    "HEIGHT",
+    "HELD_OUT",
+    "KINDS",
+    "SPLITS",
+    "WIDTH",
+    "WORDS",
+    "Scene",
+    "Thing",
+    "make_scene",
+]
+
+LEAST_VISIBLE = 0.58
+LEAST_AREA = 500
+LEAST_HELD_OUT_AREA = 1500
+_STREAM = 0x544F4643  # sets these scenes apart from any other use of the same small integers as a seed
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene; boxes are x0, y0, x1, y1 in pixels, ends exclusive.
+
+    `text` is what its board or plate says; `box` holds its visible pixels, `extent` its whole outline clipped to the
+    picture, `area` counts its visible pixels, `base` is the row of its foot (larger is nearer; may lie below the
+    picture), `glyphs` are the characters of its text with their boxes from left to right.
+    """
+
+    kind: str
+    colour: str | None
+    text: str | None
+    box: Box
+    extent: Box
+    area: int
+    base: int
+    glyphs: tuple[tuple[str, Box], ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture's content; `things` run from far to near and leave out nothing that is drawn."""
+
+    split: str
+    index: int
+    width: int
+    height: int
+    light: str
+    ground: str
+    things: tuple[Thing, ...]
+
+
+def make_scene(split: str, index: int) -> tuple[Scene, NDArray[np.uint8], NDArray[np.uint8]]:
+    """Make one scene; the same (split, index) gives the same bytes on every machine.
+
+    Returns the scene, its picture uint8 [HEIGHT, WIDTH, 3], and the owner of each pixel uint8 [HEIGHT, WIDTH]: 0 for
+    background, i + 1 for scene.things[i]. Raises ValueError for an unknown split or a negative index.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+    if index < 0:
+        raise ValueError(f"scene index {index} is negative; indices count from 0")
+    draws = Draws((_STREAM, SPLITS.index(split), index))
+    while True:
+        light, ground = draws.pick(LIGHTS), draws.pick(GROUNDS)
+        view = View(draws.integer(140, 180), draws.between(3.05, 3.25))
+        places = arrange(draw_wishes(split, draws), view, draws)
+        pens = [_pen(place, light, draws) for place in places]
+        outlines = [_outline(pen) for pen in pens]
+        places, pens, outlines, owner = _keep_visible(places, pens, outlines)
+        things = tuple(_thing(i, places[i], pens[i], outlines[i], owner) for i in range(len(places)))
+        if len(things) >= 2 and (split != "heldout" or any(_shows_held_out(thing) for thing in things)):
+            break
+    image = paint_scene(light, ground, view, pens, outlines, draws)
+    return Scene(split, index, WIDTH, HEIGHT, light.name, ground, things), image, owner
+
+
+def _pen(place: Place, light: Light, draws: Draws) -> Pen:
+    sun = light.strength if draws_side(light, place) else -light.strength
+    pen = Pen(place.x, place.base, place.scale, place.flip, sun, float(draws.integer(0, 511)))
+    colour = place.wish.colour
+    draw_thing(pen, place, paint_of(colour, draws) if colour else (0.0, 0.0, 0.0), draws)
+    return pen
+
+
+def draws_side(light: Light, place: Place) -> bool:
+    """Tell whether light falls from the right."""
+    return light.strength >= 0.0
+
+
+def _outline(pen: Pen) -> Silhouette:
+    mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    primitives, vertices = pen.arrays()
+    area, x0, y0, x1, y1 = silhouette(mask, primitives, vertices, tables())
+    return Silhouette(mask, int(area), (int(x0), int(y0), int(x1), int(y1)), primitives, vertices)
+
+
+def _shows_held_out(thing: Thing) -> bool:
+    return (thing.colour, thing.kind) in HELD_OUT and thing.area >= LEAST_HELD_OUT_AREA
+
+
+def _keep_visible(
+    places: list[Place], pens: list[Pen], outlines: list[Silhouette]
+) -> tuple[list[Place], list[Pen], list[Silhouette], NDArray[np.uint8]]:
+    """Take away, one by one, what cannot honestly be seen, until all that stands can."""
+    while True:
+        owner = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        for i, outline in enumerate(outlines):
+            x0, y0, x1, y1 = outline.box
+            owner[y0:y1, x0:x1][outline.mask[y0:y1, x0:x1] != 0] = i + 1
+        seen = np.bincount(owner.ravel(), minlength=len(outlines) + 1)
+        for i, (pen, outline) in enumerate(zip(pens, outlines)):  # noqa: B905
+            open_text = all((owner[b[1] : b[3], b[0] : b[2]] == i + 1).all() for _, b in pen.glyphs)
+            if seen[i + 1] < max(LEAST_AREA, LEAST_VISIBLE * outline.area) or not open_text:
+                keep = [k for k in range(len(places)) if k != i]
+                places = [places[k] for k in keep]
+                pens = [pens[k] for k in keep]
+                outlines = [outlines[k] for k in keep]
+                break
+        else:
+            return places, pens, outlines, owner
+
+
+def _thing(i: int, place: Place, pen: Pen, outline: Silhouette, owner: NDArray[np.uint8]) -> Thing:
+    ex0, ey0, ex1, ey1 = outline.box
+    mine = owner[ey0:ey1, ex0:ex1] == i + 1
+    columns, rows = np.flatnonzero(mine.any(axis=0)), np.flatnonzero(mine.any(axis=1))
+    box = (ex0 + int(columns[0]), ey0 + int(rows[0]), ex0 + int(columns[-1]) + 1, ey0 + int(rows[-1]) + 1)
+    wish = place.wish
+    return Thing(
+        wish.kind, wish.colour, wish.text, box, outline.box, int(mine.sum()), int(place.base), tuple(pen.glyphs)
+    )
