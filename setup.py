@@ -9,8 +9,10 @@ ROOMS = ("encoders", "entropy", "tofc", "eval")
 
 setup(
     # Every folder with an __init__.py under a room, so that no list of packages can go stale.
-    packages=find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
-    + ["tofc._configs"],
+    packages=[
+        *find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")]),
+        "tofc._configs",
+    ],
     # `configs/` is a room of its own in the source tree; inside an installation its files lie beside the code
     # that looks them up by name, instead of claiming the top-level name `configs` for everybody.
     package_dir={"tofc._configs": "configs"},

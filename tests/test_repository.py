@@ -1,0 +1,242 @@
+"""What the repository promises as a whole: who imports whom, what it ships, that its README is true."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("encoders", "entropy", "tofc", "eval")
+FORBIDDEN: dict[str, set[str]] = {
+    "encoders": {"entropy", "tofc", "eval"},
+    "entropy": {"encoders", "tofc", "eval"},
+    "tofc": {"eval"},  # its commands load it by name, inside a function
+    "eval": set(),
+}
+# What a room may import when it is imported itself, beside itself and the standard library.
+ALLOWED = {
+    "encoders": {"torch", "transformers", "numpy"},
+    "entropy": {"torch", "numpy", "numba"},
+}
+MAX_LINES = 400
+MAX_WEIGHT_BYTES = 24_000_000
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def runs_later(node: ast.AST) -> bool:
+    """Whether what stands inside `node` does not run when the file is imported."""
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+
+
+def imports(tree: ast.AST, *, at_import: bool = False) -> Iterator[tuple[str, int]]:
+    """(module, line) of every import; with `at_import` only of those that run when the file is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, node.lineno) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or ""), node.lineno
+        elif not (at_import and runs_later(node)):
+            yield from imports(node, at_import=at_import)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_only_what_they_may(room: str) -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in sources(room)
+        for module, line in imports(parse(path), at_import=room == "tofc")
+        if module.split(".")[0] in FORBIDDEN[room]
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_rooms_load_only_their_libraries(room: str) -> None:
+    known = ALLOWED[room] | set(sys.stdlib_module_names) | {room, "__future__"}
+    faults = [
+        f"{path.relative_to(ROOT)}:{line} imports {module} at the top"
+        for path in sources(room)
+        for module, line in imports(parse(path), at_import=True)
+        if not module.startswith(".") and module.split(".")[0] not in known
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_nobody_hides_the_builtin_eval() -> None:
+    faults = []
+    for path in sources(*ROOMS, "tests"):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Import):
+                bound = {name.asname or name.name.split(".")[0] for name in node.names}
+                faults += [f"{path.relative_to(ROOT)}:{node.lineno}"] if "eval" in bound else []
+    assert not faults, "write `from eval.x import y`: " + ", ".join(faults)
+
+
+def test_nothing_is_unpickled() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in sources(*ROOMS)
+        for module, line in imports(parse(path))
+        if module.split(".")[0] in {"pickle", "dill", "cloudpickle", "joblib", "shelve"}
+    ]
+    for path in sources(*ROOMS):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "torch.save"}:
+                faults.append(f"{path.relative_to(ROOT)}:{node.lineno} calls {ast.unparse(node.func)}")
+    assert not faults, "\n".join(faults)
+
+
+def test_every_folder_of_code_is_a_package() -> None:
+    bare = {path.parent for path in sources(*ROOMS) if not (path.parent / "__init__.py").is_file()}
+    assert not bare, f"without __init__.py they are left out of the wheel: {sorted(map(str, bare))}"
+
+
+def test_files_are_one_idea_each() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in sources(*ROOMS)}
+    long = [
+        f"{path.relative_to(ROOT)}: {length} lines" for path, length in lengths.items() if length > MAX_LINES
+    ]
+    assert not long, "split them: " + ", ".join(long)
+
+
+def test_public_functions_are_described() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in sources(*ROOMS)
+        for node in parse(path).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_bundled_weights_stay_small() -> None:
+    weights = {path: path.stat().st_size for path in (ROOT / "tofc" / "assets").rglob("*") if path.is_file()}
+    assert ROOT / "tofc" / "assets" / "scenes-tiny" / "config.json" in weights
+    assert sum(weights.values()) <= MAX_WEIGHT_BYTES, weights
+
+
+def test_no_file_names_a_machine() -> None:
+    """Paths of somebody's machine or package indexes mean nothing on another."""
+    telling = re.compile(r"(?<![\w.~/-])/(?:home|root|Users|work|opt|mnt)/\w|index-url|find-links")
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout
+    listed = [ROOT / name for name in names.split("\0") if name]
+    assert listed or not (ROOT / ".git").exists()
+    faults = []
+    for path in listed or sources(*ROOMS):
+        if (
+            path.suffix not in {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".txt", ".cfg"}
+            or not path.is_file()
+        ):
+            continue
+        if path == Path(__file__).resolve():
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if telling.search(line):
+                faults.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert not faults, "\n".join(faults)
+
+
+def test_importing_tofc_is_cheap() -> None:
+    heavy = {"torch", "transformers", "numba", "numpy", "eval"}
+    script = f"import sys, tofc, tofc.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_each_config_is_found_by_its_name() -> None:
+    from tofc.config import find_config
+
+    configs = sorted((ROOT / "configs").glob("*.yaml"))
+    assert configs
+    for config in configs:
+        assert find_config(config.stem).samefile(config)
+
+
+def test_ci_runs_exactly_make_test() -> None:
+    commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and line[0] != "#"]
+    assert commands[-1] == "make test"
+    assert all(line.startswith(("set ", "cd ")) for line in commands[:-1])
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+# The README: what it shows must run.
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def fenced(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def shown_commands() -> list[str]:
+    lines = [line for block in fenced("console") for line in block.splitlines()]
+    return [line[2:].split("  #")[0].strip() for line in lines if line.startswith("$ ")]
+
+
+def street(path: Path) -> Path:
+    """A picture of the right size; what is on it does not matter here."""
+    ramp = np.linspace(0, 255, 448 * 448 * 3).reshape(448, 448, 3).astype(np.uint8)
+    Image.fromarray(ramp).save(path)
+    return path
+
+
+def test_readme_names_make_targets_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = [command.split()[1] for command in shown_commands() if command.startswith("make ")]
+    assert targets[:2] == ["demo", "test"]
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_readme_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_readme_commands_run(tmp_path: Path) -> None:
+    street(tmp_path / "street.jpg")
+    commands = [command for command in shown_commands() if command.startswith("tofc ")]
+    assert len(commands) >= 4
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "tofc", *shlex.split(command)[1:]],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_readme_python_example_runs(tmp_path: Path) -> None:
+    names: dict[str, object] = {"image": Image.open(street(tmp_path / "street.png"))}
+    (example,) = fenced("python")
+    exec(compile(example, "README.md", "exec"), names)
+    assert isinstance(names["answer"].text, str)  # type: ignore[attr-defined]
+    assert names["features"].ndim == 2  # type: ignore[attr-defined]

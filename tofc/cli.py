@@ -1,0 +1,369 @@
+"""The command line: `tofc ask`, `encode`, `info`, `answer`, `pretrain`.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done, 2 what the user can put
+right (one line says what), 1 a fault of ours. PyTorch and the models are imported inside the commands, so
+that help and mistakes in the command line answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from tofc import __version__
+from tofc.cli_files import STREAM, StandardInput, check_input, check_output, read_input, write_output
+from tofc.cli_report import (
+    milliseconds,
+    note,
+    print_json,
+    print_table,
+    report_fault,
+    reports_user_errors,
+    size_table,
+    working,
+)
+from tofc.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tofc.device import Device
+    from tofc.edge import Answer, Edge
+    from tofc.packet import Packet
+
+app = typer.Typer(
+    name="tofc",
+    help="Ask a vision-language model about a picture through a bitstream of a few hundred bytes.",
+    epilog="Start here: tofc ask photo.jpg 'What is in the picture?'",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ImageArgument = Annotated[
+    str, typer.Argument(metavar="IMAGE", help="Any format that Pillow opens; - reads standard input.")
+]
+PacketArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="A packet that `tofc encode` wrote; - reads standard input.")
+]
+QuestionArgument = Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="SRC", help="A bundled name, a checkpoint folder, or a hub id."),
+]
+QualityOption = Annotated[
+    int | None,
+    typer.Option(
+        "--quality", "-q", metavar="N", help="1 (fewest bytes) to 8 (best); the model's default if left out."
+    ),
+]
+MaxBytesOption = Annotated[
+    int | None,
+    typer.Option("--max-bytes", metavar="N", help="The best quality whose packet is at most N bytes."),
+]
+TokensOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens",
+        metavar="K",
+        help="Tokens that travel: a number, or `all`; the model's default if left out.",
+    ),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        metavar="N",
+        help="Refuse pictures of more pixels than this (width x height; default 50 million).",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tofc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="TOFC_DEBUG", help="Show the traceback of a fault of ours.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+    if debug:
+        sys.excepthook = sys.__excepthook__
+
+
+@app.command(
+    epilog="Examples:\n\ntofc ask street.jpg 'How many cars are there?'\n\n"
+    "tofc ask street.jpg 'Is there a bus?' --max-bytes 300 --json"
+)
+@reports_user_errors
+def ask(
+    image: ImageArgument,
+    question: QuestionArgument,
+    quality: QualityOption = None,
+    max_bytes: MaxBytesOption = None,
+    tokens: TokensOption = None,
+    model: ModelOption = "scenes-tiny",
+    max_pixels: MaxPixelsOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Answer a question about a picture through the bitstream: device and edge in one process."""
+    _check_question(question)
+    rate = _rate_options(quality, max_bytes, tokens)
+    check_input(image, "image")
+    picture = _open_picture(image, max_pixels)
+    device, edge = _load_device(model), _load_edge(model)
+    packet, encode_seconds = _encode(device, picture, rate)
+    answer = _answer(edge, packet, question)
+    if json_:
+        coding = {"bytes": len(bytes(packet)), "encode_seconds": encode_seconds}
+        print_json(_answer_fields(answer) | coding | _packet_fields(packet))
+        return
+    typer.echo(answer.text)
+    note(f"{_packet_summary(packet)}; encoded in {milliseconds(encode_seconds)}, {_answer_summary(answer)}")
+
+
+@app.command(
+    epilog="Examples:\n\ntofc encode street.jpg -o street.tofc --quality 4\n\n"
+    "tofc encode street.jpg -o - --max-bytes 400 | ssh edge tofc answer - 'How many cars are there?'"
+)
+@reports_user_errors
+def encode(
+    image: ImageArgument,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where the packet goes; - writes standard output."
+        ),
+    ],
+    quality: QualityOption = None,
+    max_bytes: MaxBytesOption = None,
+    tokens: TokensOption = None,
+    model: ModelOption = "scenes-tiny",
+    max_pixels: MaxPixelsOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Turn a picture into a packet, the way a device does; reads no language model."""
+    rate = _rate_options(quality, max_bytes, tokens)
+    if json_ and output == STREAM:
+        raise UserError(
+            "--json and -o - both want standard output; write the packet to a file, or leave out --json"
+        )
+    check_input(image, "image")
+    check_output(output, inputs=(image,))
+    picture = _open_picture(image, max_pixels)
+    packet, seconds = _encode(_load_device(model), picture, rate)
+    data = bytes(packet)
+    write_output(output, data)
+    if json_:
+        print_json({"file": output, "bytes": len(data), "encode_seconds": seconds} | _packet_fields(packet))
+        return
+    typer.echo(f"{_packet_summary(packet)}; encoded in {milliseconds(seconds)}", err=output == STREAM)
+
+
+@app.command(epilog="Examples:\n\ntofc info street.tofc\n\ncat street.tofc | tofc info - --json")
+@reports_user_errors
+def info(file: PacketArgument, json_: JsonOption = False) -> None:
+    """Show what a packet says of itself and where every byte goes; needs no model."""
+    from tofc.packet import Packet
+
+    data = read_input(file, "packet")
+    packet = Packet.from_bytes(data)
+    if json_:
+        print_json(
+            {"file": file, "bytes": len(data), "sections": dict(packet.sections)} | _packet_fields(packet)
+        )
+        return
+    for name, value in _packet_fields(packet).items():
+        typer.echo(f"{name:12} {value}")
+    typer.echo()
+    print_table(size_table(packet.sections))
+
+
+@app.command(
+    epilog="Examples:\n\ntofc answer street.tofc 'Is there a bus in the picture?'\n\n"
+    "cat street.tofc | tofc answer - 'What does the sign say?' --json"
+)
+@reports_user_errors
+def answer(
+    file: PacketArgument,
+    question: QuestionArgument,
+    model: ModelOption = "scenes-tiny",
+    json_: JsonOption = False,
+) -> None:
+    """Answer a question from a packet, the way an edge does; reads no vision tower."""
+    from tofc.packet import Packet
+
+    _check_question(question)
+    data = read_input(file, "packet")
+    packet = Packet.from_bytes(data)
+    result = _answer(_load_edge(model), packet, question)
+    if json_:
+        print_json(_answer_fields(result) | {"bytes": len(data)})
+        return
+    typer.echo(result.text)
+    note(f"{len(data)} bytes; {_answer_summary(result)}")
+
+
+@app.command(
+    epilog="Examples:\n\ntofc pretrain configs/scenes-tiny.yaml\n\n"
+    "tofc pretrain scenes-tiny --out runs/again    (a bundled configuration, by its name)"
+)
+@reports_user_errors
+def pretrain(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="The run's folder; a run that stands there goes on. [runs/NAME]"
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train a small vision-language model from nothing; after a kill it goes on where it last saved."""
+    from rich.console import Console
+
+    from tofc.config import find_config, load_yaml
+
+    try:
+        from tofc.training.pretrain import PretrainConfig, run
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed; training needs an extra: pip install 'tofc[train]'"
+        ) from None
+
+    settings = load_yaml(find_config(config), PretrainConfig)
+    folder = out if out is not None else Path("runs") / settings.name
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; name a folder")
+    checkpoint = run(settings, folder, Console(stderr=True))
+    if json_:
+        print_json({"folder": str(checkpoint), "steps": settings.total_steps})
+        return
+    typer.echo(checkpoint)
+
+
+def _check_question(question: str) -> None:
+    if not question.strip():
+        raise UserError("the question is empty; put it in quotes, e.g. 'How many cars are there?'")
+
+
+def _rate_options(quality: int | None, max_bytes: int | None, tokens: str | None) -> dict[str, Any]:
+    """The arguments of `Device.encode` that the options mean; raises UserError where they make no sense."""
+    from tofc.config import QUALITIES
+
+    if quality is not None and max_bytes is not None:
+        raise UserError("--quality and --max-bytes both choose the rate; give one of them")
+    if quality is not None and quality not in QUALITIES:
+        raise UserError(
+            f"--quality is {quality}; it goes from {QUALITIES[0]} (fewest bytes) to {QUALITIES[-1]} (best)"
+        )
+    if max_bytes is not None and max_bytes < 1:
+        raise UserError(f"--max-bytes is {max_bytes}; give a number of bytes of at least 1")
+    if tokens is not None and tokens != "all" and not (tokens.isdecimal() and int(tokens) >= 1):
+        raise UserError(f"--tokens is {tokens}; give a number of at least 1, or all")
+    chosen = {"quality": quality, "max_bytes": max_bytes}
+    if tokens is not None:
+        chosen["tokens"] = tokens if tokens == "all" else int(tokens)
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _open_picture(source: str, max_pixels: int | None) -> Image:
+    """The picture of a file or of standard input, upright and in RGB."""
+    from tofc.images import MAX_PIXELS, open_image
+
+    if max_pixels is not None and max_pixels < 1:
+        raise UserError(
+            f"--max-pixels is {max_pixels}; give a number of pixels of at least 1 (default {MAX_PIXELS})"
+        )
+    origin = StandardInput(read_input(source, "image")) if source == STREAM else source
+    return open_image(origin, MAX_PIXELS if max_pixels is None else max_pixels)
+
+
+def _load_device(model: str) -> Device:
+    from tofc.device import Device
+
+    with working(f"loading the device side of {model}"):
+        _quieten_libraries()
+        return Device.from_pretrained(model)
+
+
+def _load_edge(model: str) -> Edge:
+    from tofc.edge import Edge
+
+    with working(f"loading the edge side of {model}"):
+        _quieten_libraries()
+        return Edge.from_pretrained(model)
+
+
+def _quieten_libraries() -> None:
+    """Keeps transformers' progress bars away from a terminal that shows ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _encode(device: Device, picture: Image, rate: dict[str, Any]) -> tuple[Packet, float]:
+    with working("encoding"):
+        started = time.perf_counter()
+        packet = device.encode(picture, **rate)
+        return packet, time.perf_counter() - started
+
+
+def _answer(edge: Edge, packet: Packet, question: str) -> Answer:
+    with working("answering"):
+        return edge.answer(packet, question)
+
+
+def _packet_fields(packet: Packet) -> dict[str, Any]:
+    """What a packet says of itself, ready for JSON."""
+    return {
+        "version": packet.version,
+        "model": packet.fingerprint,
+        "quality": packet.quality,
+        "tokens": packet.num_tokens,
+    }
+
+
+def _packet_summary(packet: Packet) -> str:
+    size, fields = len(bytes(packet)), _packet_fields(packet)
+    return f"{size} bytes for {fields['tokens']} tokens at quality {fields['quality']}"
+
+
+def _answer_fields(answer: Answer) -> dict[str, Any]:
+    """An answer, ready for JSON."""
+    return {
+        "answer": answer.text,
+        "exit": answer.exit,
+        "tokens_out": answer.tokens,
+        "timing": dict(answer.timing),
+    }
+
+
+def _answer_summary(answer: Answer) -> str:
+    return ", ".join(f"{name} {milliseconds(seconds)}" for name, seconds in answer.timing.items())
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m tofc`."""
+    sys.excepthook = report_fault
+    # The command itself, not the Typer around it: that would put its own exception hook in place of ours.
+    get_command(app)(prog_name="tofc")

@@ -1,0 +1,96 @@
+"""What the command line says: results on standard output, all else on standard error, faults in one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tofc.errors import UserError
+
+USER_ERROR = 2  # exit code for what the user can put right; 1, Python's own, is a fault of ours
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def reports_user_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Makes a command end with one line and exit code 2 on a UserError; anything else passes through."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            note(f"tofc: {one_line(error)}")
+            raise typer.Exit(USER_ERROR) from None
+
+    return wrapped
+
+
+def report_fault(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An exception hook: a fault of ours in one line instead of a traceback, which `--debug` brings back."""
+    where = traceback.extract_tb(trace)[-1:] if trace is not None else []
+    place = "".join(f" in {frame.name} ({frame.filename}:{frame.lineno})" for frame in where)
+    note(
+        f"tofc: this is a fault of ours: {kind.__name__}: {one_line(error)}{place}. "
+        "Run it again as `tofc --debug ...` for the traceback, and report it with that"
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split())
+
+
+def note(text: str) -> None:
+    """A line for the person in front of the terminal: standard error, never mixed with results."""
+    typer.echo(text, err=True)
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """One JSON object on one line of standard output."""
+    typer.echo(json.dumps(result))
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner that says `what` is being done; only where standard error is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{what} ..."):
+        yield
+
+
+def milliseconds(seconds: float) -> str:
+    """A duration for people: milliseconds below ten seconds, else seconds."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def size_table(sections: Mapping[str, int]) -> Table:
+    """A table of bytes by part of a packet, with shares and the total."""
+    total = sum(sections.values())
+    table = Table("part", show_footer=True, box=None, pad_edge=False)
+    table.columns[0].footer = "total"
+    table.add_column("bytes", str(total), justify="right")
+    table.add_column("share", "100.0 %", justify="right")
+    for name, size in sections.items():
+        table.add_row(name, str(size), f"{100 * size / total:.1f} %")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """A table on standard output, at its natural width even where that is no terminal."""
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    console.print(table)
