@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 from transformers.utils.hub import cached_file
 
-__all__ = ["TowerCheckpoint"]
+__all__ = ["Tower", "TowerCheckpoint"]
 
+Tower = CLIPVisionModel | SiglipVisionModel
 TowerConfig = CLIPVisionConfig | SiglipVisionConfig
 
-# Where the tower's weights sit, by the model type in config.json. Both the names that transformers 5 writes
-# (`vision_tower.encoder...`) and the published ones (`vision_tower.vision_model.encoder...`) are in use.
+# What precedes the names of the tower's weights, by the model type in config.json. Both the names that
+# transformers 5 writes (`vision_tower.encoder...`) and the published ones (`vision_tower.vision_model.encoder...`)
+# are in use.
 _PREFIXES = {
     "llava_onevision": re.compile(r"(?:model\.)?vision_tower\.(?:vision_model\.)?"),
     "clip": re.compile(r"vision_model\."),
@@ -26,22 +31,17 @@ _PREFIXES = {
     "clip_vision_model": re.compile(r"(?:vision_model\.)?"),
     "siglip_vision_model": re.compile(r"(?:vision_model\.)?"),
 }
-_TOWERS = {
-    "clip_vision_model": (CLIPVisionConfig, CLIPVisionModel),
-    "siglip_vision_model": (SiglipVisionConfig, SiglipVisionModel),
-}
-# Parts of a tower checkpoint that features never pass through.
-_UNUSED = re.compile(r"head\.|visual_projection\.|(?:embeddings\.)?position_ids$")
-_BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
-_OUTER_KEYS = re.compile(r"(?:text_model|language_model|multi_modal_projector)\b|logit_|text_projection|visual_projection")
+_DEFAULT_TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+# Weights that features never pass through: they may be there, and are not read.
+_UNUSED = re.compile(r"head\.|visual_projection\.|embeddings\.position_ids$")
 
 
 @dataclass(frozen=True)
 class TowerCheckpoint:
     """One vision tower inside a checkpoint: its config, and which file holds which of its weights.
 
-    layer: the hidden state that the checkpoint's own model uses; drop_cls: whether that model drops the CLS token.
-    weights: for each weight of the tower, under its canonical name (`encoder.layers.0...`), the file that holds it
+    layer: the hidden state that the checkpoint's own model uses; drop_cls: whether it drops the CLS token.
+    weights: for each weight of the tower, by its canonical name (`encoder.layers.0...`), the file that holds it
     and its name there.
     """
 
@@ -53,55 +53,58 @@ class TowerCheckpoint:
 
     @classmethod
     def open(cls, source: str | os.PathLike[str], revision: str | None = None) -> TowerCheckpoint:
-        """Find the tower in a folder or hub repository, reading config and indices only."""
+        """Find the tower in a folder or hub repository; reads config, index and headers only.
+
+        Raises FileNotFoundError where there is no such checkpoint, ValueError where it holds no known tower.
+        """
         name = os.fspath(source)
-        raw = json.loads(_find(name, "config.json", revision).read_text(encoding="utf-8"))
-        model_type = raw.get("model_type")
-        if model_type not in _PREFIXES:
+        raw = json.loads(_need(name, "config.json", revision).read_text(encoding="utf-8"))
+        if raw.get("model_type") not in _PREFIXES:
             raise ValueError(
-                f"{name}: model_type {model_type!r} has no vision tower that can be read here; "
+                f"{name}: no vision tower can be read from model type {raw.get('model_type')!r}; "
                 f"known are {', '.join(_PREFIXES)}"
             )
         config = _tower_config(name, raw)
         layer = raw.get("vision_feature_layer", -1)
         if not isinstance(layer, int):
             raise ValueError(
-                f"{name}: vision_feature_layer is {layer}; only a single hidden state can be coded: give one integer"
+                f"{name}: vision_feature_layer is {layer}, but only one hidden state can be coded: "
+                "choose one with layer="
             )
         has_cls = isinstance(config, CLIPVisionConfig)
         strategy = raw.get("vision_feature_select_strategy", "default" if has_cls else "full")
-        weights = _locate(name, _PREFIXES[model_type], revision)
+        weights = _locate(name, _PREFIXES[raw["model_type"]], revision)
         return cls(name, config, layer, strategy == "default", weights)
 
     def load(
         self, num_layers: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> PreTrainedModel:
-        """Build the tower with its first num_layers blocks and fill it; no other bytes of the weights are read."""
+    ) -> Tower:
+        """Build the tower with its first num_layers blocks, and read the weights of those alone.
+
+        Raises ValueError if the checkpoint's weights are not exactly those that its config describes, in name
+        or in shape.
+        """
         self._check_names()
-        settings = self.config.to_dict() | {"num_hidden_layers": num_layers}
-        if isinstance(self.config, SiglipVisionConfig):
-            settings["vision_use_head"] = False
-        config_class, tower_class = _TOWERS[self.config.model_type]
-        with torch.device("meta"):
-            tower = tower_class(config_class.from_dict(settings))
+        config = copy.deepcopy(self.config)
+        config.num_hidden_layers = num_layers
+        if isinstance(config, SiglipVisionConfig):
+            config.vision_use_head = False
+        tower = _on_meta(config)
         names = {key: key.removeprefix("vision_model.") for key in tower.state_dict()}
         tensors = self._read(set(names.values()), dtype, torch.device(device))
         for key, expected in tower.state_dict().items():
             found = tensors[names[key]].shape
             if found != expected.shape:
                 raise ValueError(
-                    f"{self.source}: {names[key]} has shape {list(found)}, its config asks for {list(expected.shape)}"
+                    f"{self.source}: {names[key]} has shape {list(found)}, but its config asks for "
+                    f"{list(expected.shape)}"
                 )
         tower.load_state_dict({key: tensors[name] for key, name in names.items()}, strict=True, assign=True)
         _fill_position_ids(tower, torch.device(device))
         return tower
 
     def _check_names(self) -> None:
-        """Raise ValueError unless the checkpoint holds exactly the weights that its config describes."""
-        config_class, tower_class = _TOWERS[self.config.model_type]
-        with torch.device("meta"):
-            whole = tower_class(config_class.from_dict(self.config.to_dict()))
-        expected = {key.removeprefix("vision_model.") for key in whole.state_dict()}
+        expected = {key.removeprefix("vision_model.") for key in _on_meta(self.config).state_dict()}
         missing = sorted(name for name in expected - self.weights.keys() if not _UNUSED.match(name))
         unexpected = sorted(name for name in self.weights.keys() - expected if not _UNUSED.match(name))
         if missing or unexpected:
@@ -118,89 +121,97 @@ class TowerCheckpoint:
         for file, names in by_file.items():
             with safe_open(file, framework="pt") as handle:
                 for name in names:
-                    # A copy: the tensor that safetensors hands out is a view of the mapped file.
                     stored = handle.get_tensor(self.weights[name][1])
+                    # A copy, because what safetensors hands out is a view of the mapped file.
                     tensors[name] = stored.to(device=device, dtype=dtype, copy=True)
         return tensors
 
 
-def _tower_config(source: str, raw: dict) -> TowerConfig:
-    inner = raw.get("vision_config", {}) if raw["model_type"] in ("llava_onevision", "clip", "siglip") else raw
-    default = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}.get(raw["model_type"])
-    model_type = inner.get("model_type", default)
-    if model_type not in _TOWERS:
-        raise ValueError(
-            f"{source}: the vision tower is of type {model_type!r}; known are {', '.join(_TOWERS)}"
-        )
-    return _TOWERS[model_type][0].from_dict(inner)
-
-
-def _locate(source: str, prefix: re.Pattern[str], revision: str | None) -> dict[str, tuple[Path, str]]:
-    """Map canonical tower names to (file, name in the file); fetches only the files that hold some of them."""
-    single = _find(source, "model.safetensors", revision, required=False)
-    if single is not None:
-        with safe_open(single, framework="pt") as handle:
-            return {name: (single, key) for key, name in _tower_names(handle.keys(), prefix).items()}
-    index = _find(source, "model.safetensors.index.json", revision, required=False)
-    if index is None:
-        raise FileNotFoundError(
-            f"{source}: neither model.safetensors nor model.safetensors.index.json is there; weights in pickled "
-            "formats (.bin, .pt) are not read: save the model again with save_pretrained"
-        )
-    weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    names = _tower_names(weight_map, prefix)
-    files = {shard: _find(source, shard, revision) for shard in sorted({weight_map[key] for key in names})}
-    return {name: (files[weight_map[key]], key) for key, name in names.items()}
-
-
-def _tower_names(keys, prefix: re.Pattern[str]) -> dict[str, str]:
-    names = {}
-    for key in keys:
-        match = prefix.match(key)
-        if match and not (match.end() == 0 and _OUTER_KEYS.match(key)):
-            names[key] = key[match.end() :]
-    return names
-
-
-def _find(source: str, filename: str, revision: str | None, required: bool = True) -> Path | None:
-    """The path of one file of a folder, of a hub repository (downloaded when missing), or of the hub's cache."""
-    if os.path.isdir(source):
-        path = Path(source) / filename
-        if path.is_file():
-            return path
-        found = None
-    else:
-        try:
-            found = cached_file(
-                source,
-                filename,
-                revision=revision,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-        except OSError as error:
-            raise FileNotFoundError(_not_found(source, filename)) from error
-    if found is None and required:
-        raise FileNotFoundError(_not_found(source, filename))
-    return None if found is None else Path(found)
-
-
-def _not_found(source: str, filename: str) -> str:
-    if os.path.isdir(source):
-        return f"the folder {source} holds no {filename}"
-    return (
-        f"{source!r} is no folder here, and {filename} of a hub repository of that name is neither in the local cache "
-        f"nor within reach; check the name, or run `hf download {source}` where there is a network"
+def _tower_config(source: str, raw: dict[str, Any]) -> TowerConfig:
+    is_tower = raw["model_type"].endswith("_vision_model")
+    settings = dict(raw if is_tower else raw.get("vision_config") or {})
+    model_type = settings.pop("model_type", _DEFAULT_TOWERS.get(raw["model_type"]))
+    if model_type == "clip_vision_model":
+        return CLIPVisionConfig(**settings)
+    if model_type == "siglip_vision_model":
+        return SiglipVisionConfig(**settings)
+    raise ValueError(
+        f"{source}: its vision tower is of type {model_type!r}; known are clip_vision_model, siglip_vision_model"
     )
 
 
-def _fill_position_ids(tower: PreTrainedModel, device: torch.device) -> None:
-    """Position ids are no weights: no checkpoint need hold them, and a tower built on meta has none yet."""
-    embeddings = getattr(tower, "vision_model", tower).embeddings
+def _on_meta(config: TowerConfig) -> Tower:
+    """The module tree of a tower, without memory behind its weights."""
+    with torch.device("meta"):
+        if isinstance(config, CLIPVisionConfig):
+            return CLIPVisionModel(config)
+        return SiglipVisionModel(config)
+
+
+def _locate(source: str, prefix: re.Pattern[str], revision: str | None) -> dict[str, tuple[Path, str]]:
+    """Map canonical names to (file, name in that file), fetching only files that hold some of the tower."""
+    single = _find(source, "model.safetensors", revision)
+    if single is not None:
+        with safe_open(single, framework="pt") as handle:
+            return {name: (single, key) for key, name in _tower_names(handle.keys(), prefix).items()}
+    index = _find(source, "model.safetensors.index.json", revision)
+    if index is None:
+        raise FileNotFoundError(
+            f"{source}: neither model.safetensors nor model.safetensors.index.json is there; pickled weights "
+            "(.bin, .pt) are not read: load them with transformers and write them with save_pretrained"
+        )
+    weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    names = _tower_names(weight_map, prefix)
+    files = {shard: _need(source, shard, revision) for shard in sorted({weight_map[key] for key in names})}
+    return {name: (files[weight_map[key]], key) for key, name in names.items()}
+
+
+def _tower_names(keys: Iterable[str], prefix: re.Pattern[str]) -> dict[str, str]:
+    """Canonical names of those keys that belong to the tower."""
+    matches = ((key, prefix.match(key)) for key in keys)
+    return {key: key[match.end() :] for key, match in matches if match}
+
+
+def _need(source: str, filename: str, revision: str | None) -> Path:
+    path = _find(source, filename, revision)
+    if path is not None:
+        return path
+    if os.path.isdir(source):
+        raise FileNotFoundError(f"the folder {source} holds no {filename}")
+    raise FileNotFoundError(
+        f"{source!r} is no folder here, and {filename} of a hub repository of that name is neither in the local "
+        f"cache nor within reach: check the name, or run `hf download {source}` where there is a network"
+    )
+
+
+def _find(source: str, filename: str, revision: str | None) -> Path | None:
+    """One file of a folder, or of a hub repository (from the local cache, else downloaded); None if not there."""
+    if os.path.isdir(source):
+        path = Path(source, filename)
+        return path if path.is_file() else None
+    try:
+        found = cached_file(
+            source,
+            filename,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError as error:  # transformers' answer to an invalid or unknown name, with a text about the hub
+        raise FileNotFoundError(
+            f"{source!r} is no folder here, and {filename} cannot be had from a hub repository of that name: {error}"
+        ) from error
+    return None if found is None else Path(found)
+
+
+def _fill_position_ids(tower: Tower, device: torch.device) -> None:
+    """Give the one buffer that is no weight its values: a tower built on meta has none yet."""
+    # Earlier transformers 5 releases keep the tower's parts one level deeper.
+    embeddings: Any = getattr(tower, "vision_model", tower).embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
-    left = [name for name, tensor in tower.named_buffers() if tensor.is_meta]
-    if left:
-        raise ValueError(f"buffers without values after loading: {left}; this transformers release is not supported")
+    empty = [name for name, buffer in tower.named_buffers() if buffer.is_meta]
+    if empty:
+        raise ValueError(f"this transformers release has buffers of unknown content in its towers: {empty}")
 
 
 def _some(names: list[str], kind: str) -> str:

@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
+from transformers import CLIPVisionModel, SiglipVisionModel
 
-from encoders.checkpoint import TowerCheckpoint
+from encoders.checkpoint import Tower, TowerCheckpoint
 
 __all__ = ["VisionEncoder"]
 
 
 class VisionEncoder(nn.Module):
-    """Patch features of a CLIP or SigLIP tower: one of its hidden states, before any final norm, pooling or head.
+    """Features of a CLIP or SigLIP tower: one of its hidden states, before any last norm, pooling or head.
 
     tower: a transformers `SiglipVisionModel` or `CLIPVisionModel`; its modules are shared, not copied.
-    layer: which of the tower's hidden states to return, as an index into transformers' `hidden_states`: 0 is the
-    embeddings, i is the output of block i, negative counts from the end. Blocks after it are never computed.
+    layer: the index of that state in transformers' `hidden_states`: 0 is the embeddings, i the output of block i,
+    negative ones count from the end. Blocks after it are never computed.
     drop_cls: leave out the CLS token; only for towers that have one (CLIP).
 
     Raises ValueError on a tower of another kind, a layer out of range, or drop_cls without a CLS token.
     """
 
-    def __init__(self, tower: PreTrainedModel, layer: int = -1, drop_cls: bool = False) -> None:
+    def __init__(self, tower: Tower, layer: int = -1, drop_cls: bool = False) -> None:
         super().__init__()
         if not isinstance(tower, (SiglipVisionModel, CLIPVisionModel)):
             raise ValueError(
                 f"a vision tower must be a SiglipVisionModel or a CLIPVisionModel, got {type(tower).__name__}; "
-                "towers in open_clip's format go through encoders.open_clip_import first"
+                "encoders.open_clip_import converts open_clip's towers"
             )
         self.tower = tower
         self.has_cls = isinstance(tower, CLIPVisionModel)
         if drop_cls and not self.has_cls:
             raise ValueError(
-                "this SigLIP tower has no CLS token to drop; pass drop_cls=False "
-                '(vision_feature_select_strategy "full" in a LLaVA-OneVision config)'
+                "a SigLIP tower has no CLS token to drop: pass drop_cls=False "
+                '(in a LLaVA-OneVision config: "vision_feature_select_strategy": "full")'
             )
         self.drop_cls = drop_cls
         self.layer = _count_from_start(layer, len(self._body.encoder.layers))
@@ -53,15 +53,15 @@ class VisionEncoder(nn.Module):
         device: torch.device | str = "cpu",
         revision: str | None = None,
     ) -> VisionEncoder:
-        """Read only the vision tower out of a checkpoint, and of that only the blocks that are computed.
+        """Read the vision tower alone out of a checkpoint, and of that only the blocks that are computed.
 
-        source: a folder or a hub id, with config.json and safetensors weights, sharded or not, of a LLaVA-OneVision
-        model, a CLIP or SigLIP model, or a vision tower alone. layer and drop_cls default to what the config says
-        (vision_feature_layer, vision_feature_select_strategy); where it says nothing, to the last hidden state
-        without CLS token. The encoder comes in evaluation mode, on device, in dtype.
+        source: a folder or a hub id, with config.json and safetensors weights, sharded or not, of a
+        LLaVA-OneVision model, a CLIP or SigLIP model, or a vision tower by itself. layer and drop_cls default to
+        what its config says (vision_feature_layer, vision_feature_select_strategy); where it says nothing, to the
+        last hidden state without CLS token. The encoder comes in evaluation mode, on device, in dtype.
 
-        Raises FileNotFoundError if there is no such checkpoint, ValueError if its config or weights are not those
-        of a tower this class knows; missing and unexpected weights are named.
+        Raises FileNotFoundError where there is no such checkpoint, ValueError where its config or weights are not
+        those of a tower known here; missing and unexpected weights are named.
         """
         checkpoint = TowerCheckpoint.open(source, revision=revision)
         layer = checkpoint.layer if layer is None else layer
@@ -72,49 +72,47 @@ class VisionEncoder(nn.Module):
     @property
     def width(self) -> int:
         """Channels C of a feature."""
-        return int(self.tower.config.hidden_size)
+        return self.tower.config.hidden_size
 
     @property
     def image_size(self) -> int:
         """Height and width, in pixels, of the square images that the tower takes."""
-        return int(self.tower.config.image_size)
+        size = self.tower.config.image_size
+        assert isinstance(size, int)  # the towers' own embeddings compute with a single number
+        return size
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        side = self.image_size // int(self.tower.config.patch_size)
-        return side, side
+        patch_size = self.tower.config.patch_size
+        assert isinstance(patch_size, int)
+        return self.image_size // patch_size, self.image_size // patch_size
 
     @property
     def num_tokens(self) -> int:
-        """Tokens N per image: one for each patch in raster order, after the CLS token where that is kept."""
+        """Tokens N of an image: its patches in raster order, after the CLS token where that is kept."""
         rows, columns = self.grid
         return rows * columns + int(self.has_cls and not self.drop_cls)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features [B, N, C] of normalised images [B, 3, H, W], in the tower's dtype; H = W = image_size."""
-        expected = (int(self.tower.config.num_channels), self.image_size, self.image_size)
+        """Features [B, N, C], in the tower's dtype, of normalised images [B, 3, H, W] with H = W = image_size."""
+        expected = (self.tower.config.num_channels, self.image_size, self.image_size)
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != expected:
             raise ValueError(
                 f"pixel_values must be [B, {expected[0]}, {expected[1]}, {expected[2]}] for this tower, "
-                f"got {tuple(pixel_values.shape)}; resize images with the checkpoint's own processor"
+                f"got {tuple(pixel_values.shape)}: resize the images with the checkpoint's own processor"
             )
-        hidden = self._body.embeddings(pixel_values)  # [B, N (+ 1), C]
+        hidden = self._body.embeddings(pixel_values)  # [B, N, C], with CLS [B, N + 1, C]
         if self.has_cls:
             hidden = self._body.pre_layrnorm(hidden)
-        for block in self._blocks():
+        for block in self._body.encoder.layers[: self.layer]:
             hidden = block(hidden, None)
         return hidden[:, 1:] if self.drop_cls else hidden
 
     @property
-    def _body(self) -> nn.Module:
+    def _body(self) -> Any:
         # Earlier transformers 5 releases keep the tower's parts one level deeper.
-        body = getattr(self.tower, "vision_model", self.tower)
-        assert isinstance(body, nn.Module)
-        return body
-
-    def _blocks(self) -> Iterator[nn.Module]:
-        return iter(self._body.encoder.layers[: self.layer])
+        return getattr(self.tower, "vision_model", self.tower)
 
 
 def _count_from_start(layer: int, num_layers: int) -> int:
