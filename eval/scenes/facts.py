@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from eval.scenes.world import COLOURED, COLOURS, HELD_OUT, KINDS, Scene, Thing
 
 from eval.scenes.language import noun
+from eval.scenes.world import COLOURED, COLOURS, HELD_OUT, KINDS, Scene, Thing
 
 T = TypeVar("T")
 Mention = tuple[str, str]  # (colour, kind)
@@ -94,6 +94,8 @@ class View:
             raise ValueError(f"scene {scene.split}/{scene.index} shows held-out pairs {self.focus}")
         self.present = list(self.by_kind)
         self.absent = [kind for kind in KINDS if kind not in self.by_kind]
+        # A scene has one sign at most: counting signs can be answered without looking, so it is rarely asked.
+        self.countable = [kind for kind in self.present if kind != "sign"] or self.present
         self.pairs = list(self.by_pair)
         self.references = [names for names in map(self._names, scene.things) if names]
         self._focus_references = [

@@ -157,8 +157,8 @@ def held_out_table(test: Sequence[Scored], heldout: Sequence[Scored]) -> list[tu
 
     ``test`` are answers on pairs seen in training, ``heldout`` those on the held-out split, of which only the
     questions that mention a held-out pair count. A negative difference means that the held-out pairs are
-    answered worse. It compares with the ordinary accuracy at the held-out questions' mix of categories, so that
-    a category asked more often in one split does not move it.
+    answered worse. It compares with the ordinary accuracy at the held-out questions' mix of categories, so
+    that a category asked more often in one split does not move it.
     """
     rows = []
     for form in FORMS:

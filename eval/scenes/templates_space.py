@@ -137,8 +137,9 @@ def _compared(view: View, draw: Draw, quality: str) -> tuple[Reference, Referenc
 
 def _unequal(view: View, draw: Draw) -> tuple[str, str] | None:
     """Two kinds of which the scene shows more of the first; now and then none of the second."""
-    one = draw.pick(view.present)
-    two = draw.pick(view.absent) if view.absent and draw.chance(0.15) else draw.pick(view.present)
+    kinds = view.present if draw.chance(0.1) else view.countable
+    one = draw.pick(kinds)
+    two = draw.pick(view.absent) if view.absent and draw.chance(0.25) else draw.pick(kinds)
     ones, twos = len(view.by_kind[one]), len(view.by_kind.get(two, ()))
     if ones == twos:
         return None
@@ -201,7 +202,7 @@ def comparison_choice(view: View, draw: Draw) -> Open | None:
         fewer = [plural(kind) for kind in view.present
                  if len(view.by_kind[kind]) < len(view.by_kind[kinds[0]]) and kind != kinds[1]]  # fmt: skip
         wrong = (plural(kinds[1]), *draw.shuffled(fewer)[:2])
-        wording = draw.pick(("Which of these are there more of?", "What are there the most of?"))
+        wording = "What are there the most of?" if len(wrong) > 1 else "Which of these are there more of?"
         return Open(wording, plural(kinds[0]), wrong)
     things = _compared(view, draw, quality)
     if things is None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.scenes.world import COLOURED, KINDS, WORDS
-
 from eval.scenes.facts import MOST_COUNTED, Draw, Mention, Reference, View
 from eval.scenes.forms import Open, Opposites
 from eval.scenes.language import NUMBER_WORDS, listed, noun, plural, with_article
+from eval.scenes.world import COLOURED, KINDS, WORDS
 
 # --- existence ---
 
@@ -37,7 +36,9 @@ def existence_pair(view: View, draw: Draw) -> Opposites | None:
         return Opposites(wording.format(a=one), wording.format(a=two), (pair,), (wrong,))
     if not view.absent:
         return None
-    present, absent = draw.pick(view.present), draw.pick(view.absent)
+    # Most scenes have a sign: it is asked about as often where there is one as where there is none.
+    present = draw.pick(view.countable if draw.chance(0.6) else view.present)
+    absent = "sign" if "sign" in view.absent and draw.chance(0.3) else draw.pick(view.absent)
     if draw.chance(0.25):
         wording = draw.pick(_ARE_THERE)
         return Opposites(wording.format(many=plural(present)), wording.format(many=plural(absent)))
@@ -122,14 +123,13 @@ def _are_there(number: int, kind: str, colour: str | None, digits: bool, wording
 
 def _counted_thing(view: View, draw: Draw, *, zero: bool) -> tuple[str, str | None, int] | None:
     """Something to count: first the number (or ones would dominate), then a kind that is there so often."""
-    if view.pairs and draw.chance(0.3 if not view.focus else 0.85):
+    if view.pairs and draw.chance(0.3 if not view.focus else 0.5):
         if zero and draw.chance(0.15):
             kind = draw.pick(view.pairs)[1]
             colours = view.other_colours(kind, view.colours_of(kind))
             return (kind, draw.pick(colours), 0) if colours else None
-        counts = {pair: len(things) for pair, things in view.by_pair.items()}
-        if view.focus:
-            counts = {pair: counts[pair] for pair in view.focus}
+        pairs = view.focus or [pair for pair in view.pairs if pair[1] in view.countable]
+        counts = {pair: len(view.by_pair[pair]) for pair in pairs}
         number = _number(list(counts.values()), draw)
         if number is None:
             return None
@@ -137,10 +137,11 @@ def _counted_thing(view: View, draw: Draw, *, zero: bool) -> tuple[str, str | No
         return kind, colour, number
     if zero and view.absent and draw.chance(0.12):
         return draw.pick(view.absent), None, 0
-    number = _number([len(things) for things in view.by_kind.values()], draw)
+    kinds = view.present if draw.chance(0.1) else view.countable
+    number = _number([len(view.by_kind[kind]) for kind in kinds], draw)
     if number is None:
         return None
-    return draw.pick([kind for kind, things in view.by_kind.items() if len(things) == number]), None, number
+    return draw.pick([kind for kind in kinds if len(view.by_kind[kind]) == number]), None, number
 
 
 def _number(counts: Sequence[int], draw: Draw) -> int | None:
