@@ -1,0 +1,1 @@
+"""The demo behind `make demo`: bundled questions about pictures, answered through the bitstream."""

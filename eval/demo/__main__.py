@@ -1,0 +1,95 @@
+"""`python -m eval.demo`: bundled questions about pictures, through the bitstream, beside JPEG and WebP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+import tofc
+from eval.demo.drawing import draw, require_matplotlib
+from eval.demo.inputs import DemoPicture, demo_pictures
+from eval.demo.measure import measure, steps
+from eval.demo.results import PictureResult
+from eval.demo.table import notes, print_picture, print_summary
+from tofc.cli_report import reports_user_errors
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+@reports_user_errors
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for demo.png.")] = Path("out"),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write all figures to this file.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Bundled model, checkpoint folder or hub id.")] = "scenes-tiny",
+    quality: Annotated[int, typer.Option(help="Quality of the packets.")] = 4,
+    pictures: Annotated[int | None, typer.Option(min=1, help="Stop after this many pictures.")] = None,
+) -> None:
+    """Answer bundled questions about pictures from a few hundred bytes each, and draw what happened."""
+    run(out, json_file, model, quality, pictures)
+
+
+def run(out: Path, json_file: Path | None, model: str, quality: int, limit: int | None) -> None:
+    """Measure, print, draw and write; see `demo` for the arguments."""
+    require_matplotlib()  # before minutes of work, not after
+    console, progress = Console(), _progress()
+    with progress:
+        task = progress.add_task("rendering the pictures", total=None)
+        chosen = demo_pictures()[:limit]
+        progress.update(task, description="loading the model")
+        device = tofc.Device.from_pretrained(model)
+        edge = tofc.Edge.from_pretrained(model, images=True)
+        _warm_up(device, edge, chosen[0], quality)
+        progress.update(task, total=sum(map(steps, chosen)))
+        results: list[PictureResult] = []
+        for picture in chosen:
+            progress.update(task, description=f"asking about {picture.name}")
+            results.append(measure(device, edge, picture, quality, lambda: progress.advance(task)))
+    for result in results:
+        print_picture(console, result)
+    print_summary(console, results)
+    figure = out / "demo.png"
+    draw(results, figure, _title(results), notes(results))
+    console.print(f"\npicture: {figure}")
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(_as_json(model, results), indent=2) + "\n", encoding="utf-8")
+        console.print(f"figures: {json_file}")
+
+
+def _warm_up(device: tofc.Device, edge: tofc.Edge, picture: DemoPicture, quality: int) -> None:
+    """Go once through everything that is compiled or allocated on first use, so that times are of work."""
+    edge.answer(device.encode(picture.image, quality=quality), picture.questions[0].prompt)
+
+
+def _progress() -> Progress:
+    # On standard error: standard output stays what a person reads, or another program.
+    return Progress(
+        TextColumn("{task.description:30}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+
+
+def _title(results: list[PictureResult]) -> str:
+    sizes = [result.num_bytes for result in results]
+    span = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    return f"Questions about pictures, answered from {span} bytes each"
+
+
+def _as_json(model: str, results: list[PictureResult]) -> dict[str, object]:
+    return {
+        "model": model,
+        "notes": notes(results),
+        "pictures": [result.as_json() for result in results],
+    }
+
+
+if __name__ == "__main__":
+    app()

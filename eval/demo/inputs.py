@@ -1,0 +1,112 @@
+"""What the demo looks at and asks: three rendered test scenes and the photographs that scikit-learn ships.
+
+Nothing is chosen by how well the model does. The scenes are the first of the test split that show a vehicle,
+a person and a sign; their questions come from the benchmark's own list for them. The photographs are asked
+about kinds of object that the model has learned, since it knows no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+from eval.scenes.questions import FREE_SUFFIX, YES_NO_SUFFIX, benchmark_questions
+from eval.scenes.world import Scene, make_scene
+from tofc.errors import UserError
+
+NUM_SCENES = 3
+VEHICLES = frozenset({"car", "bus", "truck"})
+MOST_SCENES_TRIED = 200
+
+
+@dataclass(frozen=True)
+class DemoQuestion:
+    """A question and its true answer."""
+
+    prompt: str
+    truth: str
+
+
+@dataclass(frozen=True)
+class DemoPicture:
+    """A picture with its questions; `rendered` tells whether the model was trained on such pictures."""
+
+    name: str
+    kind: str
+    rendered: bool
+    image: Image.Image
+    questions: tuple[DemoQuestion, ...]
+
+
+PHOTOGRAPH_QUESTIONS = {
+    "china.jpg": (
+        DemoQuestion("Is there a bus in the picture?", "No"),
+        DemoQuestion("Is there a tree in the picture?", "Yes"),
+        DemoQuestion("How many cars are there?", "0"),
+    ),
+    "flower.jpg": (
+        DemoQuestion("Is there a car in the picture?", "No"),
+        DemoQuestion("How many people are there?", "0"),
+    ),
+}
+
+
+def demo_pictures() -> tuple[DemoPicture, ...]:
+    """Give all pictures of the demo: the scenes first, then the photographs.
+
+    Raises:
+        UserError: scikit-learn is missing; the text says what to install.
+    """
+    return (*_scenes(), *_photographs())
+
+
+def _scenes() -> Iterator[DemoPicture]:
+    found = 0
+    for index in range(MOST_SCENES_TRIED):
+        scene, image, _ = make_scene("test", index)
+        kinds = {thing.kind for thing in scene.things}
+        if kinds & VEHICLES and {"person", "sign"} <= kinds:
+            yield DemoPicture(
+                name=f"test scene {index}",
+                kind="rendered scene",
+                rendered=True,
+                image=Image.fromarray(image),
+                questions=_scene_questions(scene, found),
+            )
+            found += 1
+            if found == NUM_SCENES:
+                return
+    raise RuntimeError(
+        f"only {found} of the first {MOST_SCENES_TRIED} test scenes have a vehicle, a person and a sign"
+    )
+
+
+def _scene_questions(scene: Scene, number: int) -> tuple[DemoQuestion, ...]:
+    """Take the benchmark's free questions, and a yes/no question of another category for every scene."""
+    questions = benchmark_questions(scene)
+    free = [question for question in questions if question.form == "free"]
+    pairs = [question for question in questions if question.form == "yes_no"]
+    # Every pair is a Yes and a No about one fact: take the sides in turn.
+    yes_no = pairs[2 * number + number % 2]
+    return tuple(
+        DemoQuestion(_as_people_ask(question.prompt), question.answer) for question in (*free, yes_no)
+    )
+
+
+def _as_people_ask(prompt: str) -> str:
+    """Leave out the request for a short answer that benchmark protocols append."""
+    return prompt.removesuffix(YES_NO_SUFFIX).removesuffix(FREE_SUFFIX)
+
+
+def _photographs() -> Iterator[DemoPicture]:
+    try:
+        from sklearn.datasets import load_sample_image
+    except ModuleNotFoundError:
+        raise UserError(
+            "scikit-learn is not installed; the demo's photographs come with it: pip install 'tofc[demo]'"
+        ) from None
+    for name, questions in PHOTOGRAPH_QUESTIONS.items():
+        image = Image.fromarray(load_sample_image(name))
+        yield DemoPicture(name, "camera photograph", False, image, questions)

@@ -1,0 +1,113 @@
+"""One picture through device, packet and edge, and the smallest image files that lead to the same answers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+import tofc
+from eval.baselines import ImageCodec, Jpeg, Point, WebP, lowest_qualities_keeping
+from eval.demo.inputs import DemoPicture
+from eval.demo.results import PLAIN, PictureResult, QuestionResult
+
+CODECS: tuple[ImageCodec, ...] = (WebP(), Jpeg())
+
+
+def measure(
+    device: tofc.Device,
+    edge: tofc.Edge,
+    picture: DemoPicture,
+    quality: int,
+    step: Callable[[], None] = lambda: None,
+) -> PictureResult:
+    """Encode a picture once, answer all its questions from that packet, and find the baselines' sizes.
+
+    Args:
+        device: the encoder.
+        edge: the answerer, which also serves ordinary images (`images=True`).
+        picture: what to look at and what to ask.
+        quality: quality of the packet.
+        step: called `steps(picture)` times on the way, for a progress bar.
+    """
+    packet = device.encode(picture.image, quality=quality)
+    # What travels is bytes: the edge gets nothing else.
+    received = tofc.Packet.from_bytes(bytes(packet))
+    answers = []
+    for question in picture.questions:
+        answers.append(edge.answer(received, question.prompt))
+        step()
+    wanted = [answer.text for answer in answers]
+    prompts = [question.prompt for question in picture.questions]
+    found: dict[str, list[Point | None]] = {}
+    for codec in CODECS:
+        found[codec.name] = lowest_qualities_keeping(
+            picture.image,
+            codec,
+            lambda decoded: _same_answers(edge, decoded, prompts, wanted),
+            len(wanted) + 1,
+        )
+        step()
+    features = device.features(picture.image)
+    return PictureResult(
+        name=picture.name,
+        kind=picture.kind,
+        rendered=picture.rendered,
+        image=picture.image,
+        assignment=features.cluster_map,
+        tile=_tile(picture.image.size, features.tiling),
+        quality=quality,
+        num_tokens=features.tokens.shape[0],
+        sections=dict(packet.sections),
+        questions=tuple(
+            QuestionResult(
+                prompt=question.prompt,
+                answer=answer.text,
+                truth=question.truth,
+                baselines={codec: points[index] for codec, points in found.items()},
+                seconds=dict(answer.timing),
+            )
+            for index, (question, answer) in enumerate(zip(picture.questions, answers, strict=True))
+        ),
+        baselines={codec: points[-1] for codec, points in found.items()},
+        reference_sizes=_reference_sizes(picture.image, features),
+        seconds=dict(packet.timing),
+    )
+
+
+def steps(picture: DemoPicture) -> int:
+    """Tell how often `measure` reports a step for this picture."""
+    return len(picture.questions) + len(CODECS)
+
+
+def _same_answers(
+    edge: tofc.Edge, decoded: Image.Image, prompts: Sequence[str], wanted: Sequence[str]
+) -> list[bool]:
+    """Say for each question whether its answer is kept, and last whether all of them are at once."""
+    kept = [
+        edge.answer_image(decoded, prompt).text == answer
+        for prompt, answer in zip(prompts, wanted, strict=True)
+    ]
+    return [*kept, all(kept)]
+
+
+def _tile(size: tuple[int, int], tiling: str) -> tuple[float, float, float, float]:
+    """Give left, top, width and height of the base tile on a picture of this width and height."""
+    width, height = size
+    if tiling != "padded":
+        return 0.0, 0.0, width, height
+    side = max(size)
+    return (width - side) / 2, (height - side) / 2, side, side
+
+
+def _reference_sizes(image: Image.Image, features: tofc.Features) -> dict[str, int]:
+    """Give the bytes of the picture as people send it, and of its features if they were sent uncoded."""
+    lossless = io.BytesIO()
+    image.save(lossless, "PNG", optimize=True)
+    num_values = features.layout.num_tokens * features.tokens.shape[1]
+    return {
+        PLAIN: len(Jpeg().encode(image, 90)),
+        "PNG": len(lossless.getvalue()),
+        "features, float16": 2 * num_values,
+    }

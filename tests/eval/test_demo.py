@@ -1,0 +1,171 @@
+"""The demo: what it asks about, what it prints and draws, and the whole command on the bundled model."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from eval.baselines import Point
+from eval.demo import drawing, inputs
+from eval.demo.drawing import draw
+from eval.demo.inputs import demo_pictures
+from eval.demo.results import PLAIN, PictureResult, QuestionResult, link_seconds
+from eval.demo.table import notes, print_picture, print_summary
+from tofc.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def question(prompt: str = "How many cars?", answer: str = "2", truth: str = "2", webp: int | None = 900):
+    points = {"WebP": None if webp is None else Point(3, webp), "JPEG": Point(5, 1500)}
+    return QuestionResult(prompt, answer, truth, points, {"decode": 0.001, "generate": 0.02})
+
+
+def result(*questions: QuestionResult, rendered: bool = True, webp: int | None = 900) -> PictureResult:
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    pixels[:, :45] = (200, 40, 40)
+    pixels[:, 45:] = (40, 40, 200)
+    return PictureResult(
+        name="a scene",
+        kind="rendered scene",
+        rendered=rendered,
+        image=Image.fromarray(pixels),
+        assignment=np.repeat([[0, 0, 1, 1]], 4, axis=0),
+        tile=(0.0, 0.0, 90.0, 60.0),
+        quality=4,
+        num_tokens=2,
+        sections={"header": 11, "payload": 300},
+        questions=questions or (question(),),
+        baselines={"WebP": None if webp is None else Point(3, webp), "JPEG": Point(5, 1500)},
+        reference_sizes={PLAIN: 9000, "PNG": 40000},
+        seconds={"vision": 0.03, "code": 0.0004},
+    )
+
+
+def test_pictures_are_three_scenes_and_two_photographs_with_six_questions_at_least():
+    pictures = demo_pictures()
+    assert [picture.rendered for picture in pictures] == [True, True, True, False, False]
+    assert [picture.name for picture in pictures[3:]] == ["china.jpg", "flower.jpg"]
+    assert all(picture.questions for picture in pictures)
+    assert sum(len(picture.questions) for picture in pictures) >= 6
+    assert all(min(picture.image.size) >= 427 for picture in pictures)
+    # Yes and no both occur, so that a model that always says the same cannot look good.
+    truths = {question.truth for picture in pictures[:3] for question in picture.questions}
+    assert {"Yes", "No"} <= truths
+
+
+def test_missing_libraries_are_named_with_the_command_that_installs_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match=r"scikit-learn.*pip install 'tofc\[demo\]'"):
+        list(inputs._photographs())
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r"matplotlib.*pip install 'tofc\[demo\]'"):
+        drawing.require_matplotlib()
+
+
+def test_boundaries_lie_where_clusters_meet():
+    assignment = np.array([[0, 1], [0, 0]])
+    segments = drawing._boundaries(assignment, (0.0, 0.0, 20.0, 10.0))
+    assert sorted(segments) == [[(10.0, 0.0), (10.0, 5.0)], [(10.0, 5.0), (20.0, 5.0)]]
+    # A tile padded to a square starts above the picture.
+    assert sorted(drawing._boundaries(assignment, (0.0, -5.0, 20.0, 20.0)))[0] == [(10.0, -5.0), (10.0, 5.0)]
+
+
+def test_tint_is_the_mean_colour_of_the_cluster():
+    tinted = np.asarray(drawing._tinted(result()), int)
+    assert np.abs(tinted[:, :45] - (200, 40, 40)).max() <= 1
+    one_cluster = PictureResult(**{**vars(result()), "assignment": np.zeros((4, 4), int)})
+    left = np.asarray(drawing._tinted(one_cluster), int)[:, :45]
+    assert np.abs(left - (160, 40, 80)).max() <= 1
+
+
+def test_drawing_grows_with_pictures_and_survives_odd_answers(tmp_path):
+    odd = question(prompt="What costs $5 or $6?\nA. this\nB. that", answer="", truth="x" * 300)
+    long = question(answer="word " * 200)
+    draw([result()], tmp_path / "one.png", "title", ["a note"])
+    draw([result(), result(odd, long, webp=None)], tmp_path / "new" / "two.png", "title", ["a note " * 60])
+    one, two = Image.open(tmp_path / "one.png"), Image.open(tmp_path / "new" / "two.png")
+    assert one.width == two.width == 1600
+    assert two.height >= one.height + 280
+    # Not an empty page: our bar's colour is there, and so are the pixels of the picture.
+    colours = {colour for _, colour in one.convert("RGB").getcolors(1 << 24)}
+    assert (15, 118, 110) in colours
+    assert (200, 40, 40) in colours
+
+
+def test_table_states_bytes_truth_stages_and_failures():
+    console = Console(width=100, record=True, file=io.StringIO())
+    results = [result(), result(question(answer="3", webp=None), rendered=False, webp=None)]
+    for one in results:
+        print_picture(console, one)
+    print_summary(console, results)
+    text = console.export_text()
+    assert "311 bytes travelled" in text
+    assert "header 11 + payload 300" in text
+    assert "900 (q3)" in text
+    assert "wrong: 2" in text
+    assert "vision 30 ms, code 0.4 ms" in text
+    assert "25 ms computed for 100 kbit/s" in text
+    assert "at no quality" in text
+    assert "1,500 (4.8x)" in text
+    assert "trained on rendered street scenes only" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_notes_mention_only_what_is_there():
+    assert len(notes([result()])) == 2
+    assert len(notes([result(rendered=False, webp=None)])) == 4
+
+
+def test_link_time_is_bytes_over_rate():
+    assert link_seconds(12_500) == 1.0
+
+
+def test_answers_compare_without_case():
+    assert question(answer=" Left ", truth="left").right
+    assert not question(answer="", truth="left").right
+
+
+def test_whole_command_on_the_bundled_model(tmp_path):
+    figures = tmp_path / "figures.json"
+    command = [
+        sys.executable,
+        "-m",
+        "eval.demo",
+        "--out",
+        str(tmp_path),
+        "--json",
+        str(figures),
+        "--pictures",
+        "1",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    (picture,) = found["pictures"]
+    assert picture["bytes"] == sum(picture["sections"].values()) > 0
+    assert picture["tokens"] == 64
+    assert len(picture["questions"]) >= 2
+    for asked in picture["questions"]:
+        assert set(asked["baselines"]) == {"WebP", "JPEG"}
+        assert asked["edge_seconds"]
+    assert f"{picture['bytes']} bytes travelled" in done.stdout
+    with Image.open(tmp_path / "demo.png") as image:
+        assert image.width == 1600
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 1000
+
+
+def test_unknown_model_is_a_user_error(tmp_path):
+    command = [sys.executable, "-m", "eval.demo", "--out", str(tmp_path), "--model", str(tmp_path / "none")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "demo.png").exists()
