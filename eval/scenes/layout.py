@@ -28,25 +28,28 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "heldout")
 
 MOST_THINGS = 7
+MOST_ALIKE = 5
+TRIES = 24  # places drawn for a thing before the scene goes without it
 
 # Width and height in units of length, and the smallest and largest pixels per unit, of each kind.
 SIZES: dict[str, tuple[float, float, float, float]] = {
-    "car": (3.6, 1.42, 21.0, 52.0),
-    "bus": (5.2, 2.5, 20.0, 40.0),
-    "truck": (4.6, 2.4, 20.0, 42.0),
-    "bicycle": (1.9, 1.2, 38.0, 78.0),
-    "person": (0.9, 1.88, 32.0, 80.0),
-    "dog": (1.6, 1.02, 40.0, 82.0),
-    "tree": (2.5, 3.8, 22.0, 46.0),
-    "house": (4.6, 4.0, 20.0, 38.0),
-    "lamp": (1.6, 4.25, 28.0, 48.0),
-    "bench": (2.16, 1.06, 36.0, 76.0),
-    "bin": (0.9, 1.26, 38.0, 80.0),
-    "hydrant": (0.86, 1.12, 44.0, 84.0),
-    "cone": (0.84, 1.0, 46.0, 84.0),
-    "sign": (0.0, 0.0, 50.0, 68.0),
+    "car": (3.6, 1.42, 24.0, 60.0),
+    "bus": (5.2, 2.5, 22.0, 44.0),
+    "truck": (4.6, 2.4, 22.0, 46.0),
+    "bicycle": (1.9, 1.2, 44.0, 88.0),
+    "person": (0.9, 1.88, 38.0, 92.0),
+    "dog": (1.6, 1.02, 46.0, 90.0),
+    "tree": (2.5, 3.8, 24.0, 52.0),
+    "house": (4.6, 4.0, 22.0, 42.0),
+    "lamp": (1.6, 4.25, 30.0, 52.0),
+    "bench": (2.16, 1.06, 42.0, 84.0),
+    "bin": (0.9, 1.26, 44.0, 90.0),
+    "hydrant": (0.86, 1.12, 50.0, 92.0),
+    "cone": (0.84, 1.0, 52.0, 92.0),
+    "sign": (0.0, 0.0, 52.0, 74.0),
 }
-OTHERS: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "sign")
+# Cars find a place less often than small things do, and streets are full of them: they are drawn twice as often.
+OTHERS: tuple[str, ...] = ("car", *(kind for kind in KINDS if kind != "sign"))
 
 
 @dataclass(frozen=True)
@@ -101,18 +104,20 @@ def draw_wishes(split: str, draws: Draws) -> list[Wish]:
     if split == "heldout":
         colour, kind = draws.pick(sorted(HELD_OUT))
         wishes.append(Wish(kind, colour, small=draws.chance(0.3), needed=True))
-    if draws.chance(0.57):
+    if draws.chance(0.55):
         text = draw_number(draws) if draws.chance(0.6) else draws.pick(WORDS)
         wishes.append(Wish("sign", draw_colour("sign", draws), text))
     if draws.chance(0.3):
         kind, text = draws.pick(("bus", "house")), draw_number(draws)
         if all(wish.text != text for wish in wishes):
             wishes.append(Wish(kind, draw_colour(kind, draws), text))
-    target = max(draws.integer(2, MOST_THINGS), len(wishes))
+    target = max(draws.pick((2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7)), len(wishes))
     while len(wishes) < target:
         kind = draws.pick(OTHERS)
-        room = min(target - len(wishes), 5)
-        count = draws.integer(2, room) if room >= 2 and draws.chance(0.55) else 1
+        room = min(MOST_THINGS - len(wishes), MOST_ALIKE - sum(wish.kind == kind for wish in wishes))
+        if room < 1:
+            continue
+        count = min(draws.pick((2, 2, 3, 3, 4, 5)), room) if draws.chance(0.45) else 1
         shared = draw_colour(kind, draws) if draws.chance(0.25) else None
         for _ in range(count):
             wishes.append(Wish(kind, shared or draw_colour(kind, draws), small=count >= 3))
@@ -147,8 +152,8 @@ def propose(wish: Wish, view: View, draws: Draws) -> Place:
     if wish.text is not None:
         u, v = plate_centre(wish.kind, tall, cell, scale)
         cx, cy = x + u * scale, base - v * scale
-        text_half = (len(wish.text) * cell[0] + (len(wish.text) - 1) * cell[2]) / 2.0 + 5.0
-        text_box = (cx - text_half, cy - cell[1] / 2.0 - 5.0, cx + text_half, cy + cell[1] / 2.0 + 5.0)
+        text_half = (len(wish.text) * cell[0] + (len(wish.text) - 1) * cell[2]) / 2.0 + 12.0
+        text_box = (cx - text_half, cy - cell[1] / 2.0 - 8.0, cx + text_half, cy + cell[1] / 2.0 + 8.0)
     return Place(wish, x, base, scale, flip, tall, cell, box, text_box)
 
 
@@ -165,6 +170,10 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return wide * tall if wide > 0.0 and tall > 0.0 else 0.0
 
 
+def _size(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
 def fits(place: Place, others: list[Place]) -> bool:
     """Tell whether a place leaves everything, itself included, open enough to view (judged by boxes)."""
     if place.base > HEIGHT + 8 or place.box[1] < 2.0 or (place.wish.text is not None and place.box[3] > HEIGHT + 4):
@@ -176,16 +185,16 @@ def fits(place: Place, others: list[Place]) -> bool:
             continue
         if abs(place.base - other.base) < 7.0:
             return False
+        if place.wish.colour is not None and place.wish.colour == other.wish.colour and overlap > 0.08 * _size(place.box):
+            return False  # the same paint would run together
         far, near = (place, other) if place.base < other.base else (other, place)
         if far.text_box is not None and _overlap(far.text_box, near.box) > 0.0:
             return False
-        share = overlap / ((far.box[2] - far.box[0]) * (far.box[3] - far.box[1]))
+        share = overlap / _size(far.box)
         if share > 0.3:
             return False
         if far is place:
             hidden += share
-        if overlap / ((near.box[2] - near.box[0]) * (near.box[3] - near.box[1])) > 0.85 and far.wish.text is None:
-            return False
     return hidden <= 0.4
 
 
@@ -193,7 +202,7 @@ def arrange(wishes: list[Wish], view: View, draws: Draws) -> list[Place]:
     """Find a place for each wish, leaving out those for which none is found; sorted far to near."""
     places: list[Place] = []
     for wish in wishes:
-        for _ in range(14):
+        for _ in range(TRIES):
             place = propose(wish, view, draws)
             if fits(place, places):
                 places.append(place)

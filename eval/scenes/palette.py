@@ -6,8 +6,8 @@ from eval.scenes.draws import Draws
 from eval.scenes.shapes import RGB
 
 COLOUR_RGB: dict[str, RGB] = {
-    "red": (206.0, 30.0, 38.0),
-    "orange": (244.0, 130.0, 16.0),
+    "red": (198.0, 24.0, 40.0),
+    "orange": (246.0, 130.0, 14.0),
     "yellow": (250.0, 216.0, 36.0),
     "green": (34.0, 150.0, 62.0),
     "blue": (36.0, 88.0, 206.0),
@@ -15,8 +15,8 @@ COLOUR_RGB: dict[str, RGB] = {
     "white": (240.0, 240.0, 238.0),
     "black": (36.0, 36.0, 40.0),
 }
-# How far one example may lie from its name's centre, per channel; orange has near neighbours on both sides.
-SPREAD: dict[str, float] = {"orange": 6.0, "white": 5.0, "black": 8.0, "yellow": 8.0}
+# How far one example may lie from its name's centre, per channel; red and orange lie closest together.
+SPREAD: dict[str, float] = {"red": 8.0, "orange": 6.0, "white": 5.0, "black": 8.0, "yellow": 8.0}
 
 
 def paint_of(colour: str, draws: Draws) -> RGB:

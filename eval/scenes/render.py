@@ -67,7 +67,10 @@ def _distance(p, vertices, textures, x, y):
         t = min(max(t, 0.0), 1.0)
         px -= bx * t
         py -= by * t
-        return np.sqrt(px * px + py * py) - p[G4]
+        square = px * px + py * py
+        if square > (p[G4] + 1.0) * (p[G4] + 1.0):
+            return 1.0
+        return np.sqrt(square) - p[G4]
     if kind == POLYGON:
         first = int(p[G0])
         count = int(p[G1])
@@ -93,7 +96,14 @@ def _distance(p, vertices, textures, x, y):
     py = y - p[G1]
     ax = px / p[G2]
     ay = py / p[G3]
-    k0 = np.sqrt(ax * ax + ay * ay)
+    square = ax * ax + ay * ay
+    slack = 1.5 / min(p[G2], p[G3])  # farther than this from the outline only the side matters
+    if kind == ELLIPSE:
+        if square > (1.0 + slack) * (1.0 + slack):
+            return 1.0
+        if slack < 1.0 and square < (1.0 - slack) * (1.0 - slack):
+            return -1.0
+    k0 = np.sqrt(square)
     bx = ax / p[G2]
     by = ay / p[G3]
     k1 = np.sqrt(bx * bx + by * by) + 1e-9

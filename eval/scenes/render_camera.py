@@ -30,42 +30,49 @@ def soften(plane, radius):
 
 
 @njit(cache=True)
-def expose(image, gains, vignette, far_blur, near_blur, motion, noise, seed, out):
+def expose(image, gains, vignette, far_blur, near_blur, motion, bells, noise, seed, out):
     """Turn the painted float32 [H, W, 3] into the uint8 picture `out`.
 
     `gains` float32 [3] exposure times white balance; `vignette` the loss in the corners; `far_blur`, `near_blur`
     0 to 1, how far the top and bottom rows go towards a box blur of 3 rows by `motion` (1, 3 or 5) columns;
-    `noise` about the standard deviation in grey levels; `seed` below 2**31 starts the noise.
+    `bells` float32 [n > 3 W] noise of standard deviation 1 and `noise` its strength in grey levels; `seed` below
+    2**31 chooses which stretch of `bells` each row gets.
     """
     height, width = image.shape[0], image.shape[1]
+    samples = 3 * width
     half = motion // 2
     taps = np.float32(3 * motion)
-    rows = np.empty((width, 3), dtype=np.float32)
-    grain = np.float32(noise / 148.0)
+    strength = np.float32(noise)
+    column = np.empty(samples + 12, dtype=np.float32)  # sums of three rows, two pixels of padding each side
+    total = np.empty(samples, dtype=np.float32)
+    across = np.empty(samples, dtype=np.float32)
+    gain = np.empty(samples, dtype=np.float32)
+    for j in range(samples):
+        dx = (np.float32(j // 3) - np.float32(224.0)) / np.float32(317.0)
+        across[j] = dx * dx
+        gain[j] = gains[j % 3]
+    lines = image.reshape(height, samples)
+    photo = out.reshape(height, samples)
     for y in range(height):
         up = max(y - 1, 0)
         down = min(y + 1, height - 1)
         blur = np.float32(far_blur + (near_blur - far_blur) * y / height)
-        for x in range(width):
-            for c in range(3):
-                rows[x, c] = image[up, x, c] + image[y, x, c] + image[down, x, c]
+        for j in range(samples):
+            column[6 + j] = lines[up, j] + lines[y, j] + lines[down, j]
+        for j in range(6):
+            column[j] = column[6 + j % 3]
+            column[samples + 6 + j] = column[samples + 3 + j % 3]
+        for j in range(samples):
+            total[j] = column[6 + j]
+        for k in range(3, 3 * half + 1, 3):
+            for j in range(samples):
+                total[j] += column[6 + j - k] + column[6 + j + k]
         dy = np.float32((y - 224.0) / 317.0)
-        for x in range(width):
-            dx = (np.float32(x) - np.float32(224.0)) / np.float32(317.0)
-            dim = np.float32(1.0) - np.float32(vignette) * (dx * dx + dy * dy)
-            h = np.uint32(x * 0x9E3779B1 + y * 0x85EBCA77 + seed)
-            for c in range(3):
-                total = np.float32(0.0)
-                for k in range(-half, half + 1):
-                    total += rows[min(max(x + k, 0), width - 1), c]
-                value = image[y, x, c]
-                value += (total / taps - value) * blur
-                h ^= h >> np.uint32(16)
-                h = np.uint32(h * np.uint32(0x7FEB352D))
-                h ^= h >> np.uint32(15)
-                h = np.uint32(h * np.uint32(0x846CA68B))
-                bell = (h & np.uint32(255)) + ((h >> np.uint32(8)) & np.uint32(255))
-                bell += ((h >> np.uint32(16)) & np.uint32(255)) + (h >> np.uint32(24))
-                value = value * gains[c] * dim + (np.float32(bell) - np.float32(510.0)) * grain
-                value = min(max(value + np.float32(0.5), np.float32(0.0)), np.float32(255.0))
-                out[y, x, c] = np.uint8(value)
+        lost = np.float32(vignette)
+        start = ((y * 40503 + seed) * 2654435 >> 7) % (bells.shape[0] - samples)
+        for j in range(samples):
+            value = lines[y, j]
+            value += (total[j] / taps - value) * blur
+            value *= gain[j] * (np.float32(1.0) - lost * (across[j] + dy * dy))
+            value += bells[start + j] * strength + np.float32(0.5)
+            photo[y, j] = np.uint8(min(max(value, np.float32(0.0)), np.float32(255.0)))

@@ -39,7 +39,7 @@ def ground(image, shadow, textures, horizon, edges, surfaces, colours, camera, s
     """Fill the rows from `horizon` down: bands of surface, their texture in perspective, and the shadows.
 
     `edges` int64 [bands + 1] rows where bands begin, `surfaces` int64 [bands], `colours` float64 [bands, 3];
-    `camera` is pixels of drop per unit of scale, `dark` the strength of shadows 0 to 1, `lane` the row of a dashed
+    `camera` is pixels of drop below the horizon per unit of scale, `dark` the strength of shadows 0 to 1, `lane` the row of a dashed
     line or -1, `haze` float64 [3] the colour that distance fades to.
     """
     height, width = image.shape[0], image.shape[1]
@@ -47,22 +47,24 @@ def ground(image, shadow, textures, horizon, edges, surfaces, colours, camera, s
         surface = surfaces[band]
         for y in range(edges[band], edges[band + 1]):
             scale = (y - horizon + 6.0) / camera  # pixels in one unit of length at this row
-            depth = 40.0 * camera / (y - horizon + 6.0)
+            depth = 420.0 / scale  # distance from the camera in the same units
             near = min(scale / 60.0, 1.0)
             fade = 0.28 * (1.0 - near) * (1.0 - near)
-            v = int(depth * 24.0) + shift
-            seam_v = depth * 0.5 - int(depth * 0.5) < 0.05 * min(60.0 / scale, 2.0)
+            v = int(depth * 64.0) + shift
+            slab = depth * 0.55
+            seam_v = slab - int(slab) < max(0.035, 200.0 / (scale * scale * camera))
             edge = band > 0 and y - edges[band] < 1 + int(scale * 0.07)
             line = lane >= 0 and lane <= y < lane + 2 + int(scale * 0.08)
             for x in range(width):
                 u = (x - 224.0) / scale
                 uu = int(u * 64.0 + 65536.0) + shift
-                blotch = textures[1, (v >> 1) & 511, (uu >> 1) & 511]
+                blotch = textures[1, (v >> 3) & 511, (uu >> 3) & 511]
                 grain = textures[0, (y * 3 + shift) & 511, (x + shift * 5 + ((y * 37) & 255)) & 511]
                 if surface == 0:
-                    tone = 1.0 + 0.16 * blotch + 0.13 * grain
+                    rough = textures[2, v & 511, uu & 511] * near
+                    tone = 1.0 + 0.16 * blotch + 0.12 * grain + 0.07 * rough
                 elif surface == 1:
-                    blade = textures[2, (v * 2) & 511, uu & 511]
+                    blade = textures[2, v & 511, uu & 511]
                     tone = 1.0 + 0.16 * blotch + 0.25 * blade * near + 0.16 * grain
                 elif surface == 2:
                     tone = 1.0 + 0.10 * blotch + 0.07 * grain

@@ -13,7 +13,7 @@ from eval.scenes.render import cast_shadow, contact_shadow, paint
 from eval.scenes.render_camera import expose, soften
 from eval.scenes.render_ground import SURFACES, ground, sky
 from eval.scenes.shapes import RGB, Box, Pen
-from eval.scenes.textures import tables
+from eval.scenes.textures import bells, tables
 
 GROUNDS: tuple[str, ...] = ("road", "grass", "paving", "sand")
 
@@ -76,10 +76,10 @@ def _bands(name: str, horizon: int, draws: Draws) -> tuple[list[int], list[str],
     return [horizon, HEIGHT], [name], -1
 
 
-def _shadows(light: Light, view: View, pens: list[Pen], outlines: list[Silhouette], draws: Draws) -> NDArray[np.float32]:
+def _shadows(light: Light, sun: float, pens: list[Pen], outlines: list[Silhouette], draws: Draws) -> NDArray[np.float32]:
     shadow = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
     shear, squash = draws.between(0.25, 0.9), draws.pick((-1.0, 1.0)) * draws.between(0.12, 0.3)
-    shear = -shear if light.strength > 0 and draws.chance(0.5) else shear
+    shear = -shear if sun > 0.0 else shear
     for outline, pen in zip(outlines, pens):  # noqa: B905
         if light.name != "overcast":
             cast_shadow(shadow, outline.mask, np.array(outline.box, dtype=np.int64), pen.base, shear, squash)
@@ -90,12 +90,15 @@ def _shadows(light: Light, view: View, pens: list[Pen], outlines: list[Silhouett
 
 
 def paint_scene(
-    light: Light, name: str, view: View, pens: list[Pen], outlines: list[Silhouette], draws: Draws
+    light: Light, name: str, sun: float, view: View, pens: list[Pen], outlines: list[Silhouette], draws: Draws
 ) -> NDArray[np.uint8]:
-    """Paint backdrop, shadows and objects (far to near) and photograph them; uint8 [HEIGHT, WIDTH, 3]."""
+    """Paint backdrop, shadows and objects (far to near) and photograph them.
+
+    `name` is one of GROUNDS; `sun` in [-1, 1] is the strength of light from the right. Returns uint8 [HEIGHT, WIDTH, 3].
+    """
     textures = tables()
     image = np.empty((HEIGHT, WIDTH, 3), dtype=np.float32)
-    shadow = _shadows(light, view, pens, outlines, draws)
+    shadow = _shadows(light, sun, pens, outlines, draws)
     sky(
         image, textures, view.horizon, _array(light.sky_top), _array(light.sky_bottom), _array(light.cloud),
         draws.between(*light.cover), draws.integer(0, 511), _array(light.hills), draws.between(0.0, 34.0),
@@ -116,6 +119,6 @@ def paint_scene(
     motion = draws.pick((1, 1, 3, 3, 3, 5))
     expose(
         image, gains, draws.between(0.05, 0.28), draws.between(0.3, 1.0), draws.between(0.0, 0.7), motion,
-        draws.between(1.0, 5.0), draws.integer(0, 2**31 - 1), out,
+        bells(), draws.between(1.0, 5.0), draws.integer(0, 2**31 - 1), out,
     )  # fmt: skip
     return out

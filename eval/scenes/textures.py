@@ -82,3 +82,12 @@ def tables() -> NDArray[np.float32]:
     stack = np.stack([grain, cloud, leaf, _bricks(), _panels(), _wood()]).astype(np.float32)
     stack.setflags(write=False)
     return stack
+
+
+@lru_cache(maxsize=1)
+def bells() -> NDArray[np.float32]:
+    """Bell-shaped noise: sums of four hashed values, float32 [131072], mean about 0 and standard deviation about 1."""
+    total = hash_grid(4, 131072, 91).sum(axis=0) * 0.8660254
+    noise: NDArray[np.float32] = total.astype(np.float32)
+    noise.setflags(write=False)
+    return noise

@@ -26,7 +26,7 @@ from eval.scenes.palette import paint_of
 from eval.scenes.render import silhouette
 from eval.scenes.shapes import Box, Pen
 from eval.scenes.shapes_catalogue import draw_thing
-from eval.scenes.stage import GROUNDS, LIGHTS, Light, Silhouette, paint_scene
+from eval.scenes.stage import GROUNDS, LIGHTS, Silhouette, paint_scene
 from eval.scenes.textures import tables
 
 __all__ = [
@@ -97,27 +97,22 @@ def make_scene(split: str, index: int) -> tuple[Scene, NDArray[np.uint8], NDArra
         light, ground = draws.pick(LIGHTS), draws.pick(GROUNDS)
         view = View(draws.integer(140, 180), draws.between(3.05, 3.25))
         places = arrange(draw_wishes(split, draws), view, draws)
-        pens = [_pen(place, light, draws) for place in places]
+        sun = light.strength * draws.pick((-1.0, 1.0))
+        pens = [_pen(place, sun, draws) for place in places]
         outlines = [_outline(pen) for pen in pens]
         places, pens, outlines, owner = _keep_visible(places, pens, outlines)
         things = tuple(_thing(i, places[i], pens[i], outlines[i], owner) for i in range(len(places)))
         if len(things) >= 2 and (split != "heldout" or any(_shows_held_out(thing) for thing in things)):
             break
-    image = paint_scene(light, ground, view, pens, outlines, draws)
+    image = paint_scene(light, ground, sun, view, pens, outlines, draws)
     return Scene(split, index, WIDTH, HEIGHT, light.name, ground, things), image, owner
 
 
-def _pen(place: Place, light: Light, draws: Draws) -> Pen:
-    sun = light.strength if draws_side(light, place) else -light.strength
+def _pen(place: Place, sun: float, draws: Draws) -> Pen:
     pen = Pen(place.x, place.base, place.scale, place.flip, sun, float(draws.integer(0, 511)))
     colour = place.wish.colour
     draw_thing(pen, place, paint_of(colour, draws) if colour else (0.0, 0.0, 0.0), draws)
     return pen
-
-
-def draws_side(light: Light, place: Place) -> bool:
-    """Tell whether light falls from the right."""
-    return light.strength >= 0.0
 
 
 def _outline(pen: Pen) -> Silhouette:
