@@ -8,7 +8,7 @@ that help and mistakes in the command line answer at once.
 from __future__ import annotations
 
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from tofc import __version__
 from tofc.cli_files import STREAM, StandardInput, check_input, check_output, read_input, write_output
+from tofc.cli_packet import byte_sections, find_codec, packet_fields
 from tofc.cli_report import (
     milliseconds,
     note,
@@ -126,17 +127,16 @@ def ask(
     """Answer a question about a picture through the bitstream: device and edge in one process."""
     _check_question(question)
     rate = _rate_options(quality, max_bytes, tokens)
-    check_input(image, "image")
     picture = _open_picture(image, max_pixels)
     device, edge = _load_device(model), _load_edge(model)
-    packet, encode_seconds = _encode(device, picture, rate)
+    packet = _encode(device, picture, rate)
     answer = _answer(edge, packet, question)
     if json_:
-        coding = {"bytes": len(bytes(packet)), "encode_seconds": encode_seconds}
-        print_json(_answer_fields(answer) | coding | _packet_fields(packet))
+        timing = {**packet.timing, **answer.timing}
+        print_json({**_answer_fields(answer), **packet_fields(packet, device.codec), "timing": timing})
         return
     typer.echo(answer.text)
-    note(f"{_packet_summary(packet)}; encoded in {milliseconds(encode_seconds)}, {_answer_summary(answer)}")
+    note(f"{_summary(packet, device)}; {_timing({**packet.timing, **answer.timing})}")
 
 
 @app.command(
@@ -168,32 +168,50 @@ def encode(
     check_input(image, "image")
     check_output(output, inputs=(image,))
     picture = _open_picture(image, max_pixels)
-    packet, seconds = _encode(_load_device(model), picture, rate)
-    data = bytes(packet)
-    write_output(output, data)
+    device = _load_device(model)
+    packet = _encode(device, picture, rate)
+    write_output(output, bytes(packet))
     if json_:
-        print_json({"file": output, "bytes": len(data), "encode_seconds": seconds} | _packet_fields(packet))
+        fields = packet_fields(packet, device.codec)
+        print_json({"file": output, **fields, "timing": dict(packet.timing)})
         return
-    typer.echo(f"{_packet_summary(packet)}; encoded in {milliseconds(seconds)}", err=output == STREAM)
+    typer.echo(f"{_summary(packet, device)}; {_timing(packet.timing)}", err=output == STREAM)
 
 
 @app.command(epilog="Examples:\n\ntofc info street.tofc\n\ncat street.tofc | tofc info - --json")
 @reports_user_errors
-def info(file: PacketArgument, json_: JsonOption = False) -> None:
-    """Show what a packet says of itself and where every byte goes; needs no model."""
+def info(
+    file: PacketArgument,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="SRC",
+            help="The model that wrote the packet, to look inside the payload; bundled ones are recognised.",
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show what a packet says of itself and where every byte goes."""
     from tofc.packet import Packet
 
-    data = read_input(file, "packet")
-    packet = Packet.from_bytes(data)
+    packet = Packet.from_bytes(read_input(file, "packet"))
+    with working("looking inside the payload"):
+        codec = find_codec(packet, model)
+        sections = byte_sections(packet, codec)
+    fields = packet_fields(packet, codec)
     if json_:
-        print_json(
-            {"file": file, "bytes": len(data), "sections": dict(packet.sections)} | _packet_fields(packet)
-        )
+        print_json({"file": file, **fields, "sections": sections})
         return
-    for name, value in _packet_fields(packet).items():
-        typer.echo(f"{name:12} {value}")
+    pictures = ", ".join(f"{p['width']}x{p['height']}" for p in fields["pictures"])
+    typer.echo(f"packet of version {fields['version']} for model {fields['model_tag']}: {pictures}")
+    if codec is not None:
+        typer.echo(f"{fields['tokens']} tokens at quality {fields['quality']}, tiling {fields['tiling']}")
     typer.echo()
-    print_table(size_table(packet.sections))
+    print_table(size_table(sections))
+    if codec is None:
+        note("the payload is of a model that is not bundled; --model SRC shows what is in it")
 
 
 @app.command(
@@ -211,14 +229,15 @@ def answer(
     from tofc.packet import Packet
 
     _check_question(question)
-    data = read_input(file, "packet")
-    packet = Packet.from_bytes(data)
-    result = _answer(_load_edge(model), packet, question)
+    packet = Packet.from_bytes(read_input(file, "packet"))
+    edge = _load_edge(model)
+    result = _answer(edge, packet, question)
     if json_:
-        print_json(_answer_fields(result) | {"bytes": len(data)})
+        fields = packet_fields(packet, edge.codec)
+        print_json({**_answer_fields(result), **fields, "timing": dict(result.timing)})
         return
     typer.echo(result.text)
-    note(f"{len(data)} bytes; {_answer_summary(result)}")
+    note(f"{len(packet)} bytes; {_timing(result.timing)}")
 
 
 @app.command(
@@ -321,11 +340,9 @@ def _quieten_libraries() -> None:
     logging.disable_progress_bar()
 
 
-def _encode(device: Device, picture: Image, rate: dict[str, Any]) -> tuple[Packet, float]:
+def _encode(device: Device, picture: Image, rate: dict[str, Any]) -> Packet:
     with working("encoding"):
-        started = time.perf_counter()
-        packet = device.encode(picture, **rate)
-        return packet, time.perf_counter() - started
+        return device.encode(picture, max_pixels=picture.width * picture.height, **rate)
 
 
 def _answer(edge: Edge, packet: Packet, question: str) -> Answer:
@@ -333,33 +350,18 @@ def _answer(edge: Edge, packet: Packet, question: str) -> Answer:
         return edge.answer(packet, question)
 
 
-def _packet_fields(packet: Packet) -> dict[str, Any]:
-    """What a packet says of itself, ready for JSON."""
-    return {
-        "version": packet.version,
-        "model": packet.fingerprint,
-        "quality": packet.quality,
-        "tokens": packet.num_tokens,
-    }
-
-
-def _packet_summary(packet: Packet) -> str:
-    size, fields = len(bytes(packet)), _packet_fields(packet)
-    return f"{size} bytes for {fields['tokens']} tokens at quality {fields['quality']}"
-
-
 def _answer_fields(answer: Answer) -> dict[str, Any]:
-    """An answer, ready for JSON."""
-    return {
-        "answer": answer.text,
-        "exit": answer.exit,
-        "tokens_out": answer.tokens,
-        "timing": dict(answer.timing),
-    }
+    """An answer, ready for JSON; its `tokens` are those of the language model."""
+    return {"answer": answer.text, "exit": answer.exit, "answer_tokens": answer.tokens}
 
 
-def _answer_summary(answer: Answer) -> str:
-    return ", ".join(f"{name} {milliseconds(seconds)}" for name, seconds in answer.timing.items())
+def _summary(packet: Packet, device: Device) -> str:
+    fields = packet_fields(packet, device.codec)
+    return f"{fields['bytes']} bytes: {fields['tokens']} tokens at quality {fields['quality']}"
+
+
+def _timing(timing: Mapping[str, float]) -> str:
+    return ", ".join(f"{stage} {milliseconds(seconds)}" for stage, seconds in timing.items())
 
 
 def main() -> None:

@@ -1,0 +1,84 @@
+"""What the command line tells about a packet: its fields, and where every byte of it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tofc.errors import PacketError
+
+if TYPE_CHECKING:
+    from entropy import FeatureCodec
+    from tofc.packet import Packet
+
+
+def packet_fields(packet: Packet, codec: FeatureCodec | None) -> dict[str, Any]:
+    """The fields of a packet, ready for JSON; `quality` and `tokens` are read only with its codec."""
+    from tofc.packet import VERSION
+
+    fields: dict[str, Any] = {
+        "bytes": len(packet),
+        "version": VERSION,
+        "model_tag": packet.model_tag.hex(),
+        "tiling": packet.tiling,
+        "pictures": [{"width": width, "height": height} for height, width in packet.image_sizes],
+    }
+    if codec is not None:
+        fields["quality"] = codec.quality_of(packet.payload)
+        fields["tokens"] = codec.num_tokens_of(packet.payload)
+    return fields
+
+
+def find_codec(packet: Packet, model: str | None) -> FeatureCodec | None:
+    """The codec that wrote `packet`: that of `model`, or where that is None the bundled one that fits, if any.
+
+    Raises PacketError where `model` did not write the packet, CheckpointError where there is no such model.
+    """
+    from tofc.config import bundled_names, resolve
+    from tofc.model import load_codec
+
+    for source in bundled_names() if model is None else [model]:
+        codec = load_codec(resolve(source))
+        if codec.fingerprint.startswith(packet.model_tag):
+            return codec
+    if model is None:
+        return None
+    raise PacketError(
+        f"the packet has the model tag {packet.model_tag.hex()}, {model} has "
+        f"{codec.fingerprint[: len(packet.model_tag)].hex()}: name the model that wrote it"
+    )
+
+
+def byte_sections(packet: Packet, codec: FeatureCodec | None) -> dict[str, int]:
+    """Bytes by part, in the order in which they travel; they sum to the packet's size.
+
+    With its codec the payload falls into its own parts. Those share one range-coded stream and meet inside of
+    bytes: a byte counts for the part that fills most of it.
+    """
+    from entropy import StreamError
+
+    sections = dict(packet.sections)
+    if codec is None:
+        return sections
+    try:
+        parts = codec.sections(packet.payload)
+    except StreamError as error:
+        raise PacketError(
+            f"the packet is whole, but its payload is not: {error}; encode the picture again"
+        ) from error
+    inside = {f"payload: {name}": size for name, size in whole_bytes(parts).items()}
+    out: dict[str, int] = {}
+    for name, size in sections.items():
+        out |= inside if name == "payload" else {name: size}
+    return out
+
+
+def whole_bytes(parts: Mapping[str, float]) -> dict[str, int]:
+    """Rounds fractions of bytes to whole bytes with the same sum, by rounding where each part ends."""
+    out: dict[str, int] = {}
+    end, before = 0.0, 0
+    for name, size in parts.items():
+        end += size
+        out[name] = round(end) - before
+        before = round(end)
+    return out
