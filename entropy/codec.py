@@ -1,0 +1,380 @@
+"""Merged features to bytes and back, with an exported codec: no training framework, no randomness, no float
+decisions.
+
+Encoding runs left to right: transform (a KLT) -> gain of the quality level -> router -> analysis ->
+hyperprior -> integer synthesis (scale indices and means) -> residual symbols -> one range-coded stream of
+router choices, hyperprior and residuals. Whatever decides a symbol or its table is integer arithmetic or one
+correctly rounded float64 operation, so every machine makes the same bytes and reads the same features.
+Source: AI Flow (arXiv 2506.12479), section II-B1. The payload is specified in docs/bitstream.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from entropy import rans
+from entropy.errors import StreamError
+from entropy.integer import FixedPointMatrix, IntegerNetwork
+from entropy.storage import FILE_NAME, read_tensors, write_tensors
+from entropy.tables import NUM_SCALES, RansTables
+from entropy.varint import decode_varint, encode_varint
+
+MAX_TOKENS = 65535
+HYPER_LIMIT = 127  # hyperprior values are 8-bit inputs of the synthesis network
+INPUT_STEPS = 256  # integer networks see compressed coefficients in steps of 1/256 ...
+INPUT_LIMIT = 32767  # ... up to 128
+MEAN_STEPS = 256  # means are multiples of 1/256 of a quantisation step
+
+
+def compress_range(coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tame heavy tails before a network: 2 sign(x) (sqrt(1 + |x|) - 1), slope one at zero."""
+    return np.copysign(2.0 * (np.sqrt(1.0 + np.abs(coefficients)) - 1.0), coefficients)
+
+
+@dataclass(frozen=True)
+class _Symbols:
+    """All that one stream codes, and what is needed to turn it into features again."""
+
+    experts: NDArray[np.int32]  # [K]
+    hyper: NDArray[np.int32]  # [K, D]
+    residual: NDArray[np.int32]  # [K, C]
+    scale_index: NDArray[np.uint16]  # [K, C]
+    mean: NDArray[np.float64]  # [K, C]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureCodec:
+    """A trained codec for merged features ``[K, width]``; made by `entropy.TrainableCodec.export`, read with
+    `load`.
+
+    center: float64 [C]; forward, inverse: the transform into decorrelated coefficients and back; gains:
+    float64 [levels, C], coefficients are multiplied by their row before rounding; router, analysis, trunk,
+    scale, mean: integer networks, the last four one for each expert; tables: 64 Laplacian tables, then
+    router tables [levels, E + 1], then hyperprior tables [levels, E, D]; offsets: float64 [64], see
+    `tables.reconstruction_offsets`; dead_zone: float64 [1].
+    """
+
+    center: NDArray[np.float64]
+    forward: FixedPointMatrix
+    inverse: FixedPointMatrix
+    gains: NDArray[np.float64]
+    router: IntegerNetwork
+    analysis: tuple[IntegerNetwork, ...]
+    trunk: tuple[IntegerNetwork, ...]
+    scale: tuple[IntegerNetwork, ...]
+    mean: tuple[IntegerNetwork, ...]
+    tables: RansTables
+    offsets: NDArray[np.float64]
+    dead_zone: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        width, experts, levels = self.width, self.num_experts, len(self.gains)
+        if self.gains.shape != (levels, width) or not (
+            np.isfinite(self.gains).all() and self.gains.min() > 0
+        ):
+            raise ValueError(f"gains must be positive, [levels, {width}]; they are {self.gains.shape}")
+        if not len(self.trunk) == len(self.scale) == len(self.mean) == experts or experts < 1:
+            raise ValueError("every expert needs an analysis, a trunk, a scale and a mean network")
+        expected = NUM_SCALES + levels * (experts + 1 + experts * self.hyper_width)
+        if self.tables.num_tables != expected:
+            raise ValueError(f"codec with {self.tables.num_tables} tables, its shape asks for {expected}")
+        if (
+            self.offsets.shape != (NUM_SCALES,)
+            or self.dead_zone.shape != (1,)
+            or not 0 <= self.dead_zone[0] < 0.5
+        ):
+            raise ValueError("codec with impossible reconstruction offsets or dead zone")
+        row_reach = (
+            np.abs(self.forward.weight.astype(np.float64)).sum(axis=1)
+            * self.forward.scale
+            * self.forward.reach
+        )
+        if float((row_reach * self.gains).max()) > 2.0**31 - 2.0**24:
+            raise ValueError("codec whose gains could carry a symbol out of int32")
+
+    # -- what it is --------------------------------------------------------------------------------------
+
+    @property
+    def width(self) -> int:
+        """Width C of the features it codes."""
+        return int(self.center.size)
+
+    @property
+    def num_experts(self) -> int:
+        """Number of entropy models, E."""
+        return len(self.analysis)
+
+    @property
+    def hyper_width(self) -> int:
+        """Hyperprior values of one token, D."""
+        return int(self.analysis[0].layers[-1].weight.shape[0])
+
+    @property
+    def qualities(self) -> range:
+        """Quality levels, from fewest bytes to best."""
+        return range(1, len(self.gains) + 1)
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """8 bytes that tell this codec from any other: SHA-256 over names, types, shapes and values, cut."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.tensors().items()):
+            little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
+            digest.update(f"{name}:{value.dtype.kind}{value.dtype.itemsize}:{value.shape};".encode())
+            digest.update(little.tobytes())
+        return digest.digest()[:8]
+
+    # -- coding ------------------------------------------------------------------------------------------
+
+    def encode(self, features: ArrayLike, quality: int) -> bytes:
+        """Code features into bytes.
+
+        features: [K, width], array or tensor of any float type, 0 <= K <= 65535. quality: one of `qualities`.
+        Raises ValueError for a wrong shape, NaN or infinity, values far outside what the codec was made for,
+        and qualities it does not have.
+        """
+        values, level = self._check(features), self._level(quality)
+        header = encode_varint(len(values) * len(self.gains) + level)
+        if len(values) == 0:
+            return header
+        symbols = self._analyse(values, level)
+        parts = self._parts(symbols, level)
+        stream = rans.encode(
+            np.concatenate([part.ravel() for part, _ in parts.values()]),
+            np.concatenate([index.ravel() for _, index in parts.values()]),
+            self.tables,
+        )
+        return header + stream
+
+    def decode(self, payload: bytes) -> NDArray[np.float32]:
+        """Features [K, width] float32 of a payload: exactly what `reconstruct` gave the encoder.
+
+        Raises StreamError for anything that `encode` did not write in whole.
+        """
+        symbols, level = self._read(bytes(payload))
+        return self._synthesise(symbols, level)
+
+    def reconstruct(self, features: ArrayLike, quality: int) -> NDArray[np.float32]:
+        """What the other side will decode, without coding; arguments and errors of `encode`."""
+        values, level = self._check(features), self._level(quality)
+        return self._synthesise(self._analyse(values, level), level)
+
+    def estimate(self, features: ArrayLike, quality: int) -> float:
+        """Ideal size in bits of what `encode` codes: -log2 of each symbol's probability, summed."""
+        values, level = self._check(features), self._level(quality)
+        parts = self._parts(self._analyse(values, level), level)
+        return float(
+            sum(self.tables.cost(part.ravel(), index.ravel()).sum() for part, index in parts.values())
+        )
+
+    def sections(self, payload: bytes) -> dict[str, float]:
+        """Bytes by part: counts, router, hyperprior, features, coder (state and rounding); they sum to the
+        payload.
+
+        Raises StreamError like `decode`.
+        """
+        symbols, level = self._read(bytes(payload))
+        _, start = decode_varint(payload)
+        sizes = {"counts": float(start)}
+        for name, (part, index) in self._parts(symbols, level).items():
+            sizes[name] = float(self.tables.cost(part.ravel(), index.ravel()).sum()) / 8
+        sizes["coder"] = len(payload) - sum(sizes.values())
+        return sizes
+
+    def quality_of(self, payload: bytes) -> int:
+        """Quality level that a payload was coded at; StreamError where its counts are damaged."""
+        return self._counts(payload)[1] + 1
+
+    def num_tokens_of(self, payload: bytes) -> int:
+        """Number of tokens K that a payload declares; StreamError where its counts are damaged."""
+        return self._counts(payload)[0]
+
+    def scale_indices(self, features: ArrayLike, quality: int) -> NDArray[np.uint16]:
+        """Laplacian table of every coefficient, [K, width]; what must agree bit for bit on both sides."""
+        values, level = self._check(features), self._level(quality)
+        return self._analyse(values, level).scale_index
+
+    # -- one side ----------------------------------------------------------------------------------------
+
+    def _analyse(self, values: NDArray[np.float64], level: int) -> _Symbols:
+        scaled = self.forward(values - self.center) * self.gains[level]  # [K, C]
+        inputs = np.rint(compress_range(scaled) * INPUT_STEPS)
+        experts = np.argmax(self.router(inputs, level), axis=1).astype(np.int32)  # first of equals
+        hyper = np.zeros((len(values), self.hyper_width), dtype=np.int32)
+        for expert, rows in self._by_expert(experts):
+            hyper[rows] = self.analysis[expert](inputs[rows], level)
+        scale_index, mean = self._entropy_parameters(experts, hyper, level)
+        deviation = scaled - mean
+        magnitude = np.floor(np.abs(deviation) + (0.5 - self.dead_zone[0]))
+        residual = np.copysign(magnitude, deviation).astype(np.int32)
+        return _Symbols(experts, hyper, residual, scale_index, mean)
+
+    def _entropy_parameters(
+        self, experts: NDArray[np.int32], hyper: NDArray[np.int32], level: int
+    ) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
+        scale_index = np.zeros((len(hyper), self.width), dtype=np.uint16)
+        mean = np.zeros((len(hyper), self.width))
+        for expert, rows in self._by_expert(experts):
+            hidden = self.trunk[expert](hyper[rows].astype(np.float64), level)
+            scale_index[rows] = self.scale[expert](hidden, level)
+            mean[rows] = self.mean[expert](hidden, level) / MEAN_STEPS
+        return scale_index, mean
+
+    def _synthesise(self, symbols: _Symbols, level: int) -> NDArray[np.float32]:
+        residual = symbols.residual.astype(np.float64)
+        scaled = residual + np.sign(residual) * self.offsets[symbols.scale_index] + symbols.mean
+        return (self.inverse(scaled / self.gains[level]) + self.center).astype(np.float32)
+
+    def _by_expert(self, experts: NDArray[np.int32]) -> list[tuple[int, NDArray[np.intp]]]:
+        return [(expert, np.flatnonzero(experts == expert)) for expert in np.unique(experts).tolist()]
+
+    # -- the stream --------------------------------------------------------------------------------------
+
+    def _router_table(self, level: int) -> int:
+        return NUM_SCALES + level * (self.num_experts + 1)
+
+    def _hyper_tables(self, experts: NDArray[np.int32], level: int) -> NDArray[np.int64]:
+        first = NUM_SCALES + len(self.gains) * (self.num_experts + 1)
+        rows = (level * self.num_experts + experts.astype(np.int64)) * self.hyper_width
+        return first + rows[:, None] + np.arange(self.hyper_width)  # [K, D]
+
+    def _parts(
+        self, symbols: _Symbols, level: int
+    ) -> dict[str, tuple[NDArray[np.int32], NDArray[np.uint16]]]:
+        """The three parts of a stream in order, each as symbols and their tables."""
+        before = np.concatenate([[self.num_experts], symbols.experts])[
+            : len(symbols.experts)
+        ]  # left neighbour
+        return {
+            "router": (symbols.experts, (self._router_table(level) + before).astype(np.uint16)),
+            "hyperprior": (symbols.hyper, self._hyper_tables(symbols.experts, level).astype(np.uint16)),
+            "features": (symbols.residual, symbols.scale_index),
+        }
+
+    def _read(self, payload: bytes) -> tuple[_Symbols, int]:
+        num_tokens, level, start = self._counts(payload)
+        if num_tokens == 0:
+            if len(payload) != start:
+                raise StreamError(f"{len(payload) - start} bytes follow a stream of no tokens")
+            none = np.zeros((0, self.width))
+            return _Symbols(*(none.astype(np.int32),) * 3, none.astype(np.uint16), none), level
+        decoder = rans.Decoder(payload[start:], self.tables)
+        routes = np.full(num_tokens, self._router_table(level), dtype=np.uint16)
+        experts = decoder.read(routes, chain_from=self.num_experts)
+        if int(experts.min()) < 0 or int(experts.max()) >= self.num_experts:
+            raise StreamError(f"a token names an entropy model beyond the {self.num_experts} there are")
+        hyper = decoder.read(self._hyper_tables(experts, level).ravel()).reshape(num_tokens, self.hyper_width)
+        if int(hyper.min()) < -HYPER_LIMIT or int(hyper.max()) > HYPER_LIMIT:
+            raise StreamError(f"a hyperprior value lies outside -{HYPER_LIMIT} .. {HYPER_LIMIT}")
+        scale_index, mean = self._entropy_parameters(experts, hyper, level)
+        residual = decoder.read(scale_index.ravel()).reshape(num_tokens, self.width)
+        decoder.finish()
+        return _Symbols(experts, hyper, residual, scale_index, mean), level
+
+    def _counts(self, payload: bytes) -> tuple[int, int, int]:
+        """Number of tokens, level, and where the stream begins."""
+        declared, start = decode_varint(payload)
+        num_tokens, level = divmod(declared, len(self.gains))
+        if num_tokens > MAX_TOKENS:
+            raise StreamError(
+                f"the stream declares {num_tokens} tokens, more than {MAX_TOKENS}: it is damaged"
+            )
+        return num_tokens, level, start
+
+    # -- checks ------------------------------------------------------------------------------------------
+
+    def _check(self, features: Any) -> NDArray[np.float64]:
+        if hasattr(features, "detach"):  # a tensor, without importing its library
+            features = features.detach().cpu().double().numpy()
+        values = np.asarray(features)
+        if values.ndim != 2 or values.shape[1] != self.width:
+            raise ValueError(f"features must be [tokens, {self.width}], got {list(values.shape)}")
+        if len(values) > MAX_TOKENS:
+            raise ValueError(f"features have {len(values)} tokens, a stream carries at most {MAX_TOKENS}")
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"features must be real numbers, not {values.dtype}")
+        values = values.astype(np.float32).astype(
+            np.float64
+        )  # so that wider inputs, rounded alike, code alike
+        if not np.isfinite(values).all():
+            bad = np.argwhere(~np.isfinite(values))[0]
+            raise ValueError(f"features hold NaN or infinity, first at token {bad[0]}, channel {bad[1]}")
+        if values.size and float(np.abs(values - self.center).max()) > self.forward.reach:
+            raise ValueError(
+                f"features reach {float(np.abs(values).max()):.3g}; this codec was made for features within "
+                f"{self.forward.reach:.3g} of their mean: are they of the model it was trained on?"
+            )
+        return values
+
+    def _level(self, quality: int) -> int:
+        if isinstance(quality, bool) or quality not in self.qualities:
+            raise ValueError(f"quality must be a whole number from 1 to {len(self.gains)}, got {quality!r}")
+        return int(quality) - 1
+
+    # -- on disk -----------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The codec as named arrays."""
+        named: dict[str, NDArray[Any]] = {
+            "center": self.center,
+            "gains": self.gains,
+            "offsets": self.offsets,
+            "dead_zone": self.dead_zone,
+            "tables.frequencies": self.tables.frequencies,
+            "tables.sizes": self.tables.sizes,
+            "tables.minimum": self.tables.minimum,
+            **self.forward.tensors("forward"),
+            **self.inverse.tensors("inverse"),
+            **self.router.tensors("router"),
+        }
+        for kind in ("analysis", "trunk", "scale", "mean"):
+            for expert, network in enumerate(getattr(self, kind)):
+                named |= network.tensors(f"{kind}.{expert}")
+        return named
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> FeatureCodec:
+        """The codec that `tensors` gave; KeyError or ValueError where it is not whole."""
+        experts = len({name.split(".")[1] for name in tensors if name.startswith("analysis.")})
+        networks = {
+            kind: tuple(IntegerNetwork.from_tensors(tensors, f"{kind}.{expert}") for expert in range(experts))
+            for kind in ("analysis", "trunk", "scale", "mean")
+        }
+        return cls(
+            center=tensors["center"],
+            forward=FixedPointMatrix.from_tensors(tensors, "forward"),
+            inverse=FixedPointMatrix.from_tensors(tensors, "inverse"),
+            gains=tensors["gains"],
+            router=IntegerNetwork.from_tensors(tensors, "router"),
+            tables=RansTables(
+                tensors["tables.frequencies"], tensors["tables.sizes"], tensors["tables.minimum"]
+            ),
+            offsets=tensors["offsets"],
+            dead_zone=tensors["dead_zone"],
+            **networks,
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the codec into a folder as codec-integer.safetensors; returns the file."""
+        return write_tensors(Path(folder) / FILE_NAME, self.tensors())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FeatureCodec:
+        """Read a codec from a folder, or from the file itself.
+
+        Raises FileNotFoundError where there is none, ValueError where it is not a whole codec.
+        """
+        path = Path(folder)
+        path = path / FILE_NAME if path.is_dir() else path
+        try:
+            return cls.from_tensors(read_tensors(path))
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"{path} is not a whole codec: {error} is missing") from error

@@ -1,0 +1,97 @@
+"""The range decoder as a specification: slow, plain Python integers, no array library, nothing clever.
+
+`rans.Decoder` must agree with this on every stream, valid or not; a port to another language can start from
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from entropy.errors import StreamError
+
+INT32 = range(-(2**31), 2**31)
+
+
+class ReferenceDecoder:
+    """Reads one stream symbol by symbol.
+
+    data: the stream's bytes; frequencies: one list a table, the escape last, each summing to 65536; minimum:
+    the value of each table's first symbol. Raises StreamError for a stream without a valid first state.
+    """
+
+    def __init__(self, data: bytes, frequencies: Sequence[Sequence[int]], minimum: Sequence[int]) -> None:
+        self.data = data
+        self.frequencies = frequencies
+        self.minimum = minimum
+        if len(data) < 4:
+            raise StreamError("shorter than a coder state")
+        self.state = int.from_bytes(data[:4], "big")
+        self.position = 4
+        if not 2**23 <= self.state < 2**31:
+            raise StreamError("impossible first state")
+
+    def read_symbol(self, table: int) -> int:
+        """Decode the next symbol under a table; StreamError where the stream cannot go on."""
+        frequencies = self.frequencies[table]
+        slot = self.state % 65536
+        start = 0
+        place = 0
+        while start + frequencies[place] <= slot:
+            start += frequencies[place]
+            place += 1
+        self.state = frequencies[place] * (self.state // 65536) + slot - start
+        self._renormalise()
+        first = self.minimum[table]
+        escape = len(frequencies) - 1
+        if place < escape:
+            return first + place
+        beyond = self._read_golomb()
+        value = first - 1 - beyond // 2 if beyond % 2 else first + escape + beyond // 2
+        if value not in INT32:
+            raise StreamError("an escaped symbol lies outside int32")
+        return value
+
+    def finish(self) -> None:
+        """Check that every byte was used and that the coder is back in its initial state."""
+        if self.position != len(self.data):
+            raise StreamError("bytes follow the last symbol")
+        if self.state != 2**23:
+            raise StreamError("wrong final state")
+
+    def _read_golomb(self) -> int:
+        """An Exp-Golomb number of order 0: n zeros, a one, n more bits; one less than 1 and those."""
+        zeros = 0
+        while self._read_bit() == 0:
+            zeros += 1
+            if zeros > 33:
+                raise StreamError("an escaped symbol lies outside int32")
+        number = 1
+        for _ in range(zeros):
+            number = 2 * number + self._read_bit()
+        return number - 1
+
+    def _read_bit(self) -> int:
+        """One bit with probability one half: a symbol of frequency 32768."""
+        slot = self.state % 65536
+        bit = slot // 32768
+        self.state = 32768 * (self.state // 65536) + slot % 32768
+        self._renormalise()
+        return bit
+
+    def _renormalise(self) -> None:
+        while self.state < 2**23:
+            if self.position == len(self.data):
+                raise StreamError("the stream ends before its last symbol")
+            self.state = self.state * 256 + self.data[self.position]
+            self.position += 1
+
+
+def decode(
+    data: bytes, indices: Sequence[int], frequencies: Sequence[Sequence[int]], minimum: Sequence[int]
+) -> list[int]:
+    """Decode a whole stream, one symbol for each table index; StreamError for a stream that is not whole."""
+    decoder = ReferenceDecoder(data, frequencies, minimum)
+    symbols = [decoder.read_symbol(table) for table in indices]
+    decoder.finish()
+    return symbols

@@ -1,0 +1,43 @@
+"""The exported codec on disk: named integer and float64 arrays in one safetensors file, never a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FILE_NAME = "codec-integer.safetensors"
+FORMAT = {"format": "tofc-codec-integer", "version": "1"}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> Path:
+    """Write the arrays of a codec; the file appears whole or not at all. Returns the path."""
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, draft, metadata=FORMAT)
+    draft.replace(path)
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays of a codec.
+
+    Raises FileNotFoundError where there is no file, ValueError where it is damaged or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no codec at {path}: a checkpoint holds {FILE_NAME}; `tofc train` makes it")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if {key: metadata.get(key) for key in FORMAT} != FORMAT:
+                raise ValueError(f"{path} is not {FORMAT['format']} version {FORMAT['version']}: {metadata}")
+            return {name: file.get_tensor(name) for name in list(file.keys())}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
