@@ -136,11 +136,12 @@ def benchmark_questions(scene: Scene) -> list[Question]:
     view = View(scene)
     questions: list[Question] = []
     for number, category in enumerate(CATEGORIES):
-        opposites = next((o for o in (PAIRS[category](view, draw) for _ in range(_ATTEMPTS * 4)) if o), None)
+        tries = (PAIRS[category](view, draw) for _ in range(_ATTEMPTS * 4))
+        opposites = next((one for one in tries if one), None)
         if opposites is None:
             continue
-        # "Is the car red?" of a green car is as much about the green car as its opposite is: marked by its own
-        # words alone, the held-out questions would nearly all be answered with yes.
+        # "Is the car red?" of a green car is as much about the green car as its opposite is: marked by its
+        # own words alone, the held-out questions would nearly all be answered with yes.
         held_out = _is_held_out(opposites.yes_mentions + opposites.no_mentions)
         for text, answer in ((opposites.yes, "Yes"), (opposites.no, "No")):
             questions.append(Question("yes_no", category, text + YES_NO_SUFFIX, answer, number, held_out))
