@@ -1,0 +1,278 @@
+"""The edge side: packet -> codec -> projector -> language model -> answer. No vision tower is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+
+from entropy import FeatureCodec
+from entropy.errors import StreamError
+from tofc.config import CheckpointConfig, resolve
+from tofc.device import Device
+from tofc.errors import CheckpointError, PacketError, UserError
+from tofc.features import Features
+from tofc.images import MAX_PIXELS
+from tofc.model import choose_dtype, load_base_config, load_codec, load_language_side, visual_embeddings
+from tofc.packet import TAG_BYTES, Packet
+from tofc.prompt import Prompt, chat_template, end_tokens, left_pad
+from tofc.tiling import tile_layout
+
+EXITS = ("full",)
+MAX_NEW_TOKENS = 80
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the language model said.
+
+    `exit` names the branch that said it, `tokens` are the ids it generated (without the one that ends the
+    turn), `timing` holds seconds by stage: "decode", "project" and "generate"; of a batch, each answer's
+    share.
+    """
+
+    text: str
+    exit: str
+    tokens: tuple[int, ...]
+    timing: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+
+
+class Edge:
+    """Answers questions about packets; holds projector, language model, tokenizer and codec.
+
+    `codec` is None for a plain LLaVA-OneVision model, which answers about features and images only.
+    """
+
+    def __init__(
+        self,
+        model: LlavaOnevisionForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        config: CheckpointConfig,
+        codec: FeatureCodec | None,
+        device_side: Device | None = None,
+    ) -> None:
+        width = model.config.vision_config.hidden_size
+        if codec is not None and codec.width != width:
+            raise CheckpointError(
+                f"the codec gives features of width {codec.width}, the projector takes {width}: "
+                "they belong to different models"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.template = template
+        self.config = config
+        self.codec = codec
+        self.exit = "full"
+        self._device_side = device_side
+        # Published generation settings sample; answers here are greedy unless the caller says otherwise.
+        model.generation_config = GenerationConfig(
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            eos_token_id=end_tokens(tokenizer, model),
+            pad_token_id=left_pad(tokenizer, model),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        src: str | Path,
+        exit: str = "full",
+        *,
+        images: bool = False,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str | None = None,
+    ) -> Edge:
+        """Loads the edge side of a bundled name, a folder or a hub id.
+
+        The vision tower is left unread unless `images` is true, which `answer_image` needs. `exit` names
+        the branch of the language model that answers. `dtype`: float32 on a CPU and the checkpoint's own
+        elsewhere, unless given. Raises UserError for an unknown exit, CheckpointError where the checkpoint
+        is not whole.
+        """
+        if exit not in EXITS:
+            raise UserError(f"there is no exit {exit!r}; this model has: {', '.join(EXITS)}")
+        checkpoint = resolve(src)
+        base, where = checkpoint.base, torch.device(device)
+        codec = load_codec(checkpoint) if checkpoint.has_codec else None
+        base_config = load_base_config(base)
+        chosen = choose_dtype(dtype, where, base_config)
+        model = load_language_side(base, base_config, where, chosen)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(base)
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"{base}: no tokenizer: {' '.join(str(error).split())}") from error
+        seeing = Device.from_base(base, checkpoint.config, codec, where, chosen) if images else None
+        return cls(model, tokenizer, chat_template(base, tokenizer), checkpoint.config, codec, seeing)
+
+    def decode(self, packet: Packet | bytes) -> torch.Tensor | list[torch.Tensor]:
+        """Features float32 [K, C] of a packet, exactly as its encoder reconstructed them; a list for several.
+
+        Raises PacketError for a packet of another model and for one that is not whole.
+        """
+        tokens = [picture.tokens for picture in self.decode_features(packet)]
+        return tokens[0] if len(tokens) == 1 else tokens
+
+    def decode_features(self, packet: Packet | bytes) -> list[Features]:
+        """The pictures of a packet as decoded features with their layout; errors of `decode`."""
+        packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
+        codec = self._check(packet)
+        start = time.perf_counter()
+        try:
+            decoded = torch.from_numpy(codec.decode(packet.payload))  # [sum K, C]
+        except StreamError as error:
+            raise PacketError(f"the packet's payload cannot be decoded: {error}") from error
+        counts = [*packet.token_counts, decoded.shape[0] - sum(packet.token_counts)]
+        if min(counts) < 1:
+            raise PacketError(f"the packet's token counts {counts} leave a picture without tokens")
+        seconds = (time.perf_counter() - start) / len(counts)
+        pictures = []
+        for tokens, size in zip(decoded.split(counts), packet.image_sizes, strict=True):
+            layout = tile_layout(size, packet.tiling, self.model.config)
+            if tokens.shape[0] > layout.num_tokens:
+                raise PacketError(
+                    f"the packet holds {tokens.shape[0]} tokens for a picture of {size[1]}x{size[0]}, "
+                    f"which has {layout.num_tokens}"
+                )
+            pictures.append(Features(tokens, size, packet.tiling, layout, timing={"decode": seconds}))
+        return pictures
+
+    def sections(self, packet: Packet | bytes) -> dict[str, float]:
+        """Bytes by part, those of the payload too; they sum to the packet's size. Errors of `decode`."""
+        packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
+        return packet.sections_with(self._check(packet))
+
+    def answer(self, packet: Packet | bytes, question: str, **generation: Any) -> Answer:
+        """Answers a question about a packet's pictures.
+
+        `generation` are settings of transformers' `generate`; without any, decoding is greedy and ends
+        after 80 tokens. Raises UserError for an empty question or an unknown setting, PacketError like
+        `decode`.
+        """
+        return self.answer_many([(packet, question)], **generation)[0]
+
+    def answer_many(
+        self,
+        requests: Iterable[tuple[Packet | bytes, str]],
+        *,
+        batch_size: int = BATCH_SIZE,
+        **generation: Any,
+    ) -> list[Answer]:
+        """Answers many (packet, question) pairs in left-padded batches; in order, the same as one by one.
+
+        A packet that occurs several times is decoded and projected once.
+        """
+        pairs = [(p if isinstance(p, Packet) else Packet.from_bytes(p), question) for p, question in requests]
+        decoded = {packet: self.decode_features(packet) for packet, _ in pairs}
+        return self._answer(
+            [(decoded[packet], question) for packet, question in pairs], batch_size, generation
+        )
+
+    def answer_features(
+        self,
+        features: Features | Sequence[Features],
+        questions: str | Sequence[str],
+        *,
+        batch_size: int = BATCH_SIZE,
+        **generation: Any,
+    ) -> list[Answer]:
+        """Answers questions about uncoded or decoded features; several are the pictures of one prompt."""
+        pictures = [features] if isinstance(features, Features) else list(features)
+        asked = [questions] if isinstance(questions, str) else list(questions)
+        return self._answer([(pictures, question) for question in asked], batch_size, generation)
+
+    def answer_image(
+        self,
+        image: Any,
+        question: str,
+        *,
+        tokens: int | str = "all",
+        max_pixels: int = MAX_PIXELS,
+        **generation: Any,
+    ) -> Answer:
+        """Answers about an ordinary picture as the stock model does: uncoded, and unmerged unless `tokens`.
+
+        Needs `from_pretrained(..., images=True)`. The tiling is the checkpoint's.
+        """
+        if self._device_side is None:
+            raise UserError("this edge was loaded without the vision tower; load it with images=True")
+        features = self._device_side.features(image, tokens, max_pixels=max_pixels)
+        answer = self.answer_features(features, question, **generation)[0]
+        return Answer(answer.text, answer.exit, answer.tokens, {**features.timing, **answer.timing})
+
+    def _check(self, packet: Packet) -> FeatureCodec:
+        """The codec, if it is the one that made the packet."""
+        if self.codec is None:
+            raise CheckpointError(
+                "this is a plain LLaVA-OneVision model without codec: it cannot read packets. "
+                "Load a checkpoint of tofc that has it as its base"
+            )
+        tag = self.codec.fingerprint[:TAG_BYTES]
+        if packet.model_tag != tag:
+            raise PacketError(
+                f"the packet was made by another model (its tag is {packet.model_tag.hex()}, this edge "
+                f"has {tag.hex()}): load the checkpoint that encoded it, or encode again with this one"
+            )
+        return self.codec
+
+    def _answer(
+        self,
+        requests: list[tuple[list[Features], str]],
+        batch_size: int,
+        generation: Mapping[str, Any],
+    ) -> list[Answer]:
+        unknown = [key for key in generation if not hasattr(self.model.generation_config, key)]
+        if unknown:
+            raise UserError(
+                f"unknown generation setting {', '.join(unknown)}; see transformers' GenerationConfig"
+            )
+        prompts = self._prompts(requests)
+        # Neighbours in a batch are of similar length, so that little padding is computed.
+        order = sorted(range(len(prompts)), key=lambda i: prompts[i].length)
+        answers: dict[int, Answer] = {}
+        for first in range(0, len(order), max(1, batch_size)):
+            batch = order[first : first + max(1, batch_size)]
+            answers |= zip(batch, self._generate([prompts[i] for i in batch], generation), strict=True)
+        return [answers[i] for i in range(len(prompts))]
+
+    def _prompts(self, requests: list[tuple[list[Features], str]]) -> list[Prompt]:
+        """Questions in the chat template, with the projected pictures that belong into them."""
+        projected: dict[tuple[int, ...], tuple[list[torch.Tensor], dict[str, float]]] = {}
+        prompts = []
+        for pictures, question in requests:
+            key = tuple(id(picture) for picture in pictures)
+            if key not in projected:
+                start = time.perf_counter()
+                embeddings = visual_embeddings(self.model, pictures)
+                timing = {"decode": sum(p.timing.get("decode", 0.0) for p in pictures)}
+                projected[key] = embeddings, {**timing, "project": time.perf_counter() - start}
+            embeddings, timing = projected[key]
+            prompts.append(
+                Prompt.build(self.tokenizer, self.template, self.model.config, question, embeddings, timing)
+            )
+        return prompts
+
+    @torch.inference_mode()
+    def _generate(self, prompts: list[Prompt], generation: Mapping[str, Any]) -> list[Answer]:
+        start = time.perf_counter()
+        embeds, mask = Prompt.batch(prompts, self.model)  # [B, L, D], [B, L]
+        produced = self.model.generate(inputs_embeds=embeds, attention_mask=mask, **generation)  # [B, new]
+        seconds = (time.perf_counter() - start) / len(prompts)
+        ends = set(self.model.generation_config.eos_token_id)
+        answers = []
+        for prompt, ids in zip(prompts, produced.tolist(), strict=True):
+            stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+            text = self.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
+            answers.append(Answer(text, self.exit, tuple(ids[:stop]), {**prompt.timing, "generate": seconds}))
+        return answers

@@ -1,0 +1,45 @@
+"""Features: what the device side gives to the codec, and what the edge side gets back from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from encoders.merging import Clusters
+from tofc.tiling import TileLayout
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one picture, uncoded or decoded.
+
+    `tokens` float32 [K, C]; K equals `layout.num_tokens` where nothing was merged. `image_size` is (height,
+    width) in pixels, `tiling` how the picture was cut ("base", "anyres" or "padded"). `clusters` says which
+    token went where, and is None on the edge. `timing` holds seconds by stage.
+    """
+
+    tokens: torch.Tensor
+    image_size: tuple[int, int]
+    tiling: str
+    layout: TileLayout
+    clusters: Clusters | None = None
+    timing: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether fewer tokens are left than the picture had."""
+        return self.tokens.shape[0] != self.layout.num_tokens
+
+    @property
+    def cluster_map(self) -> np.ndarray:
+        """Cluster 0..K-1 of each token of the base tile, int64 [side, side]; for drawing over the picture.
+
+        With tiling "padded" the tile shows the picture centred in a square, otherwise stretched to one.
+        """
+        if self.clusters is None:
+            raise ValueError("decoded features carry no clusters; take those of the device side")
+        side = self.layout.side
+        return self.clusters.assignment[0, : side * side].reshape(side, side).cpu().numpy()

@@ -1,0 +1,235 @@
+"""The language side of a LLaVA-OneVision model without its vision tower; writing whole checkpoints."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    ProcessorMixin,
+)
+
+from entropy import FeatureCodec
+from tofc.config import CONFIG_NAME, Checkpoint, CheckpointConfig, write_config
+from tofc.errors import CheckpointError, UserError
+from tofc.features import Features
+from tofc.hub import fetch, read_tensors
+
+# Published checkpoints (and save_pretrained, which keeps their layout) name tensors as older transformers
+# did.
+_RENAMES = (
+    (re.compile(r"^language_model\.model\."), "model.language_model."),
+    (re.compile(r"^language_model\.lm_head\."), "lm_head."),
+    (re.compile(r"^multi_modal_projector\."), "model.multi_modal_projector."),
+    (re.compile(r"^image_newline$"), "model.image_newline"),
+)
+_LANGUAGE_SIDE = ("model.language_model.", "model.multi_modal_projector.", "model.image_newline", "lm_head.")
+
+
+def load_base_config(base: str | Path) -> LlavaOnevisionConfig:
+    """The transformers config of the base model (folder or hub id); CheckpointError for another kind."""
+    folder = fetch(base, CONFIG_NAME).parent
+    values, _ = LlavaOnevisionConfig.get_config_dict(folder)
+    if values.get("model_type") != "llava_onevision":
+        raise CheckpointError(
+            f"{base} is a model of type {values.get('model_type')!r}; the base must be a LLaVA-OneVision "
+            "model (llava_onevision), such as llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+        )
+    return LlavaOnevisionConfig.from_dict(values)
+
+
+def choose_dtype(
+    dtype: torch.dtype | str | None, device: torch.device, config: LlavaOnevisionConfig
+) -> torch.dtype:
+    """The floating type to compute in: as asked, else float32 on a CPU and the checkpoint's own elsewhere."""
+    if dtype is None:
+        stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        return torch.float32 if device.type == "cpu" else stored
+    chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        raise UserError(f"dtype is {dtype!r}; choose float32, bfloat16 or float16")
+    return chosen
+
+
+def language_skeleton(config: LlavaOnevisionConfig) -> LlavaOnevisionForConditionalGeneration:
+    """Projector, newline embedding and language model on the meta device: no memory, and no tower."""
+    with torch.device("meta"):
+        model = LlavaOnevisionForConditionalGeneration(config)
+    model.model.vision_tower = None
+    return model.eval()
+
+
+def load_language_side(
+    base: str | Path,
+    config: LlavaOnevisionConfig | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LlavaOnevisionForConditionalGeneration:
+    """The stock model with `vision_tower` None; of the tower not one byte is read.
+
+    `base` is a folder or a hub id. Raises CheckpointError where a tensor is missing or has another shape than
+    the config says.
+    """
+    config = load_base_config(base) if config is None else config
+    model = language_skeleton(config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    tensors = {}
+    for name, tensor in read_tensors(base, _is_language_side, device):
+        key = _canonical(name)
+        if key in tied:
+            continue
+        if key not in shapes:
+            raise CheckpointError(
+                f"{base} holds {name}, which its config does not know: the two do not belong together"
+            )
+        if tensor.shape != shapes[key]:
+            raise CheckpointError(
+                f"{base}: {name} is {list(tensor.shape)}, its config asks for {list(shapes[key])}"
+            )
+        tensors[key] = tensor.to(dtype, copy=True)  # not a view of the mapped file
+    missing = sorted(shapes.keys() - tied - tensors.keys())
+    if missing:
+        raise CheckpointError(
+            f"{base} lacks {len(missing)} tensors, the first is {missing[0]}: get the whole checkpoint"
+        )
+    model.load_state_dict(tensors, strict=False, assign=True)
+    model.tie_weights()
+    _fill_rotary_tables(model, device)
+    return model.requires_grad_(False)
+
+
+def _canonical(name: str) -> str:
+    for pattern, replacement in _RENAMES:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _is_language_side(name: str) -> bool:
+    return _canonical(name).startswith(_LANGUAGE_SIDE)
+
+
+def _fill_rotary_tables(model: LlavaOnevisionForConditionalGeneration, device: str | torch.device) -> None:
+    """Rotary frequencies are in no checkpoint, and a model that was built on meta has none."""
+    text = model.model.language_model
+    # Computed on the CPU like the stock model's, so that they agree to the bit, then moved.
+    text.rotary_emb = type(text.rotary_emb)(config=text.config).to(device)
+    empty = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if empty:
+        raise CheckpointError(
+            f"this kind of language model is not supported: nothing fills {', '.join(empty)}"
+        )
+
+
+@torch.no_grad()
+def visual_embeddings(
+    model: LlavaOnevisionForConditionalGeneration, pictures: Sequence[Features]
+) -> list[torch.Tensor]:
+    """What takes the place of each picture's `<image>`: embeddings [n, D], one tensor a picture.
+
+    Unmerged features get the stock layout (further tiles with a newline embedding after each row); merged
+    ones are projected and followed by one newline embedding, like the stock layout of a single tile.
+    """
+    weight = model.model.multi_modal_projector.linear_1.weight
+    newline = model.model.image_newline
+    tokens = [p.tokens.to(weight.device, weight.dtype) for p in pictures]
+    whole = [i for i, p in enumerate(pictures) if not p.is_merged]
+    merged = [i for i, p in enumerate(pictures) if p.is_merged]
+    out: dict[int, torch.Tensor] = {}
+    if whole:
+        # All tiles at once, as the stock model projects them: a product of another shape may round
+        # differently.
+        tiles = [pictures[i].layout.expand(tokens[i]) for i in whole]  # [T, N, C] each
+        projected = model.model.multi_modal_projector(torch.cat(tiles))  # [sum T, N, D]
+        packed, _ = model.model.pack_image_features(
+            projected.split([t.shape[0] for t in tiles]),
+            [pictures[i].image_size for i in whole],
+            image_newline=newline,
+            vision_aspect_ratio=model.config.vision_aspect_ratio,
+        )
+        out |= dict(zip(whole, packed, strict=True))
+    if merged:
+        projected = model.model.multi_modal_projector(torch.cat([tokens[i] for i in merged]))  # [sum K, D]
+        parts = projected.split([tokens[i].shape[0] for i in merged])
+        out |= {i: torch.cat([part, newline[None]]) for i, part in zip(merged, parts, strict=True)}
+    return [out[i] for i in range(len(pictures))]
+
+
+def load_codec(checkpoint: Checkpoint) -> FeatureCodec:
+    """The codec of a checkpoint; CheckpointError where it has none."""
+    if not checkpoint.has_codec:
+        raise CheckpointError(
+            f"{checkpoint.name} is a plain LLaVA-OneVision model without codec: it gives features and "
+            "answers, but no packets. Give a checkpoint of tofc that has it as its base"
+        )
+    try:
+        return FeatureCodec.load(fetch(checkpoint.folder, checkpoint.config.codec.integers))
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.name}: {error}") from error
+
+
+def save_checkpoint(
+    folder: str | Path,
+    base: LlavaOnevisionForConditionalGeneration | str | Path,
+    codec: FeatureCodec,
+    config: CheckpointConfig | None = None,
+    *,
+    processor: ProcessorMixin | None = None,
+    codec_weights: Mapping[str, torch.Tensor] | None = None,
+) -> Path:
+    """Writes a whole checkpoint of tofc into `folder`, which appears complete or not at all.
+
+    `base` is a model (saved with its `processor` as `base/`), a folder (copied to `base/`), or a hub id
+    (only named in the config). `codec_weights` is the state of the trainable codec, for going on with
+    training. A checkpoint of the same name is replaced. Returns the folder.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    config = CheckpointConfig() if config is None else config
+    draft = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        if isinstance(base, (str, Path)) and not Path(base).is_dir():
+            config = replace(config, base=str(base))
+        else:
+            config = replace(config, base="base")
+            _save_base(draft / "base", base, processor)
+        codec.save(draft)
+        if codec_weights is not None:
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in codec_weights.items()}
+            save_file(weights, draft / config.codec.weights)
+        write_config(draft, config)
+        draft.chmod(0o755)
+        if folder.is_dir() and any(folder.iterdir()):
+            if not (folder / CONFIG_NAME).is_file():
+                raise UserError(
+                    f"{folder} holds something else than a checkpoint; give another folder, or empty it"
+                )
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _save_base(
+    folder: Path,
+    base: LlavaOnevisionForConditionalGeneration | str | Path,
+    processor: ProcessorMixin | None,
+) -> None:
+    if isinstance(base, (str, Path)):
+        shutil.copytree(base, folder)
+        return
+    if processor is None:
+        raise UserError(
+            "a model was given without its processor; give processor=, or a folder that holds both"
+        )
+    base.save_pretrained(folder)
+    processor.save_pretrained(folder)

@@ -1,0 +1,208 @@
+"""The packet: the few bytes around the coded features that make them self-contained.
+
+    1 byte   version (high four bits) and flags (low four: tiling, several pictures, large pictures)
+    3 bytes  model tag: the first bytes of the codec's fingerprint
+    [varint  number of pictures, from 2 on]                             only with the flag "several pictures"
+    3 bytes  width - 1 and height - 1 of each picture, 12 bits each     varints with the flag "large pictures"
+    [varint  number of tokens of each picture but the last]             only with the flag "several pictures"
+    n bytes  payload: what the codec wrote
+    4 bytes  CRC32 of everything before it, big-endian
+
+`docs/bitstream.md` specifies the same for other implementations.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tofc.errors import PacketError
+
+if TYPE_CHECKING:
+    from entropy import FeatureCodec
+
+VERSION = 1
+TAG_BYTES = 3
+MAX_IMAGES = 1024
+# How a picture was cut into tiles: one squashed square, the stock grid of tiles, one square padded with grey.
+TILINGS = ("base", "anyres", "padded")
+
+_CRC_BYTES = 4
+_SEVERAL, _LARGE = 0b0100, 0b1000
+_SHORT_SIZE = 1 << 12
+_MAX_SIDE = 1 << 28
+_SMALLEST = 1 + TAG_BYTES + 2 + _CRC_BYTES
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One or several pictures as coded features; `bytes(packet)` is what travels.
+
+    `image_sizes` are (height, width) in pixels. `token_counts` has one entry for each picture but the last,
+    whose tokens are the rest of the payload. `timing` holds the seconds that each stage of encoding took;
+    it does not travel and does not take part in comparisons.
+    """
+
+    payload: bytes
+    image_sizes: tuple[tuple[int, int], ...]
+    model_tag: bytes
+    tiling: str = "base"
+    token_counts: tuple[int, ...] = ()
+    timing: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.tiling not in TILINGS:
+            raise PacketError(f"tiling is {self.tiling!r}; choose one of {', '.join(TILINGS)}")
+        if len(self.model_tag) != TAG_BYTES:
+            raise PacketError(f"the model tag has {len(self.model_tag)} bytes; give {TAG_BYTES}")
+        if not 1 <= len(self.image_sizes) <= MAX_IMAGES:
+            raise PacketError(f"{len(self.image_sizes)} pictures; a packet carries 1 to {MAX_IMAGES}")
+        if len(self.token_counts) != len(self.image_sizes) - 1:
+            raise PacketError(
+                f"{len(self.token_counts)} token counts for {len(self.image_sizes)} pictures; give one for "
+                "each picture but the last"
+            )
+        if not all(1 <= side <= _MAX_SIDE for size in self.image_sizes for side in size):
+            raise PacketError(
+                f"picture sizes {self.image_sizes} are out of range; sides run from 1 to {_MAX_SIDE}"
+            )
+
+    def __bytes__(self) -> bytes:
+        body = b"".join((self._head(), self.model_tag, self._layout(), self.payload))
+        return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "big")
+
+    def __len__(self) -> int:
+        return sum(self.sections.values())
+
+    @property
+    def num_images(self) -> int:
+        """Pictures in the packet."""
+        return len(self.image_sizes)
+
+    @property
+    def sections(self) -> dict[str, int]:
+        """Bytes by part, in the order in which they travel; they sum to `len(bytes(packet))`."""
+        return {
+            "header": 1,
+            "model tag": TAG_BYTES,
+            "image layout": len(self._layout()),
+            "payload": len(self.payload),
+            "checksum": _CRC_BYTES,
+        }
+
+    def sections_with(self, codec: FeatureCodec) -> dict[str, float]:
+        """Like `sections`, with the payload split into the codec's own parts (fractions of bytes)."""
+        out: dict[str, float] = {}
+        for name, size in self.sections.items():
+            out |= codec.sections(self.payload) if name == "payload" else {name: size}
+        return out
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Packet:
+        """Reads a packet back; no model is needed for it.
+
+        Raises PacketError on anything that is not one whole, undamaged packet of this version.
+        """
+        data = bytes(data)
+        if len(data) < _SMALLEST:
+            raise PacketError(f"{len(data)} bytes are too few for a packet: it is cut short, or none at all")
+        body, checksum = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
+        if zlib.crc32(body).to_bytes(_CRC_BYTES, "big") != checksum:
+            raise PacketError(
+                "the checksum does not fit: this is no packet of tofc, or it was damaged or cut short on its "
+                "way; send it again"
+            )
+        version, flags = body[0] >> 4, body[0] & 0b1111
+        if version != VERSION:
+            raise PacketError(
+                f"the packet has version {version}, this release of tofc reads version {VERSION}: "
+                "use the same release on both sides"
+            )
+        return _read_body(body, flags)
+
+    def _head(self) -> bytes:
+        flags = TILINGS.index(self.tiling)
+        flags |= _SEVERAL if len(self.image_sizes) > 1 else 0
+        flags |= _LARGE if self._has_large_images() else 0
+        return bytes([VERSION << 4 | flags])
+
+    def _has_large_images(self) -> bool:
+        return any(side > _SHORT_SIZE for size in self.image_sizes for side in size)
+
+    def _layout(self) -> bytes:
+        several = len(self.image_sizes) > 1
+        parts = [_varint(len(self.image_sizes))] if several else []
+        for height, width in self.image_sizes:
+            if self._has_large_images():
+                parts += [_varint(width - 1), _varint(height - 1)]
+            else:
+                parts.append((width - 1 << 12 | height - 1).to_bytes(3, "big"))
+        parts += [_varint(count) for count in self.token_counts]
+        return b"".join(parts)
+
+
+def _read_body(body: bytes, flags: int) -> Packet:
+    """The fields behind the first byte. The checksum already fits, so a fault here is one of the writer."""
+    if flags & 0b0011 >= len(TILINGS):
+        raise PacketError(
+            f"the packet asks for tiling {flags & 0b0011}, which version {VERSION} does not know"
+        )
+    position = 1 + TAG_BYTES
+    num_images = 1
+    if flags & _SEVERAL:
+        num_images, position = _read_varint(body, position)
+        if not 2 <= num_images <= MAX_IMAGES:
+            raise PacketError(
+                f"the packet announces {num_images} pictures; 2 to {MAX_IMAGES} are possible there"
+            )
+    sizes = []
+    for _ in range(num_images):
+        if flags & _LARGE:
+            width, position = _read_varint(body, position)
+            height, position = _read_varint(body, position)
+        else:
+            packed = int.from_bytes(_take(body, position, 3), "big")
+            width, height, position = packed >> 12, packed & (_SHORT_SIZE - 1), position + 3
+        sizes.append((height + 1, width + 1))
+    counts = []
+    for _ in range(num_images - 1):
+        count, position = _read_varint(body, position)
+        counts.append(count)
+    return Packet(
+        payload=body[position:],
+        image_sizes=tuple(sizes),
+        model_tag=body[1 : 1 + TAG_BYTES],
+        tiling=TILINGS[flags & 0b0011],
+        token_counts=tuple(counts),
+    )
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, low ones first; the high bit says that more follow."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """The number at `position`, and the position behind it; at most 28 bits."""
+    value = 0
+    for shift in range(0, 28, 7):
+        (byte,) = _take(data, position, 1)
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise PacketError("a number in the packet's header is longer than any that is allowed")
+
+
+def _take(data: bytes, position: int, length: int) -> bytes:
+    part = data[position : position + length]
+    if len(part) < length:
+        raise PacketError("the packet ends inside its header")
+    return part

@@ -1,0 +1,123 @@
+"""Prompts: a question in the model's chat template, with projected pictures in place of its image tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from tofc.errors import CheckpointError, UserError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of `length` positions: token ids with one image token per visual position, and the pictures.
+
+    `ids` int64 [L]; `pictures` embeddings [n, D] of each picture, in order; `timing` what it took to make
+    them.
+    """
+
+    ids: torch.Tensor
+    pictures: Sequence[torch.Tensor]
+    timing: Mapping[str, float]
+
+    @property
+    def length(self) -> int:
+        """Positions L that the prompt takes in the language model."""
+        return self.ids.numel()
+
+    @classmethod
+    def build(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        config: LlavaOnevisionConfig,
+        question: str,
+        pictures: Sequence[torch.Tensor],
+        timing: Mapping[str, float] | None = None,
+    ) -> Prompt:
+        """Renders and tokenises one turn, pictures first; UserError for an empty question."""
+        if not question.strip():
+            raise UserError("the question is empty; ask something about the picture")
+        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": question}]
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        ids = torch.tensor(tokenizer(text)["input_ids"])
+        is_image = ids == config.image_token_index
+        if int(is_image.sum()) != len(pictures):
+            raise UserError(
+                f"the prompt has {int(is_image.sum())} image tokens for {len(pictures)} pictures; leave the "
+                "image token out of the question"
+            )
+        repeats = torch.ones_like(ids)
+        repeats[is_image] = torch.tensor([p.shape[0] for p in pictures])
+        return cls(ids.repeat_interleave(repeats), pictures, dict(timing or {}))
+
+    @staticmethod
+    def batch(
+        prompts: Sequence[Prompt], model: LlavaOnevisionForConditionalGeneration
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded `inputs_embeds` [B, L, D] and attention mask int64 [B, L] of several prompts."""
+        embedding = model.get_input_embeddings()
+        longest = max(prompt.length for prompt in prompts)
+        pad = model.generation_config.pad_token_id
+        ids = torch.full((len(prompts), longest), pad, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - prompt.length :] = prompt.ids
+            mask[row, longest - prompt.length :] = 1
+        where = embedding.weight.device
+        ids, mask = ids.to(where), mask.to(where)
+        embeds = embedding(ids)  # [B, L, D]
+        pictures = [picture for prompt in prompts for picture in prompt.pictures]
+        if pictures:
+            visual = torch.cat(pictures).to(embeds)  # [sum n, D]
+            shown = (ids == model.config.image_token_index) & mask.bool()
+            embeds = embeds.masked_scatter(shown[..., None], visual)
+        return embeds, mask
+
+
+def chat_template(base: str | Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template of a checkpoint: its processor's, where it has one, else its tokenizer's."""
+    values, _ = LlavaOnevisionProcessor.get_processor_dict(str(base))
+    template = values.get("chat_template") or tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise CheckpointError(f"{base} has no chat template; save its processor beside the model")
+    return template
+
+
+def end_tokens(
+    tokenizer: PreTrainedTokenizerBase, model: LlavaOnevisionForConditionalGeneration
+) -> list[int]:
+    """Ids that end an answer: of the sequence, of a turn, and what the model's config names."""
+    named = model.config.text_config.eos_token_id
+    ends = {named} if isinstance(named, int) else set(named or ())
+    if tokenizer.eos_token_id is not None:
+        ends.add(tokenizer.eos_token_id)
+    turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    if isinstance(turn, int) and turn != tokenizer.unk_token_id:
+        ends.add(turn)
+    if not ends:
+        raise CheckpointError("neither tokenizer nor config says which token ends an answer (eos_token)")
+    return sorted(ends)
+
+
+def left_pad(tokenizer: PreTrainedTokenizerBase, model: LlavaOnevisionForConditionalGeneration) -> int:
+    """Id that fills the left of shorter prompts in a batch; nothing ever attends to it."""
+    if tokenizer.pad_token_id is not None:
+        return tokenizer.pad_token_id
+    return end_tokens(tokenizer, model)[0]
