@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from safetensors import safe_open
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 from transformers.utils.hub import cached_file
 
-__all__ = ["Tower", "TowerCheckpoint"]
+__all__ = ["Tower", "TowerCheckpoint", "TowerConfig", "build_tower"]
 
 Tower = CLIPVisionModel | SiglipVisionModel
 TowerConfig = CLIPVisionConfig | SiglipVisionConfig
 
 # What precedes the names of the tower's weights, by the model type in config.json. Both the names that
-# transformers 5 writes (`vision_tower.encoder...`) and the published ones (`vision_tower.vision_model.encoder...`)
-# are in use.
+# transformers 5 writes (`vision_tower.encoder...`) and the published ones
+# (`vision_tower.vision_model.encoder...`) are in use.
 _PREFIXES = {
     "llava_onevision": re.compile(r"(?:model\.)?vision_tower\.(?:vision_model\.)?"),
     "clip": re.compile(r"vision_model\."),
@@ -36,13 +36,49 @@ _DEFAULT_TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 _UNUSED = re.compile(r"head\.|visual_projection\.|embeddings\.position_ids$")
 
 
+def tower_shapes(config: TowerConfig) -> dict[str, torch.Size]:
+    """The shapes of all weights of a tower, by canonical name (`encoder.layers.0.layer_norm1.weight`)."""
+    return {_canonical(key): value.shape for key, value in _on_meta(config).state_dict().items()}
+
+
+def build_tower(config: TowerConfig, weights: Mapping[str, torch.Tensor]) -> Tower:
+    """The tower that config describes, in evaluation mode, around exactly these weights (not copied).
+
+    weights: by canonical name, all on one device. Raises ValueError where names or shapes differ.
+    """
+    expected = tower_shapes(config)
+    missing = sorted(expected.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - expected.keys())
+    if missing or unexpected:
+        raise ValueError(f"the weights do not fit the tower: {describe_names(missing, unexpected)}")
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise ValueError(f"{name} has shape {list(weights[name].shape)} where {list(shape)} is due")
+    tower = _on_meta(config)
+    tower.load_state_dict({key: weights[_canonical(key)] for key in tower.state_dict()}, assign=True)
+    # Position ids are no weights, and a module built on meta has no values for them yet.
+    # Earlier transformers 5 releases keep the tower's parts one level deeper.
+    embeddings: Any = getattr(tower, "vision_model", tower).embeddings
+    device = next(iter(weights.values())).device
+    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
+    empty = [name for name, buffer in tower.named_buffers() if buffer.is_meta]
+    if empty:
+        raise ValueError(f"this transformers release has buffers of unknown content in its towers: {empty}")
+    return tower.eval()
+
+
+def describe_names(missing: list[str], unexpected: list[str]) -> str:
+    """A short text that counts missing and unexpected names and shows the first of each."""
+    return f"{_some(missing, 'missing')}, {_some(unexpected, 'unexpected')}"
+
+
 @dataclass(frozen=True)
 class TowerCheckpoint:
     """One vision tower inside a checkpoint: its config, and which file holds which of its weights.
 
-    layer: the hidden state that the checkpoint's own model uses; drop_cls: whether it drops the CLS token.
-    weights: for each weight of the tower, by its canonical name (`encoder.layers.0...`), the file that holds it
-    and its name there.
+    layer: the hidden state that the checkpoint's own model uses; drop_cls: whether it drops the CLS
+    token. weights: for each weight of the tower, by its canonical name (`encoder.layers.0...`), the file
+    that holds it and its name there.
     """
 
     source: str
@@ -89,31 +125,24 @@ class TowerCheckpoint:
         config.num_hidden_layers = num_layers
         if isinstance(config, SiglipVisionConfig):
             config.vision_use_head = False
-        tower = _on_meta(config)
-        names = {key: key.removeprefix("vision_model.") for key in tower.state_dict()}
-        tensors = self._read(set(names.values()), dtype, torch.device(device))
-        for key, expected in tower.state_dict().items():
-            found = tensors[names[key]].shape
-            if found != expected.shape:
-                raise ValueError(
-                    f"{self.source}: {names[key]} has shape {list(found)}, but its config asks for "
-                    f"{list(expected.shape)}"
-                )
-        tower.load_state_dict({key: tensors[name] for key, name in names.items()}, strict=True, assign=True)
-        _fill_position_ids(tower, torch.device(device))
-        return tower
+        try:
+            return build_tower(config, self._read(tower_shapes(config).keys(), dtype, torch.device(device)))
+        except ValueError as error:
+            raise ValueError(f"{self.source}: {error}") from error
 
     def _check_names(self) -> None:
-        expected = {key.removeprefix("vision_model.") for key in _on_meta(self.config).state_dict()}
+        expected = tower_shapes(self.config).keys()
         missing = sorted(name for name in expected - self.weights.keys() if not _UNUSED.match(name))
         unexpected = sorted(name for name in self.weights.keys() - expected if not _UNUSED.match(name))
         if missing or unexpected:
             raise ValueError(
                 f"{self.source}: the weights of the vision tower do not fit its config: "
-                f"{_some(missing, 'missing')}, {_some(unexpected, 'unexpected')}"
+                f"{describe_names(missing, unexpected)}"
             )
 
-    def _read(self, wanted: set[str], dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+    def _read(
+        self, wanted: Iterable[str], dtype: torch.dtype, device: torch.device
+    ) -> dict[str, torch.Tensor]:
         by_file: dict[Path, list[str]] = {}
         for name in sorted(wanted):
             by_file.setdefault(self.weights[name][0], []).append(name)
@@ -136,20 +165,13 @@ def _tower_config(source: str, raw: dict[str, Any]) -> TowerConfig:
     if model_type == "siglip_vision_model":
         return SiglipVisionConfig(**settings)
     raise ValueError(
-        f"{source}: its vision tower is of type {model_type!r}; known are clip_vision_model, siglip_vision_model"
+        f"{source}: its vision tower is of type {model_type!r}; known are clip_vision_model and "
+        "siglip_vision_model"
     )
 
 
-def _on_meta(config: TowerConfig) -> Tower:
-    """The module tree of a tower, without memory behind its weights."""
-    with torch.device("meta"):
-        if isinstance(config, CLIPVisionConfig):
-            return CLIPVisionModel(config)
-        return SiglipVisionModel(config)
-
-
 def _locate(source: str, prefix: re.Pattern[str], revision: str | None) -> dict[str, tuple[Path, str]]:
-    """Map canonical names to (file, name in that file), fetching only files that hold some of the tower."""
+    """Map canonical names to (file, name in it), fetching only files that hold some of the tower."""
     single = _find(source, "model.safetensors", revision)
     if single is not None:
         with safe_open(single, framework="pt") as handle:
@@ -179,13 +201,14 @@ def _need(source: str, filename: str, revision: str | None) -> Path:
     if os.path.isdir(source):
         raise FileNotFoundError(f"the folder {source} holds no {filename}")
     raise FileNotFoundError(
-        f"{source!r} is no folder here, and {filename} of a hub repository of that name is neither in the local "
-        f"cache nor within reach: check the name, or run `hf download {source}` where there is a network"
+        f"{source!r} is no folder here, and {filename} of a hub repository of that name is neither in the "
+        f"local cache nor within reach: check the name, or run `hf download {source}` with a network"
     )
 
 
 def _find(source: str, filename: str, revision: str | None) -> Path | None:
-    """One file of a folder, or of a hub repository (from the local cache, else downloaded); None if not there."""
+    """One file of a folder, or of a hub repository (from the local cache, else downloaded); None if not
+    there."""
     if os.path.isdir(source):
         path = Path(source, filename)
         return path if path.is_file() else None
@@ -199,19 +222,22 @@ def _find(source: str, filename: str, revision: str | None) -> Path | None:
         )
     except OSError as error:  # transformers' answer to an invalid or unknown name, with a text about the hub
         raise FileNotFoundError(
-            f"{source!r} is no folder here, and {filename} cannot be had from a hub repository of that name: {error}"
+            f"{source!r} is no folder here, and {filename} cannot be had from a hub repository of that name: "
+            f"{error}"
         ) from error
     return None if found is None else Path(found)
 
 
-def _fill_position_ids(tower: Tower, device: torch.device) -> None:
-    """Give the one buffer that is no weight its values: a tower built on meta has none yet."""
-    # Earlier transformers 5 releases keep the tower's parts one level deeper.
-    embeddings: Any = getattr(tower, "vision_model", tower).embeddings
-    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
-    empty = [name for name, buffer in tower.named_buffers() if buffer.is_meta]
-    if empty:
-        raise ValueError(f"this transformers release has buffers of unknown content in its towers: {empty}")
+def _on_meta(config: TowerConfig) -> Tower:
+    """The module tree of a tower, without memory behind its weights."""
+    with torch.device("meta"):
+        if isinstance(config, CLIPVisionConfig):
+            return CLIPVisionModel(config)
+        return SiglipVisionModel(config)
+
+
+def _canonical(key: str) -> str:
+    return key.removeprefix("vision_model.")
 
 
 def _some(names: list[str], kind: str) -> str:

@@ -17,7 +17,8 @@ class Clusters(NamedTuple):
     """A partition of the tokens of each image.
 
     assignment: int64 [B, N], the cluster 0..K-1 of each token, -1 for tokens that the mask leaves out.
-    centers: int64 [B, K], the token that is the centre of each cluster, ascending (raster order); -1 pads the end
+    centers: int64 [B, K], the token that is the centre of each cluster, ascending (raster order); -1 pads
+    the end
         of images that have fewer valid tokens than K.
     """
 
@@ -30,21 +31,22 @@ def dpc_knn(
 ) -> Clusters:
     """Cluster the tokens of each image around its density peaks.
 
-    features: [B, N, C], any floating dtype. num_clusters: K >= 1. k: neighbours of the density estimate, counting
-    the token itself as the published procedure does; at most the number of tokens is used. mask: bool [B, N], True
-    for the tokens that count; the others get assignment -1 and influence nothing.
+    features: [B, N, C], any floating dtype. num_clusters: K >= 1. k: neighbours of the density estimate,
+    counting the token itself as the published procedure does; at most the number of tokens is used. mask:
+    bool [B, N], True for the tokens that count; the others get assignment -1 and influence nothing.
 
-    K >= N is the identity (K becomes N). With a mask, an image with fewer than K valid tokens keeps each of them as
-    its own cluster, and its last centres are -1.
+    K >= N is the identity (K becomes N). With a mask, an image with fewer than K valid tokens keeps each
+    of them as its own cluster, and its last centres are -1.
 
-    Density-peak clustering with k-nearest-neighbour density (Du et al. 2016, as used for tokens by TCFormer and
-    TOFC), in the log domain: with distances divided by sqrt(C), a token is the denser the smaller the mean of its k
-    smallest squared distances; delta is the distance to the nearest denser token (the largest distance for the
-    densest one), and the K largest log(delta) - mean are the centres. All ties go to the lower index, nothing is
-    random. Distances are computed in fixed point, exactly: the result does not depend on the batch, the device,
-    the number of threads or autocast.
+    Density-peak clustering with k-nearest-neighbour density (Du et al. 2016, as used for tokens by
+    TCFormer and TOFC), in the log domain: with distances divided by sqrt(C), a token is the denser the
+    smaller the mean of its k smallest squared distances; delta is the distance to the nearest denser
+    token (the largest distance for the densest one), and the K largest log(delta) - mean are the centres.
+    All ties go to the lower index, nothing is random. Distances are computed in fixed point, exactly: the
+    result does not depend on the batch, the device, the number of threads or autocast.
 
-    Raises TypeError or ValueError on wrong shapes and dtypes, and where a valid token holds a NaN or an infinity.
+    Raises TypeError or ValueError on wrong shapes and dtypes, and where a valid token holds a NaN or an
+    infinity.
     """
     _check_arguments(features, num_clusters, k, mask)
     batch, num_tokens, _ = features.shape
@@ -69,9 +71,9 @@ def dpc_knn(
 def merge_tokens(features: torch.Tensor, clusters: Clusters) -> tuple[torch.Tensor, torch.Tensor]:
     """Average the tokens of each cluster.
 
-    features: [B, N, C]; clusters: from `dpc_knn` on the same tokens. Returns merged [B, K, C] in float32 (float64
-    for float64 features), differentiable in features, and counts int64 [B, K]. A padded cluster (centre -1) has
-    count 0 and a merged row of zeros. Masked tokens are left out, and get no gradient.
+    features: [B, N, C]; clusters: from `dpc_knn` on the same tokens. Returns merged [B, K, C] in float32
+    (float64 for float64 features), differentiable in features, and counts int64 [B, K]. A padded cluster
+    (centre -1) has count 0 and a merged row of zeros. Masked tokens are left out, and get no gradient.
     """
     assignment, centers = clusters
     if features.ndim != 3 or features.shape[:2] != assignment.shape:
@@ -83,7 +85,8 @@ def merge_tokens(features: torch.Tensor, clusters: Clusters) -> tuple[torch.Tens
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     valid = assignment >= 0  # [B, N]
     with torch.autocast(features.device.type, enabled=False):
-        values = torch.where(valid[..., None], features.to(dtype), 0.0)  # [B, N, C]; a masked NaN must not spread
+        # Selected, not multiplied: a NaN under the mask must not spread.
+        values = torch.where(valid[..., None], features.to(dtype), 0.0)  # [B, N, C]
         slot = torch.where(valid, assignment, 0)
         counts = torch.zeros_like(centers).scatter_add_(1, slot, valid.to(torch.int64))
         sums = _sum_by_slot(values, slot, num_clusters)  # [B, K, C]
@@ -120,8 +123,9 @@ def _check_finite(features: torch.Tensor, mask: torch.Tensor) -> None:
 def _fixed_point(features: torch.Tensor, mask: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Round features to integers small enough that float64 sums over them are exact in any order.
 
-    Returns the integers, in float64 [B, N, C], and their step [B], a power of two. Each channel is centred on its
-    mid-range first, which leaves distances as they are and takes away the constant part of outlier channels.
+    Returns the integers, in float64 [B, N, C], and their step [B], a power of two. Each channel is
+    centred on its mid-range first, which leaves distances as they are and takes away the constant part of
+    outlier channels.
     """
     width = features.shape[2]
     valid = mask[..., None]
@@ -154,7 +158,8 @@ def _row_blocks(points: torch.Tensor) -> list[slice]:
 
 
 def _mean_neighbour_distance(points: torch.Tensor, mask: torch.Tensor, k: int) -> torch.Tensor:
-    """Mean of the k smallest squared distances of each token, itself included: [B, N], infinite where masked."""
+    """Mean of the k smallest squared distances of each token, itself included: [B, N], infinite where
+    masked."""
     means = []
     for rows in _row_blocks(points):
         distances = _squared_distances(points[:, rows], points).masked_fill_(~mask[:, None], math.inf)
@@ -165,7 +170,8 @@ def _mean_neighbour_distance(points: torch.Tensor, mask: torch.Tensor, k: int) -
 
 
 def _density_rank(mean_sq: torch.Tensor) -> torch.Tensor:
-    """Place of each token in the order of falling density, int64 [B, N]; equal densities in order of index."""
+    """Place of each token in the order of falling density, int64 [B, N]; equal densities in order of
+    index."""
     order = torch.argsort(mean_sq, dim=1, stable=True)
     places = torch.arange(mean_sq.shape[1], device=mean_sq.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
@@ -177,7 +183,7 @@ def _distance_to_denser(points: torch.Tensor, mask: torch.Tensor, rank: torch.Te
     for rows in _row_blocks(points):
         distances = _squared_distances(points[:, rows], points)
         farthest = distances.masked_fill(~mask[:, None], 0.0).amax(2)
-        denser = rank[:, None, :] < rank[:, rows, None]  # masked tokens rank last: never denser than a valid one
+        denser = rank[:, None, :] < rank[:, rows, None]  # [B, R, N]; masked tokens rank last
         nearest = distances.masked_fill_(~denser, math.inf).amin(2)
         minima.append(torch.where(rank[:, rows] == 0, farthest, nearest))
     return torch.cat(minima, 1)
@@ -195,7 +201,8 @@ def _highest(score: torch.Tensor, mask: torch.Tensor, num_clusters: int) -> torc
 
 
 def _nearest_center(points: torch.Tensor, mask: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-    """The cluster of each token, [B, N]: the nearest centre, the first of equally near ones; centres own themselves."""
+    """The cluster of each token, [B, N]: the nearest centre, the first of equally near ones; centres own
+    themselves."""
     batch, num_tokens, width = points.shape
     padded = centers < 0  # [B, K]
     token = centers.clamp(min=0)

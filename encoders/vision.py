@@ -18,9 +18,9 @@ class VisionEncoder(nn.Module):
     """Features of a CLIP or SigLIP tower: one of its hidden states, before any last norm, pooling or head.
 
     tower: a transformers `SiglipVisionModel` or `CLIPVisionModel`; its modules are shared, not copied.
-    layer: the index of that state in transformers' `hidden_states`: 0 is the embeddings, i the output of block i,
-    negative ones count from the end. Blocks after it are never computed.
-    drop_cls: leave out the CLS token; only for towers that have one (CLIP).
+    layer: the index of that state in transformers' `hidden_states`: 0 is the embeddings, i the output of
+    block i, negative ones count from the end. Blocks after it are never computed. drop_cls: leave out the
+    CLS token; only for towers that have one (CLIP).
 
     Raises ValueError on a tower of another kind, a layer out of range, or drop_cls without a CLS token.
     """
@@ -29,7 +29,7 @@ class VisionEncoder(nn.Module):
         super().__init__()
         if not isinstance(tower, (SiglipVisionModel, CLIPVisionModel)):
             raise ValueError(
-                f"a vision tower must be a SiglipVisionModel or a CLIPVisionModel, got {type(tower).__name__}; "
+                f"a vision tower is a SiglipVisionModel or a CLIPVisionModel, not a {type(tower).__name__}; "
                 "encoders.open_clip_import converts open_clip's towers"
             )
         self.tower = tower
@@ -56,12 +56,13 @@ class VisionEncoder(nn.Module):
         """Read the vision tower alone out of a checkpoint, and of that only the blocks that are computed.
 
         source: a folder or a hub id, with config.json and safetensors weights, sharded or not, of a
-        LLaVA-OneVision model, a CLIP or SigLIP model, or a vision tower by itself. layer and drop_cls default to
-        what its config says (vision_feature_layer, vision_feature_select_strategy); where it says nothing, to the
-        last hidden state without CLS token. The encoder comes in evaluation mode, on device, in dtype.
+        LLaVA-OneVision model, a CLIP or SigLIP model, or a vision tower by itself. layer and drop_cls
+        default to what its config says (vision_feature_layer, vision_feature_select_strategy); where it
+        says nothing, to the last hidden state without CLS token. The encoder comes in evaluation mode, on
+        device, in dtype.
 
-        Raises FileNotFoundError where there is no such checkpoint, ValueError where its config or weights are not
-        those of a tower known here; missing and unexpected weights are named.
+        Raises FileNotFoundError where there is no such checkpoint, ValueError where its config or weights
+        are not those of a tower known here; missing and unexpected weights are named.
         """
         checkpoint = TowerCheckpoint.open(source, revision=revision)
         layer = checkpoint.layer if layer is None else layer
@@ -95,7 +96,8 @@ class VisionEncoder(nn.Module):
         return rows * columns + int(self.has_cls and not self.drop_cls)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features [B, N, C], in the tower's dtype, of normalised images [B, 3, H, W] with H = W = image_size."""
+        """Features [B, N, C], in the tower's dtype, of normalised images [B, 3, H, W] with H = W =
+        image_size."""
         expected = (self.tower.config.num_channels, self.image_size, self.image_size)
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != expected:
             raise ValueError(
