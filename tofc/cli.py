@@ -299,7 +299,7 @@ def _rate_options(quality: int | None, max_bytes: int | None, tokens: str | None
         raise UserError(f"--max-bytes is {max_bytes}; give a number of bytes of at least 1")
     if tokens is not None and tokens != "all" and not (tokens.isdecimal() and int(tokens) >= 1):
         raise UserError(f"--tokens is {tokens}; give a number of at least 1, or all")
-    chosen = {"quality": quality, "max_bytes": max_bytes}
+    chosen: dict[str, Any] = {"quality": quality, "max_bytes": max_bytes}
     if tokens is not None:
         chosen["tokens"] = tokens if tokens == "all" else int(tokens)
     return {name: value for name, value in chosen.items() if value is not None}
@@ -351,8 +351,8 @@ def _answer(edge: Edge, packet: Packet, question: str) -> Answer:
 
 
 def _answer_fields(answer: Answer) -> dict[str, Any]:
-    """An answer, ready for JSON; its `tokens` are those of the language model."""
-    return {"answer": answer.text, "exit": answer.exit, "answer_tokens": answer.tokens}
+    """An answer, ready for JSON; `answer_tokens` counts those that the language model generated."""
+    return {"answer": answer.text, "exit": answer.exit, "answer_tokens": len(answer.tokens)}
 
 
 def _summary(packet: Packet, device: Device) -> str:

@@ -30,19 +30,23 @@ def packet_fields(packet: Packet, codec: FeatureCodec | None) -> dict[str, Any]:
 
 
 def find_codec(packet: Packet, model: str | None) -> FeatureCodec | None:
-    """The codec that wrote `packet`: that of `model`, or where that is None the bundled one that fits, if any.
+    """The codec that wrote `packet`: that of `model`, else the bundled one that fits, if there is one.
 
     Raises PacketError where `model` did not write the packet, CheckpointError where there is no such model.
     """
-    from tofc.config import bundled_names, resolve
+    from entropy import FeatureCodec
+    from tofc.config import ASSETS, bundled_names
+
+    if model is None:
+        # Straight from the assets: this is numpy and numba alone, where loading a model would cost seconds.
+        codecs = (FeatureCodec.load(ASSETS / name) for name in bundled_names())
+        return next((codec for codec in codecs if codec.fingerprint.startswith(packet.model_tag)), None)
+    from tofc.config import resolve
     from tofc.model import load_codec
 
-    for source in bundled_names() if model is None else [model]:
-        codec = load_codec(resolve(source))
-        if codec.fingerprint.startswith(packet.model_tag):
-            return codec
-    if model is None:
-        return None
+    codec = load_codec(resolve(model))
+    if codec.fingerprint.startswith(packet.model_tag):
+        return codec
     raise PacketError(
         f"the packet has the model tag {packet.model_tag.hex()}, {model} has "
         f"{codec.fingerprint[: len(packet.model_tag)].hex()}: name the model that wrote it"
@@ -57,20 +61,12 @@ def byte_sections(packet: Packet, codec: FeatureCodec | None) -> dict[str, int]:
     """
     from entropy import StreamError
 
-    sections = dict(packet.sections)
     if codec is None:
-        return sections
+        return packet.sections
     try:
-        parts = codec.sections(packet.payload)
+        return whole_bytes(packet.sections_with(codec))
     except StreamError as error:
-        raise PacketError(
-            f"the packet is whole, but its payload is not: {error}; encode the picture again"
-        ) from error
-    inside = {f"payload: {name}": size for name, size in whole_bytes(parts).items()}
-    out: dict[str, int] = {}
-    for name, size in sections.items():
-        out |= inside if name == "payload" else {name: size}
-    return out
+        raise PacketError(f"the packet is whole, but not what is in it: {error}; encode it again") from error
 
 
 def whole_bytes(parts: Mapping[str, float]) -> dict[str, int]:
