@@ -82,7 +82,7 @@ def answer_scenes(answerer: Answerer, split: str, scenes: int) -> Iterator[list[
 
 
 def summary(scored: Sequence[Scored], heldout: Sequence[Scored] = ()) -> dict[str, Any]:
-    """The table in plain numbers: ``rows``, MME scores by category (0..200), held-out differences (points)."""
+    """The table in plain numbers: ``rows``, MME scores by category (0..200), held-out differences."""
     by_category = {
         category: mme_score([one for one in scored if one.question.category == category])
         for category in CATEGORIES

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from PIL import Image, ImageDraw, ImageFont
 
-from eval.scenes.questions import benchmark_questions
+from eval.scenes.questions import CHOICE_SUFFIX, FREE_SUFFIX, YES_NO_SUFFIX, benchmark_questions
 from eval.scenes.world import HEIGHT, WIDTH, make_scene
 
 _CAPTION_LINES, _LINE = 6, 18  # a question with four options and its answer; pixels a line
@@ -31,7 +31,10 @@ def contact_sheet(split: str, indices: Iterable[int], count: int) -> Image.Image
         sheet.paste(Image.fromarray(pixels), (x, y))
         asked = [question for question in benchmark_questions(scene) if question.form != "describe"]
         question = asked[place * 5 % len(asked)]
-        lines = [*question.prompt.split("\n")[:5], f"-> {question.answer}"]
+        prompt = question.prompt
+        for suffix in (CHOICE_SUFFIX, FREE_SUFFIX, YES_NO_SUFFIX):
+            prompt = prompt.removesuffix(suffix)
+        lines = [*prompt.split("\n"), f"-> {question.answer}"]
         for number, line in enumerate(lines):
             draw.text((x + 4, y + HEIGHT + number * _LINE), line[:_LONGEST], fill="black", font=font)
     return sheet

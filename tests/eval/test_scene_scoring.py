@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from eval.scenes import __main__ as command_line
+from eval.scenes.accuracy import PipelineAnswerer, answer_scenes, summary
+from eval.scenes.describe import describe
+from eval.scenes.questions import CATEGORIES, Question, benchmark_questions
+from eval.scenes.scoring import (
+    Rate,
+    Scored,
+    held_out_table,
+    is_correct,
+    mme_score,
+    score,
+    table,
+    wilson,
+    yes_or_no,
+)
+from eval.scenes.world import make_scene
+
+
+def asked(form="yes_no", category="count", answer="Yes", pair=0, held_out=False):
+    return Question(form, category, "Is it so?", answer, pair, held_out)
+
+
+def scored(correct, form="yes_no", category="count", pair=0, scene=0, held_out=False):
+    return Scored(scene, asked(form, category, pair=pair, held_out=held_out), "", int(correct), 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "heard"),
+    [
+        ("Yes", "yes"), ("no.", "no"), (" YES, it is", "yes"), ("No, there is none", "no"), ("y", "yes"),
+        ("N", "no"), ("a no", "no"), ("It is a yes", "other"), ("", "other"), ("maybe", "other"),
+        ("x", "other"),
+    ],
+)  # fmt: skip
+def test_yes_or_no_hears_only_the_first_four_characters(given, heard):
+    assert yes_or_no(given) == heard
+
+
+@pytest.mark.parametrize(
+    ("form", "answer", "given", "right"),
+    [
+        ("yes_no", "No", "no", True), ("yes_no", "No", "yes", False), ("yes_no", "No", "perhaps", False),
+        ("choice", "B", "B", True), ("choice", "B", " B.", True), ("choice", "B", "b", False),
+        ("choice", "B", "B. red", False), ("free", "STOP", "stop.", True), ("free", "red", " Red", True),
+        ("free", "3", "33", False), ("free", "3", "", False),
+    ],
+)  # fmt: skip
+def test_answers_are_matched_by_form(form, answer, given, right):
+    assert is_correct(asked(form, answer=answer), given) is right
+
+
+def test_wilson_intervals_of_known_cases():
+    assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775328), abs=1e-6)
+    assert wilson(10, 10) == pytest.approx((0.7224672, 1.0), abs=1e-6)
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert math.isnan(Rate.of(0, 0).value)
+
+
+def test_wilson_covers_the_truth_in_about_95_of_100_draws():
+    draws = np.random.default_rng(0).binomial(60, 0.85, size=4000)
+    inside = [low <= 0.85 <= high for low, high in (wilson(int(k), 60) for k in draws)]
+    assert 0.93 < np.mean(inside) < 0.975
+
+
+def test_mme_counts_questions_and_whole_pairs():
+    answers = [scored(True), scored(True), scored(True, scene=1), scored(False, scene=1)]
+    assert mme_score(answers) == pytest.approx(100 * (3 / 4 + 1 / 2))
+    assert mme_score([scored(True), scored(True)]) == 200
+    assert math.isnan(mme_score([]))
+    rates = {row.name: row.rate for row in table(answers)}
+    assert (rates["yes_no"].n, rates["yes_no"].value) == (4, 0.75)
+    assert (rates["yes_no+"].n, rates["yes_no+"].value) == (2, 0.5)
+    assert set(rates) == {"yes_no", "yes_no/count", "yes_no+"}
+
+
+def test_a_description_is_scored_by_its_facts():
+    scene = make_scene("test", 0)[0]
+    question = asked("describe", "describe", describe(scene))
+    whole = score(scene, question, describe(scene))
+    assert whole.correct == whole.total == whole.recalled == whole.recallable
+    spoiled = score(scene, question, describe(scene) + " There is a dragon.")
+    assert (spoiled.correct, spoiled.total) == (whole.correct, whole.total + 1)
+    empty = score(scene, question, "")
+    assert (empty.correct, empty.total, empty.recalled) == (0, 1, 0)
+    with pytest.raises(ValueError, match="describe"):
+        is_correct(question, "anything")
+
+
+def test_the_held_out_difference_does_not_follow_the_mix_of_categories():
+    # Colour is answered fully and counting not at all on both sides: no difference, however often each is.
+    test = [scored(True, category="colour")] * 9 + [scored(False)] + [scored(True, held_out=True)]
+    heldout = [scored(True, category="colour", held_out=True)] + [scored(False, held_out=True)] * 9
+    ((form, seen, unseen, difference),) = held_out_table(test, [*heldout, scored(True)])
+    assert (form, seen.n, unseen.n) == ("yes_no", 10, 10)
+    assert difference == pytest.approx(0)
+    worse = [scored(False, category="colour", held_out=True)]
+    assert held_out_table(test, worse)[0][3] == pytest.approx(-100)
+    assert held_out_table(test, []) == []
+
+
+class Oracle:
+    """Knows every answer by heart, except in one category, where it always says the first thing."""
+
+    def __init__(self, split, scenes, ignorant=None):
+        self.answers = {}
+        self.sizes = []
+        for index in range(scenes):
+            for name in (split, "heldout"):
+                scene, pixels, _ = make_scene(name, index)
+                for question in benchmark_questions(scene):
+                    known = question.category != ignorant
+                    key = (pixels.tobytes(), question.prompt)
+                    self.answers[key] = question.answer if known else "Yes"
+
+    def answer(self, image, prompts, max_new_tokens):
+        assert len(prompts) == len(max_new_tokens)
+        assert len(set(max_new_tokens)) == 2
+        return [self.answers[np.asarray(image).tobytes(), prompt] for prompt in prompts]
+
+
+def test_an_oracle_is_perfect_and_ignorance_shows_in_its_category():
+    perfect = [one for part in answer_scenes(Oracle("validation", 6), "validation", 6) for one in part]
+    assert all(row["value"] == 1 for row in summary(perfect)["rows"])
+    assert set(summary(perfect)["mme"].values()) == {200}
+    ignorant = [
+        one for part in answer_scenes(Oracle("validation", 6, "count"), "validation", 6) for one in part
+    ]
+    rates = {row["name"]: row["value"] for row in summary(ignorant)["rows"]}
+    assert rates["yes_no/count"] == 0.5
+    assert all(rates[f"yes_no/{name}"] == 1 for name in CATEGORIES if name != "count")
+    assert summary(ignorant)["mme"]["count"] == 50
+
+
+def test_the_pipeline_answerer_keeps_the_order_of_prompts_and_counts_bytes():
+    class Said:
+        def __init__(self, text):
+            self.text = text
+
+    class FakeDevice:
+        def features(self, image, tokens=None):
+            return ("features", tokens)
+
+        def encode(self, image, quality=None, tokens=None):
+            return b"x" * (10 * quality)
+
+    class FakeEdge:
+        def answer_features(self, features, questions, max_new_tokens):
+            return [Said(f"{question} {features[1]} {max_new_tokens}") for question in questions]
+
+        def answer_many(self, requests, max_new_tokens):
+            return [Said(f"{question} {len(packet)} {max_new_tokens}") for packet, question in requests]
+
+    uncoded = PipelineAnswerer(FakeDevice(), FakeEdge(), tokens="all")
+    assert uncoded.answer(None, ["a", "b", "c"], [9, 5, 9]) == ["a all 9", "b all 5", "c all 9"]
+    assert uncoded.sizes == []
+    coded = PipelineAnswerer(FakeDevice(), FakeEdge(), quality=3)
+    assert coded.answer(None, ["a", "b"], [9, 5]) == ["a 30 9", "b 30 5"]
+    assert coded.sizes == [30]
+
+
+def test_the_accuracy_command_prints_the_table_and_writes_the_numbers(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(PipelineAnswerer, "from_pretrained", lambda *_: Oracle("test", 4))
+    target = tmp_path / "new" / "numbers.json"
+    assert command_line.main(["accuracy", "--limit", "4", "--json", str(target)]) == 0
+    printed = capsys.readouterr().out
+    assert "yes_no/position" in printed
+    assert "never shown in training" in printed
+    numbers = json.loads(target.read_text())
+    assert numbers["scenes"] == 4
+    assert {row["name"]: row["value"] for row in numbers["rows"]}["describe facts"] == 1
+    assert [path.name for path in target.parent.iterdir()] == ["numbers.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["accuracy", "--quality", "9"], "1 to 8"),
+        (["accuracy", "--tokens", "none"], "or all"),
+        (["accuracy", "--checkpoint", "no-such-model"], "no-such-model"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_code_2(arguments, words, capsys):
+    assert command_line.main(arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert words in said
+    assert "\n" not in said
+
+
+def test_show_and_sheet_show_the_scene_and_a_picture(tmp_path, capsys):
+    from PIL import Image
+
+    picture, sheet = tmp_path / "picture.png", tmp_path / "sheet.png"
+    assert command_line.main(["show", "2", "--save", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    scene, pixels, _ = make_scene("test", 2)
+    assert describe(scene) in printed
+    assert np.array_equal(np.asarray(Image.open(picture)), pixels)
+    assert command_line.main(["sheet", "--out", str(sheet), "--count", "4"]) == 0
+    assert Image.open(sheet).width == 4 * pixels.shape[1]
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(["show", "-3"])
+    assert stopped.value.code == 2
