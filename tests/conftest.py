@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ def other_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return save_checkpoint(folder, base_folder, tiny_codec(seed=1), config)
 
 
-def make_picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def draw_picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """Smooth colours with some noise: a picture that is neither flat nor random."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -114,6 +115,12 @@ def make_picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 @pytest.fixture(scope="session")
+def make_picture() -> Callable[..., Image.Image]:
+    """`make_picture(width, height, seed=0)` draws a picture."""
+    return draw_picture
+
+
+@pytest.fixture(scope="session")
 def picture() -> Image.Image:
     """A landscape picture of 100 x 70 pixels."""
-    return make_picture(100, 70)
+    return draw_picture(100, 70)
