@@ -18,7 +18,7 @@ from tofc.config import CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
 from tofc.images import MAX_PIXELS, open_image
-from tofc.model import choose_dtype, load_base_config, load_codec
+from tofc.model import choose_device, choose_dtype, load_base_config, load_codec
 from tofc.packet import TAG_BYTES, Packet
 from tofc.tiling import tile_layout
 
@@ -62,7 +62,7 @@ class Device:
         """
         checkpoint = resolve(src)
         codec = load_codec(checkpoint) if checkpoint.has_codec else None
-        return cls.from_base(checkpoint.base, checkpoint.config, codec, torch.device(device), dtype)
+        return cls.from_base(checkpoint.base, checkpoint.config, codec, choose_device(device), dtype)
 
     @classmethod
     def from_base(

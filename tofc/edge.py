@@ -23,7 +23,14 @@ from tofc.device import Device
 from tofc.errors import CheckpointError, PacketError, UserError
 from tofc.features import Features
 from tofc.images import MAX_PIXELS
-from tofc.model import choose_dtype, load_base_config, load_codec, load_language_side, visual_embeddings
+from tofc.model import (
+    choose_device,
+    choose_dtype,
+    load_base_config,
+    load_codec,
+    load_language_side,
+    visual_embeddings,
+)
 from tofc.packet import TAG_BYTES, Packet
 from tofc.prompt import Prompt, chat_template, end_tokens, left_pad
 from tofc.tiling import tile_layout
@@ -31,6 +38,8 @@ from tofc.tiling import tile_layout
 EXITS = ("full",)
 MAX_NEW_TOKENS = 80
 BATCH_SIZE = 16
+# What would change the shape or the type of the generated ids.
+_FIXED_SETTINGS = ("num_return_sequences", "return_dict_in_generate", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Edge:
         if exit not in EXITS:
             raise UserError(f"there is no exit {exit!r}; this model has: {', '.join(EXITS)}")
         checkpoint = resolve(src)
-        base, where = checkpoint.base, torch.device(device)
+        base, where = checkpoint.base, choose_device(device)
         codec = load_codec(checkpoint) if checkpoint.has_codec else None
         base_config = load_base_config(base)
         chosen = choose_dtype(dtype, where, base_config)
@@ -232,11 +241,7 @@ class Edge:
         batch_size: int,
         generation: Mapping[str, Any],
     ) -> list[Answer]:
-        unknown = [key for key in generation if not hasattr(self.model.generation_config, key)]
-        if unknown:
-            raise UserError(
-                f"unknown generation setting {', '.join(unknown)}; see transformers' GenerationConfig"
-            )
+        self._check_generation(generation)
         prompts = self._prompts(requests)
         # Neighbours in a batch are of similar length, so that little padding is computed.
         order = sorted(range(len(prompts)), key=lambda i: prompts[i].length)
@@ -245,6 +250,17 @@ class Edge:
             batch = order[first : first + max(1, batch_size)]
             answers |= zip(batch, self._generate([prompts[i] for i in batch], generation), strict=True)
         return [answers[i] for i in range(len(prompts))]
+
+    def _check_generation(self, generation: Mapping[str, Any]) -> None:
+        for key in generation:
+            if not hasattr(self.model.generation_config, key):
+                raise UserError(
+                    f"unknown generation setting {key}; transformers' GenerationConfig lists them"
+                )
+            if key in _FIXED_SETTINGS:
+                raise UserError(
+                    f"generation setting {key} cannot be changed: one answer comes of each question"
+                )
 
     def _prompts(self, requests: list[tuple[list[Features], str]]) -> list[Prompt]:
         """Questions in the chat template, with the projected pictures that belong into them."""
@@ -269,7 +285,8 @@ class Edge:
         embeds, mask = Prompt.batch(prompts, self.model)  # [B, L, D], [B, L]
         produced = self.model.generate(inputs_embeds=embeds, attention_mask=mask, **generation)  # [B, new]
         seconds = (time.perf_counter() - start) / len(prompts)
-        ends = set(self.model.generation_config.eos_token_id)
+        named = generation.get("eos_token_id", self.model.generation_config.eos_token_id)
+        ends = {named} if isinstance(named, int) else set(named)
         answers = []
         for prompt, ids in zip(prompts, produced.tolist(), strict=True):
             stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))

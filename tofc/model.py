@@ -46,6 +46,17 @@ def load_base_config(base: str | Path) -> LlavaOnevisionConfig:
     return LlavaOnevisionConfig.from_dict(values)
 
 
+def choose_device(device: str | torch.device) -> torch.device:
+    """The device to compute on; UserError for one that torch does not know or that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
+    return torch.device(device)
+
+
 def choose_dtype(
     dtype: torch.dtype | str | None, device: torch.device, config: LlavaOnevisionConfig
 ) -> torch.dtype:
@@ -183,13 +194,15 @@ def save_checkpoint(
     config: CheckpointConfig | None = None,
     *,
     processor: ProcessorMixin | None = None,
+    copy_base: bool = True,
     codec_weights: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Writes a whole checkpoint of tofc into `folder`, which appears complete or not at all.
 
-    `base` is a model (saved with its `processor` as `base/`), a folder (copied to `base/`), or a hub id
-    (only named in the config). `codec_weights` is the state of the trainable codec, for going on with
-    training. A checkpoint of the same name is replaced. Returns the folder.
+    `base` is a model (saved with its `processor` as `base/`), a folder (copied to `base/`, or with
+    `copy_base` false only named in the config), or a hub id (only named). `codec_weights` is the state of
+    the trainable codec, for going on with training. An older checkpoint in the same place is replaced as a
+    whole. Returns the folder.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -198,6 +211,8 @@ def save_checkpoint(
     try:
         if isinstance(base, (str, Path)) and not Path(base).is_dir():
             config = replace(config, base=str(base))
+        elif isinstance(base, (str, Path)) and not copy_base:
+            config = replace(config, base=str(Path(base).resolve()))
         else:
             config = replace(config, base="base")
             _save_base(draft / "base", base, processor)
