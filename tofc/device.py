@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, BaseImageProcessor, LlavaOnevisionConfig
 
 from encoders import VisionEncoder, dpc_knn, merge_tokens
@@ -79,6 +80,8 @@ class Device:
         try:
             encoder = VisionEncoder.from_pretrained(base, dtype=chosen, device=device)
             image_processor = AutoImageProcessor.from_pretrained(base)
+        except SafetensorError as error:
+            raise CheckpointError(f"{base}: the weights are damaged: {error}") from error
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{base}: {error}") from error
         return cls(encoder.eval().requires_grad_(False), image_processor, base_config, config, codec)
