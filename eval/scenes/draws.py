@@ -13,8 +13,8 @@ Item = TypeVar("Item")
 class Draws:
     """Hands out random choices for one scene.
 
-    Only `Generator.random` is drawn from, whose stream is the same in every numpy; `entropy` are the integers that
-    seed it, and different tuples give independent streams.
+    Only `Generator.random` is drawn from, whose stream is the same in every numpy; `entropy` are the integers
+    that seed it, and different tuples give independent streams.
     """
 
     def __init__(self, entropy: tuple[int, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 Point = tuple[float, float]
 Stroke = tuple[Point, ...]
 
@@ -12,7 +14,9 @@ _COS = (1.0, 0.8660254, 0.5, 0.0, -0.5, -0.8660254, -1.0, -0.8660254, -0.5, 0.0,
 def _arc(cx: float, cy: float, rx: float, ry: float, first: int, last: int) -> Stroke:
     """Points of an ellipse in steps of 30 degrees; 0 is right, 3 is down, 6 is left, 9 is up."""
     step = 1 if last >= first else -1
-    return tuple((cx + rx * _COS[i % 12], cy + ry * _COS[(i - 3) % 12]) for i in range(first, last + step, step))
+    return tuple(
+        (cx + rx * _COS[i % 12], cy + ry * _COS[(i - 3) % 12]) for i in range(first, last + step, step)
+    )
 
 
 _OVAL = _arc(0.5, 0.5, 0.5, 0.5, 0, 12)
@@ -51,7 +55,10 @@ STROKES: dict[str, tuple[Stroke, ...]] = {
     "0": (_OVAL,),
     "1": (((0.12, 0.24), (0.52, 0), (0.52, 1)), ((0.08, 1), (0.96, 1))),
     "2": ((*_arc(0.5, 0.29, 0.48, 0.29, 6, 13), (0.02, 1), (1, 1)),),
-    "3": ((*_arc(0.47, 0.25, 0.45, 0.25, 7, 15), *_arc(0.47, 0.75, 0.53, 0.25, 10, 17)), ((0.3, 0.5), (0.5, 0.5))),
+    "3": (
+        (*_arc(0.47, 0.25, 0.45, 0.25, 7, 15), *_arc(0.47, 0.75, 0.53, 0.25, 10, 17)),
+        ((0.3, 0.5), (0.5, 0.5)),
+    ),
     "4": (((0.74, 1), (0.74, 0), (0, 0.68), (1, 0.68)),),
     "5": (((0.94, 0), (0.12, 0), (0.06, 0.47), *_arc(0.46, 0.68, 0.54, 0.32, 8, 17)),),
     "6": (((0.8, 0), (0.32, 0.26), (0.04, 0.6), *_arc(0.5, 0.69, 0.5, 0.31, 6, 18)),),
@@ -66,6 +73,4 @@ def segments(character: str) -> list[tuple[float, float, float, float]]:
 
     Raises KeyError for a character outside A-Z and 0-9.
     """
-    return [
-        (*start, *end) for stroke in STROKES[character] for start, end in zip(stroke[:-1], stroke[1:], strict=True)
-    ]
+    return [(*start, *end) for stroke in STROKES[character] for start, end in pairwise(stroke)]

@@ -48,7 +48,7 @@ SIZES: dict[str, tuple[float, float, float, float]] = {
     "cone": (0.84, 1.0, 52.0, 92.0),
     "sign": (0.0, 0.0, 52.0, 74.0),
 }
-# Cars find a place less often than small things do, and streets are full of them: they are drawn twice as often.
+# Cars find a place less often than small things do, and streets are full of them: drawn twice as often.
 OTHERS: tuple[str, ...] = ("car", *(kind for kind in KINDS if kind != "sign"))
 
 
@@ -65,7 +65,11 @@ class Wish:
 
 @dataclass(frozen=True)
 class Place:
-    """A wish with its place: foot (x, base) in pixels, pixels per unit, side that it faces, size of its characters."""
+    """A wish with its place: foot (x, base) in pixels, pixels per unit, side that it faces, its boxes.
+
+    `cell` is width, height and gap of the characters in pixels, `tall` the height in units, `box` the outline
+    about as drawn, `text_box` what has to stay free for the text to be read.
+    """
 
     wish: Wish
     x: float
@@ -157,7 +161,9 @@ def propose(wish: Wish, view: View, draws: Draws) -> Place:
     return Place(wish, x, base, scale, flip, tall, cell, box, text_box)
 
 
-def plate_centre(kind: str, tall: float, cell: tuple[float, float, float], scale: float) -> tuple[float, float]:
+def plate_centre(
+    kind: str, tall: float, cell: tuple[float, float, float], scale: float
+) -> tuple[float, float]:
     """Where the text of a sign, bus or house stands, in units from its foot."""
     if kind == "sign":
         return 0.0, tall - (cell[1] + 24.0) / 2.0 / scale
@@ -176,7 +182,11 @@ def _size(box: tuple[float, float, float, float]) -> float:
 
 def fits(place: Place, others: list[Place]) -> bool:
     """Tell whether a place leaves everything, itself included, open enough to view (judged by boxes)."""
-    if place.base > HEIGHT + 8 or place.box[1] < 2.0 or (place.wish.text is not None and place.box[3] > HEIGHT + 4):
+    if (
+        place.base > HEIGHT + 8
+        or place.box[1] < 2.0
+        or (place.wish.text is not None and place.box[3] > HEIGHT + 4)
+    ):
         return False
     hidden = 0.0
     for other in others:
@@ -185,7 +195,11 @@ def fits(place: Place, others: list[Place]) -> bool:
             continue
         if abs(place.base - other.base) < 7.0:
             return False
-        if place.wish.colour is not None and place.wish.colour == other.wish.colour and overlap > 0.08 * _size(place.box):
+        if (
+            place.wish.colour is not None
+            and place.wish.colour == other.wish.colour
+            and overlap > 0.08 * _size(place.box)
+        ):
             return False  # the same paint would run together
         far, near = (place, other) if place.base < other.base else (other, place)
         if far.text_box is not None and _overlap(far.text_box, near.box) > 0.0:

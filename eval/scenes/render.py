@@ -10,6 +10,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+Floats32 = NDArray[np.float32]
+Floats64 = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
+
 # Kinds of primitive.
 BOX, ELLIPSE, CAPSULE, POLYGON, RING, FOLIAGE = range(6)
 
@@ -20,8 +24,8 @@ COLUMNS = 17
 
 
 @njit(cache=True, inline="always")
-def _bounds(p, vertices, width, height):
-    """Pixel box (x0, y0, x1, y1) that holds the primitive, clipped to the picture."""
+def _bounds(p: Floats64, vertices: Floats64) -> tuple[float, float, float, float]:
+    """Pixel box (x0, y0, x1, y1) that holds the primitive, not clipped to the picture."""
     kind = int(p[KIND])
     if kind == CAPSULE:
         x0 = min(p[G0], p[G2]) - p[G4]
@@ -49,35 +53,52 @@ def _bounds(p, vertices, width, height):
 
 
 @njit(cache=True, inline="always")
-def _distance(p, vertices, textures, x, y):
-    """Signed distance in pixels from the primitive's outline, negative inside."""
-    kind = int(p[KIND])
+def _distance(
+    kind: int,
+    g0: float,
+    g1: float,
+    g2: float,
+    g3: float,
+    g4: float,
+    texels: float,
+    phase: float,
+    vertices: Floats64,
+    textures: Floats32,
+    x: float,
+    y: float,
+) -> float:
+    """Signed distance in pixels from the outline, negative inside; beyond a pixel only the sign is sure."""
     if kind == BOX:
-        dx = abs(x - p[G0]) - p[G2] + p[G4]
-        dy = abs(y - p[G1]) - p[G3] + p[G4]
+        dx = abs(x - g0) - g2 + g4
+        dy = abs(y - g1) - g3 + g4
         ox = max(dx, 0.0)
         oy = max(dy, 0.0)
-        return np.sqrt(ox * ox + oy * oy) + min(max(dx, dy), 0.0) - p[G4]
+        return np.sqrt(ox * ox + oy * oy) + min(max(dx, dy), 0.0) - g4
     if kind == CAPSULE:
-        px = x - p[G0]
-        py = y - p[G1]
-        bx = p[G2] - p[G0]
-        by = p[G3] - p[G1]
+        px = x - g0
+        py = y - g1
+        bx = g2 - g0
+        by = g3 - g1
         t = (px * bx + py * by) / (bx * bx + by * by + 1e-9)
         t = min(max(t, 0.0), 1.0)
         px -= bx * t
         py -= by * t
         square = px * px + py * py
-        if square > (p[G4] + 1.0) * (p[G4] + 1.0):
+        if square > (g4 + 1.0) * (g4 + 1.0):
             return 1.0
-        return np.sqrt(square) - p[G4]
+        return np.sqrt(square) - g4
     if kind == POLYGON:
-        first = int(p[G0])
-        count = int(p[G1])
-        nearest = 1e18
+        first = int(g0)
+        count = int(g1)
+        nearest = 4.0  # pixels squared: beyond 2 pixels only the side matters
         inside = False
         j = first + count - 1
         for i in range(first, first + count):
+            low = min(vertices[i, 1], vertices[j, 1])
+            high = max(vertices[i, 1], vertices[j, 1])
+            if y < low - 2.0 or y > high + 2.0:
+                j = i
+                continue
             ex = vertices[j, 0] - vertices[i, 0]
             ey = vertices[j, 1] - vertices[i, 1]
             wx = x - vertices[i, 0]
@@ -92,33 +113,39 @@ def _distance(p, vertices, textures, x, y):
             j = i
         root = np.sqrt(nearest)
         return -root if inside else root
-    px = x - p[G0]
-    py = y - p[G1]
-    ax = px / p[G2]
-    ay = py / p[G3]
+    px = x - g0
+    py = y - g1
+    ax = px / g2
+    ay = py / g3
     square = ax * ax + ay * ay
-    slack = 1.5 / min(p[G2], p[G3])  # farther than this from the outline only the side matters
+    slack = 1.5 / min(g2, g3)  # farther than this from the outline only the side matters
     if kind == ELLIPSE:
         if square > (1.0 + slack) * (1.0 + slack):
             return 1.0
         if slack < 1.0 and square < (1.0 - slack) * (1.0 - slack):
             return -1.0
+    elif kind == RING:
+        hole = 1.0 - slack * (1.0 + 2.0 * g4)
+        if square > (1.0 + slack) * (1.0 + slack) or (hole > 0.0 and square < hole * hole):
+            return 1.0
     k0 = np.sqrt(square)
-    bx = ax / p[G2]
-    by = ay / p[G3]
+    bx = ax / g2
+    by = ay / g3
     k1 = np.sqrt(bx * bx + by * by) + 1e-9
     d = k0 * (k0 - 1.0) / k1
     if kind == RING:
-        return abs(d + p[G4]) - p[G4]
+        return abs(d + g4) - g4
     if kind == FOLIAGE:
-        u = int(px * p[TEXELS] + p[PHASE] + 4096.0) & 511
-        v = int(py * p[TEXELS] + p[PHASE] * 3.0 + 4096.0) & 511
-        return d + textures[2, v, u] * p[G4]
+        u = int(px * texels + phase + 4096.0) & 511
+        v = int(py * texels + phase * 3.0 + 4096.0) & 511
+        return d + textures[2, v, u] * g4
     return d
 
 
 @njit(cache=True)
-def silhouette(mask, primitives, vertices, textures):
+def silhouette(
+    mask: Bytes, primitives: Floats64, vertices: Floats64, textures: Floats32
+) -> tuple[int, int, int, int, int]:
     """Mark the pixels of one object in `mask` (uint8 [H, W], all 0 before).
 
     Returns (area, x0, y0, x1, y1): pixels marked and their box, ends exclusive; area 0 gives an empty box.
@@ -130,10 +157,17 @@ def silhouette(mask, primitives, vertices, textures):
         p = primitives[k]
         if p[SOLID] < 0.5:
             continue
-        fx0, fy0, fx1, fy1 = _bounds(p, vertices, width, height)
+        # Scalars, so that the compiler need not read them again for each pixel.
+        kind = int(p[KIND])
+        g0, g1, g2, g3, g4 = p[G0], p[G1], p[G2], p[G3], p[G4]
+        texels, phase = p[TEXELS], p[PHASE]
+        fx0, fy0, fx1, fy1 = _bounds(p, vertices)
         for y in range(max(int(fy0) - 1, 0), min(int(fy1) + 2, height)):
             for x in range(max(int(fx0) - 1, 0), min(int(fx1) + 2, width)):
-                if mask[y, x] == 0 and _distance(p, vertices, textures, x + 0.5, y + 0.5) <= 0.0:
+                if mask[y, x] != 0:
+                    continue
+                d = _distance(kind, g0, g1, g2, g3, g4, texels, phase, vertices, textures, x + 0.5, y + 0.5)
+                if d <= 0.0:
                     mask[y, x] = 1
                     area += 1
                     left = min(left, x)
@@ -144,11 +178,34 @@ def silhouette(mask, primitives, vertices, textures):
 
 
 @njit(cache=True)
-def cast_shadow(shadow, mask, box, base, shear, squash):
+def stamp(owner: Bytes, mask: Bytes, box: tuple[int, int, int, int], label: int) -> None:
+    """Give the pixels of `mask` inside `box` (x0, y0, x1, y1) to `label` in `owner`, both uint8 [H, W]."""
+    for y in range(box[1], box[3]):
+        for x in range(box[0], box[2]):
+            if mask[y, x] != 0:
+                owner[y, x] = label
+
+
+@njit(cache=True)
+def count_label(owner: Bytes, box: tuple[int, int, int, int], label: int) -> int:
+    """Count the pixels inside `box` that belong to `label`."""
+    total = 0
+    for y in range(box[1], box[3]):
+        for x in range(box[0], box[2]):
+            if owner[y, x] == label:
+                total += 1
+    return total
+
+
+@njit(cache=True)
+def cast_shadow(
+    shadow: Floats32, mask: Bytes, box: tuple[int, int, int, int], base: float, shear: float, squash: float
+) -> None:
     """Lay an object's silhouette down on the ground as seen from the camera.
 
-    `shadow` is float32 [H, W] in [0, 1]; `base` the y of the foot; the shadow of a point h pixels above the foot
-    falls `shear * h` to the right and `squash * h` further up in the picture (down where squash is negative).
+    `shadow` is float32 [H, W] in [0, 1]; `base` the y of the foot; the shadow of a point h pixels above the
+    foot falls `shear * h` to the right and `squash * h` further up in the picture (down where squash is
+    negative).
     """
     height, width = shadow.shape
     x0, y0, x1, y1 = box[0], box[1], box[2], box[3]
@@ -171,7 +228,7 @@ def cast_shadow(shadow, mask, box, base, shear, squash):
 
 
 @njit(cache=True)
-def contact_shadow(shadow, cx, cy, rx, ry):
+def contact_shadow(shadow: Floats32, cx: float, cy: float, rx: float, ry: float) -> None:
     """Darken softly the ground round a foot: an ellipse that fades outwards, kept by maximum."""
     height, width = shadow.shape
     for y in range(max(int(cy - ry), 0), min(int(cy + ry) + 1, height)):
@@ -184,12 +241,17 @@ def contact_shadow(shadow, cx, cy, rx, ry):
 
 
 @njit(cache=True)
-def paint(image, primitives, vertices, textures):
+def paint(image: Floats32, primitives: Floats64, vertices: Floats64, textures: Floats32) -> None:
     """Blend primitives over `image` (float32 [H, W, 3], 0 to 255) in the order of the rows."""
     height, width = image.shape[0], image.shape[1]
     for k in range(primitives.shape[0]):
         p = primitives[k]
-        fx0, fy0, fx1, fy1 = _bounds(p, vertices, width, height)
+        kind = int(p[KIND])
+        g0, g1, g2, g3, g4 = p[G0], p[G1], p[G2], p[G3], p[G4]
+        texels, phase = p[TEXELS], p[PHASE]
+        lift, side, opacity = p[LIFT], p[SIDE], p[ALPHA]
+        red, green, blue = p[RED], p[GREEN], p[BLUE]
+        fx0, fy0, fx1, fy1 = _bounds(p, vertices)
         cx = (fx0 + fx1) * 0.5
         cy = (fy0 + fy1) * 0.5
         ix = 2.0 / (fx1 - fx0 + 1e-6)
@@ -197,19 +259,21 @@ def paint(image, primitives, vertices, textures):
         texture = int(p[TEXTURE])
         amplitude = p[AMPLITUDE]
         for y in range(max(int(fy0) - 1, 0), min(int(fy1) + 2, height)):
+            lit = 1.0 - lift * (y + 0.5 - cy) * iy
+            v = int((y - cy) * texels + phase * 3.0 + 4096.0) & 511
             for x in range(max(int(fx0) - 1, 0), min(int(fx1) + 2, width)):
-                d = _distance(p, vertices, textures, x + 0.5, y + 0.5)
+                d = _distance(kind, g0, g1, g2, g3, g4, texels, phase, vertices, textures, x + 0.5, y + 0.5)
                 if d >= 0.5:
                     continue
-                alpha = min(0.5 - d, 1.0) * p[ALPHA]
-                tone = 1.0 - p[LIFT] * (y + 0.5 - cy) * iy + p[SIDE] * (x + 0.5 - cx) * ix
+                alpha = min(0.5 - d, 1.0) * opacity
+                tone = lit + side * (x + 0.5 - cx) * ix
                 if amplitude > 0.0:
-                    u = int((x - cx) * p[TEXELS] + p[PHASE] + 4096.0) & 511
-                    v = int((y - cy) * p[TEXELS] + p[PHASE] * 3.0 + 4096.0) & 511
+                    u = int((x - cx) * texels + phase + 4096.0) & 511
                     tone += amplitude * textures[texture, v, u]
-                for c in range(3):
-                    old = image[y, x, c]
-                    image[y, x, c] = np.float32(old + alpha * (p[RED + c] * tone - old))
+                old_red, old_green, old_blue = image[y, x, 0], image[y, x, 1], image[y, x, 2]
+                image[y, x, 0] = np.float32(old_red + alpha * (red * tone - old_red))
+                image[y, x, 1] = np.float32(old_green + alpha * (green * tone - old_green))
+                image[y, x, 2] = np.float32(old_blue + alpha * (blue * tone - old_blue))
 
 
 def stack_rows(rows: list[tuple[float, ...]]) -> NDArray[np.float64]:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
+
+Floats32 = NDArray[np.float32]
 
 
 @njit(cache=True)
-def soften(plane, radius):
+def soften(plane: Floats32, radius: int) -> None:
     """Box-blur float32 [H, W] in place along both axes, `radius` pixels each way; the edge repeats."""
     height, width = plane.shape
     scale = np.float32(2 * radius + 1)
     lines = np.empty_like(plane)
+    padded = np.empty(width + 2 * radius, dtype=np.float32)
     for y in range(height):
         for x in range(width):
-            total = np.float32(0.0)
-            for k in range(-radius, radius + 1):
-                total += plane[y, min(max(x + k, 0), width - 1)]
-            lines[y, x] = total / scale
+            padded[radius + x] = plane[y, x]
+            lines[y, x] = np.float32(0.0)
+        for k in range(radius):
+            padded[k] = plane[y, 0]
+            padded[radius + width + k] = plane[y, width - 1]
+        for k in range(2 * radius + 1):
+            for x in range(width):
+                lines[y, x] += padded[x + k]
+        for x in range(width):
+            lines[y, x] /= scale
     for y in range(height):
         for x in range(width):
             plane[y, x] = np.float32(0.0)
@@ -30,13 +40,24 @@ def soften(plane, radius):
 
 
 @njit(cache=True)
-def expose(image, gains, vignette, far_blur, near_blur, motion, bells, noise, seed, out):
+def expose(
+    image: Floats32,
+    gains: Floats32,
+    vignette: float,
+    far_blur: float,
+    near_blur: float,
+    motion: int,
+    bells: Floats32,
+    noise: float,
+    seed: int,
+    out: NDArray[np.uint8],
+) -> None:
     """Turn the painted float32 [H, W, 3] into the uint8 picture `out`.
 
-    `gains` float32 [3] exposure times white balance; `vignette` the loss in the corners; `far_blur`, `near_blur`
-    0 to 1, how far the top and bottom rows go towards a box blur of 3 rows by `motion` (1, 3 or 5) columns;
-    `bells` float32 [n > 3 W] noise of standard deviation 1 and `noise` its strength in grey levels; `seed` below
-    2**31 chooses which stretch of `bells` each row gets.
+    `gains` float32 [3] exposure times white balance; `vignette` the loss in the corners; `far_blur`,
+    `near_blur` 0 to 1, how far the top and bottom rows go towards a box blur of 3 rows by `motion` (1, 3 or
+    5) columns; `bells` float32 [n > 3 W] noise of standard deviation 1 and `noise` its strength in grey
+    levels; `seed` below 2**31 chooses which stretch of `bells` each row gets.
     """
     height, width = image.shape[0], image.shape[1]
     samples = 3 * width

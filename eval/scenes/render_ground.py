@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
+
+Floats32 = NDArray[np.float32]
+Floats64 = NDArray[np.float64]
 
 # What covers the ground; the order is the number that the kernel gets.
 SURFACES: tuple[str, ...] = ("asphalt", "grass", "paving", "sand")
 
 
 @njit(cache=True)
-def sky(image, textures, horizon, top, bottom, cloud_rgb, cover, drift, hill_rgb, hill_height):
+def sky(
+    image: Floats32,
+    textures: Floats32,
+    horizon: int,
+    top: Floats64,
+    bottom: Floats64,
+    cloud_rgb: Floats64,
+    cover: float,
+    drift: int,
+    hill_rgb: Floats64,
+    hill_height: float,
+) -> None:
     """Fill the rows above `horizon` (and hills on it) of float32 [H, W, 3].
 
-    `top`, `bottom`, `cloud_rgb`, `hill_rgb`: float64 [3]; `cover` 0 to 1; `drift` moves clouds and hills in texels.
+    `top`, `bottom`, `cloud_rgb`, `hill_rgb`: float64 [3]; `cover` 0 to 1; `drift` moves clouds and hills in
+    texels.
     """
     width = image.shape[1]
     for y in range(horizon):
         t = y / horizon
-        v = int(900.0 / (1.35 - t)) + drift & 511
+        v = (int(900.0 / (1.35 - t)) + drift) & 511
         for x in range(width):
             n = (textures[1, v, (int(x * (0.55 + 0.5 * (1.0 - t))) + drift * 7) & 511] + cover - 0.5) * 1.8
             n = min(max(n, 0.0), 1.0) * (1.0 - 0.6 * t)
             ridge = horizon - hill_height * (1.0 + textures[1, drift & 511, (x // 2 + drift * 3) & 511])
-            near = horizon - 0.45 * hill_height * (1.0 + textures[1, (drift + 99) & 511, (x + drift * 5) & 511])
+            near = horizon - 0.45 * hill_height * (
+                1.0 + textures[1, (drift + 99) & 511, (x + drift * 5) & 511]
+            )
             for c in range(3):
                 value = top[c] + (bottom[c] - top[c]) * t
                 value += (cloud_rgb[c] - value) * n
@@ -35,14 +53,27 @@ def sky(image, textures, horizon, top, bottom, cloud_rgb, cover, drift, hill_rgb
 
 
 @njit(cache=True)
-def ground(image, shadow, textures, horizon, edges, surfaces, colours, camera, shift, dark, lane, haze):
+def ground(
+    image: Floats32,
+    shadow: Floats32,
+    textures: Floats32,
+    horizon: int,
+    edges: NDArray[np.int64],
+    surfaces: NDArray[np.int64],
+    colours: Floats64,
+    camera: float,
+    shift: int,
+    dark: float,
+    lane: int,
+    haze: Floats64,
+) -> None:
     """Fill the rows from `horizon` down: bands of surface, their texture in perspective, and the shadows.
 
     `edges` int64 [bands + 1] rows where bands begin, `surfaces` int64 [bands], `colours` float64 [bands, 3];
-    `camera` is pixels of drop below the horizon per unit of scale, `dark` the strength of shadows 0 to 1, `lane` the row of a dashed
-    line or -1, `haze` float64 [3] the colour that distance fades to.
+    `camera` is pixels of drop below the horizon per unit of scale, `dark` the strength of shadows 0 to 1,
+    `lane` the row of a dashed line or -1, `haze` float64 [3] the colour that distance fades to.
     """
-    height, width = image.shape[0], image.shape[1]
+    width = image.shape[1]
     for band in range(surfaces.shape[0]):
         surface = surfaces[band]
         for y in range(edges[band], edges[band + 1]):

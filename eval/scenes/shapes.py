@@ -26,16 +26,11 @@ def shade(rgb: RGB, factor: float) -> RGB:
     return (rgb[0] * factor, rgb[1] * factor, rgb[2] * factor)
 
 
-def blend(a: RGB, b: RGB, weight: float) -> RGB:
-    """Mix `weight` of b into a."""
-    return (a[0] + (b[0] - a[0]) * weight, a[1] + (b[1] - a[1]) * weight, a[2] + (b[2] - a[2]) * weight)
-
-
 class Pen:
     """Collects the primitives of one object.
 
-    The object's units have their origin at the foot, u to the right and v up; `scale` is pixels in a unit, `flip` is
-    -1 where the object faces left, `sun` in [-1, 1] says from which side the light falls.
+    The object's units have their origin at the foot, u to the right and v up; `scale` is pixels in a unit,
+    `flip` is -1 where the object faces left, `sun` in [-1, 1] says from which side the light falls.
     """
 
     def __init__(self, x: float, base: float, scale: float, flip: float, sun: float, phase: float) -> None:
@@ -61,7 +56,16 @@ class Pen:
             (
                 *(float(kind), *geometry),
                 *rgb,
-                *(lift, side * self.sun, float(texture), amplitude, texels, alpha, 1.0 if solid else 0.0, self.phase),
+                *(
+                    lift,
+                    side * self.sun,
+                    float(texture),
+                    amplitude,
+                    texels,
+                    alpha,
+                    1.0 if solid else 0.0,
+                    self.phase,
+                ),
             )
         )
 
@@ -105,10 +109,16 @@ class Pen:
         ragged: float = 0.0,
         ring: float = 0.0,
     ) -> None:
-        """Add an ellipse; `ragged` units of leafy outline, or `ring` units of half thickness make it hollow."""
+        """Add an ellipse; `ragged` units make its outline leafy, `ring` units (half thickness) hollow."""
         s = self.scale
         kind = render.FOLIAGE if ragged > 0 else render.RING if ring > 0 else render.ELLIPSE
-        geometry = (self.x + self.flip * u * s, self.base - v * s, radius_u * s, radius_v * s, (ragged + ring) * s)
+        geometry = (
+            self.x + self.flip * u * s,
+            self.base - v * s,
+            radius_u * s,
+            radius_v * s,
+            (ragged + ring) * s,
+        )
         self._add(kind, geometry, rgb, lift, side, texture, amplitude, texels, alpha, solid)
 
     def line(

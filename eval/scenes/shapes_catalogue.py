@@ -27,7 +27,7 @@ _PLAIN = {
 
 
 def draw_thing(pen: Pen, place: Place, paint: RGB, draws: Draws) -> None:
-    """Draw the object of a place with the pen, its text included; `paint` is unused by kinds without a colour."""
+    """Draw the object of a place, its text included; `paint` is unused by kinds without a colour."""
     wish = place.wish
     if wish.kind == "sign":
         shapes_street.sign(pen, paint, wish.text or "", place.cell, place.tall, wish.colour in DARK_TEXT)

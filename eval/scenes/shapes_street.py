@@ -17,8 +17,14 @@ def house(pen: Pen, walls: RGB, draws: Draws, plated: bool) -> None:
     brick = 42.0 / pen.scale
     pen.box(-1.2, 3.4, 0.24, 0.55, shade(roof, 0.85), texture=BRICK, amplitude=0.2, texels=brick)
     pen.box(0.0, 1.25, 1.95, 1.27, walls, lift=0.06, side=0.1, texture=BRICK, amplitude=0.17, texels=brick)
-    pen.polygon(((-2.3, 2.42), (-1.5, 3.9), (1.5, 3.9), (2.3, 2.42)), roof, lift=0.1, texture=BRICK, amplitude=0.25,
-                texels=brick)  # fmt: skip
+    pen.polygon(
+        ((-2.3, 2.42), (-1.5, 3.9), (1.5, 3.9), (2.3, 2.42)),
+        roof,
+        lift=0.1,
+        texture=BRICK,
+        amplitude=0.25,
+        texels=brick,
+    )
     pen.box(0.0, 2.4, 2.25, 0.06, shade(roof, 0.6))
     pen.box(-1.15 if plated else 0.0, 0.75, 0.42, 0.76, CHALK)
     pen.box(-1.15 if plated else 0.0, 0.73, 0.34, 0.7, wood, texture=WOOD, amplitude=0.15)
@@ -51,7 +57,9 @@ def bench(pen: Pen, paint: RGB, draws: Draws) -> None:
         pen.line(u - 0.1, 0.03, u + 0.1, 0.03, 0.045, IRON)
         pen.line(u - 0.03, 0.68, u + 0.12, 0.66, 0.045, IRON)
     for i, v in enumerate((0.66, 0.82, 0.98)):
-        pen.box(0.0, v, 1.05, 0.068, shade(paint, 0.92 + 0.04 * i), 0.03, lift=0.15, texture=WOOD, amplitude=0.1)
+        pen.box(
+            0.0, v, 1.05, 0.068, shade(paint, 0.92 + 0.04 * i), 0.03, lift=0.15, texture=WOOD, amplitude=0.1
+        )
     pen.box(0.0, 0.46, 1.08, 0.085, paint, 0.04, lift=0.2, texture=WOOD, amplitude=0.1)
     pen.box(0.0, 0.36, 1.08, 0.04, shade(paint, 0.6), 0.02)
 
@@ -105,7 +113,9 @@ def plate(pen: Pen, text: str, u: float, v: float, cell: tuple[float, float, flo
     pen.text(text, u, v, width, height, gap, INK)
 
 
-def sign(pen: Pen, board: RGB, text: str, cell: tuple[float, float, float], tall: float, dark_text: bool) -> None:
+def sign(
+    pen: Pen, board: RGB, text: str, cell: tuple[float, float, float], tall: float, dark_text: bool
+) -> None:
     """Draw a board on posts that carries `text`; `tall` is the height of the whole in units."""
     width, height, gap = cell
     half_u = (len(text) * width + (len(text) - 1) * gap + 26.0) / 2.0 / pen.scale

@@ -24,8 +24,11 @@ def car(pen: Pen, paint: RGB, draws: Draws) -> None:
     body = ((-1.76, 0.3), (-1.8, 0.6), *tail, (0.35, 1.4), (0.98, 0.92), (1.62, 0.8), (1.8, 0.6), (1.78, 0.3))
     pen.polygon(body, paint, lift=0.2)
     pen.box(0.0, 0.32, 1.72, 0.07, shade(paint, 0.55))
-    rear = ((-1.5, 0.94), (-1.36, 1.26), (-0.42, 1.3), (-0.42, 0.94)) if hatch else (
-        (-1.02, 0.94), (-0.7, 1.26), (-0.36, 1.3), (-0.36, 0.94))  # fmt: skip
+    rear = (
+        ((-1.5, 0.94), (-1.36, 1.26), (-0.42, 1.3), (-0.42, 0.94))
+        if hatch
+        else ((-1.02, 0.94), (-0.7, 1.26), (-0.36, 1.3), (-0.36, 0.94))
+    )
     split = -0.3 if not hatch else -0.36
     pen.polygon(rear, GLASS, lift=0.35)
     pen.polygon(((split + 0.06, 0.94), (split + 0.06, 1.3), (0.3, 1.3), (0.8, 0.94)), GLASS, lift=0.35)
@@ -40,7 +43,7 @@ def car(pen: Pen, paint: RGB, draws: Draws) -> None:
 
 
 def bus(pen: Pen, paint: RGB, draws: Draws, plated: bool) -> None:
-    """Draw a long coach with a row of windows, 5.2 long and 2.5 tall; plated leaves the middle of the side free."""
+    """Draw a coach with a row of windows, 5.2 long and 2.5 tall; plated leaves the middle free."""
     pen.box(0.0, 1.4, 2.6, 1.08, paint, 0.2, lift=0.14)
     pen.box(0.0, 2.4, 2.3, 0.08, shade(paint, 0.75), 0.05)
     pen.box(0.0, 0.42, 2.5, 0.1, shade(paint, 0.5))
@@ -62,13 +65,19 @@ def bus(pen: Pen, paint: RGB, draws: Draws, plated: bool) -> None:
 def blend_light(paint: RGB) -> RGB:
     """Give the stripe colour of a bus: paler than dark paint, darker than pale paint."""
     bright = paint[0] + paint[1] + paint[2] > 600.0
-    return shade(paint, 0.72) if bright else (paint[0] * 0.6 + 90.0, paint[1] * 0.6 + 90.0, paint[2] * 0.6 + 90.0)
+    return (
+        shade(paint, 0.72)
+        if bright
+        else (paint[0] * 0.6 + 90.0, paint[1] * 0.6 + 90.0, paint[2] * 0.6 + 90.0)
+    )
 
 
 def truck(pen: Pen, paint: RGB, draws: Draws) -> None:
     """Draw a lorry: a tall ribbed box behind a lower cab, 4.6 long and 2.4 tall."""
     pen.box(-0.1, 0.5, 2.2, 0.12, (52.0, 54.0, 58.0))
-    pen.box(-0.72, 1.5, 1.58, 0.9, paint, 0.03, lift=0.1, texture=PANEL, amplitude=0.16, texels=60.0 / pen.scale)
+    pen.box(
+        -0.72, 1.5, 1.58, 0.9, paint, 0.03, lift=0.1, texture=PANEL, amplitude=0.16, texels=60.0 / pen.scale
+    )
     pen.box(-0.72, 2.36, 1.58, 0.05, shade(paint, 0.7))
     pen.box(-0.72, 0.64, 1.58, 0.05, shade(paint, 0.55))
     cab = ((1.0, 0.4), (1.0, 1.72), (1.12, 1.82), (1.75, 1.82), (2.12, 1.12), (2.28, 1.02), (2.3, 0.4))

@@ -34,10 +34,40 @@ class Light:
 
 
 LIGHTS: tuple[Light, ...] = (
-    Light("sunny", (72, 128, 200), (186, 212, 232), (246, 247, 250), (118, 136, 156), (0.15, 0.5), 1.0, 0.48, (1.0, 1.0, 1.0)),
-    Light("overcast", (150, 158, 168), (206, 210, 214), (228, 230, 232), (140, 148, 156), (0.3, 0.8), 0.35, 0.16, (0.98, 0.99, 1.01)),
-    Light("evening", (104, 118, 168), (240, 196, 160), (236, 188, 172), (122, 108, 128), (0.15, 0.5), 0.9, 0.4, (1.03, 0.99, 0.94)),
-)  # fmt: skip
+    Light(
+        name="sunny",
+        sky_top=(72, 128, 200),
+        sky_bottom=(186, 212, 232),
+        cloud=(246, 247, 250),
+        hills=(118, 136, 156),
+        cover=(0.15, 0.5),
+        strength=1.0,
+        dark=0.48,
+        tint=(1.0, 1.0, 1.0),
+    ),
+    Light(
+        name="overcast",
+        sky_top=(150, 158, 168),
+        sky_bottom=(206, 210, 214),
+        cloud=(228, 230, 232),
+        hills=(140, 148, 156),
+        cover=(0.3, 0.8),
+        strength=0.35,
+        dark=0.16,
+        tint=(0.98, 0.99, 1.01),
+    ),
+    Light(
+        name="evening",
+        sky_top=(104, 118, 168),
+        sky_bottom=(240, 196, 160),
+        cloud=(236, 188, 172),
+        hills=(122, 108, 128),
+        cover=(0.15, 0.5),
+        strength=0.9,
+        dark=0.4,
+        tint=(1.03, 0.99, 0.94),
+    ),
+)
 _COLOUR_OF: dict[str, RGB] = {
     "asphalt": (106.0, 107.0, 111.0),
     "grass": (112.0, 134.0, 68.0),
@@ -48,7 +78,7 @@ _COLOUR_OF: dict[str, RGB] = {
 
 @dataclass(frozen=True)
 class Silhouette:
-    """An object's own outline before anything hides it: mask uint8 [H, W], its area and box, and its primitives."""
+    """An object's outline before anything hides it: mask uint8 [H, W], area, box, primitives."""
 
     mask: NDArray[np.uint8]
     area: int
@@ -62,7 +92,7 @@ def _array(rgb: RGB) -> NDArray[np.float64]:
 
 
 def _bands(name: str, horizon: int, draws: Draws) -> tuple[list[int], list[str], int]:
-    """Draw the bands of ground from the horizon down: their edges, their surfaces, the row of a lane line or -1."""
+    """Draw the bands of ground from the horizon down: edges, surfaces, and the row of a lane line or -1."""
     if name == "road":
         first = horizon + draws.integer(30, 60)
         last = draws.integer(340, 400)
@@ -76,16 +106,18 @@ def _bands(name: str, horizon: int, draws: Draws) -> tuple[list[int], list[str],
     return [horizon, HEIGHT], [name], -1
 
 
-def _shadows(light: Light, sun: float, pens: list[Pen], outlines: list[Silhouette], draws: Draws) -> NDArray[np.float32]:
+def _shadows(
+    light: Light, sun: float, view: View, pens: list[Pen], outlines: list[Silhouette], draws: Draws
+) -> NDArray[np.float32]:
     shadow = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
     shear, squash = draws.between(0.25, 0.9), draws.pick((-1.0, 1.0)) * draws.between(0.12, 0.3)
     shear = -shear if sun > 0.0 else shear
-    for outline, pen in zip(outlines, pens):  # noqa: B905
+    for outline, pen in zip(outlines, pens, strict=True):
         if light.name != "overcast":
-            cast_shadow(shadow, outline.mask, np.array(outline.box, dtype=np.int64), pen.base, shear, squash)
+            cast_shadow(shadow, outline.mask, outline.box, pen.base, shear, squash)
         half = (outline.box[2] - outline.box[0]) * 0.55
         contact_shadow(shadow, (outline.box[0] + outline.box[2]) / 2.0, pen.base, half, 4.0 + 0.1 * pen.scale)
-    soften(shadow, 2 if light.name == "overcast" else 1)
+    soften(shadow[view.horizon :], 2 if light.name == "overcast" else 1)
     return shadow
 
 
@@ -94,23 +126,42 @@ def paint_scene(
 ) -> NDArray[np.uint8]:
     """Paint backdrop, shadows and objects (far to near) and photograph them.
 
-    `name` is one of GROUNDS; `sun` in [-1, 1] is the strength of light from the right. Returns uint8 [HEIGHT, WIDTH, 3].
+    `name` is one of GROUNDS; `sun` in [-1, 1] is the strength of light from the right. Returns uint8 [HEIGHT,
+    WIDTH, 3].
     """
     textures = tables()
     image = np.empty((HEIGHT, WIDTH, 3), dtype=np.float32)
-    shadow = _shadows(light, sun, pens, outlines, draws)
+    shadow = _shadows(light, sun, view, pens, outlines, draws)
     sky(
-        image, textures, view.horizon, _array(light.sky_top), _array(light.sky_bottom), _array(light.cloud),
-        draws.between(*light.cover), draws.integer(0, 511), _array(light.hills), draws.between(0.0, 34.0),
-    )  # fmt: skip
+        image,
+        textures,
+        view.horizon,
+        _array(light.sky_top),
+        _array(light.sky_bottom),
+        _array(light.cloud),
+        draws.between(*light.cover),
+        draws.integer(0, 511),
+        _array(light.hills),
+        draws.between(0.0, 34.0),
+    )
     edges, surfaces, lane = _bands(name, view.horizon, draws)
     bright = draws.between(0.9, 1.08)
     colours = np.array([[c * bright for c in _COLOUR_OF[surface]] for surface in surfaces], dtype=np.float64)
     kinds = np.array([SURFACES.index(surface) for surface in surfaces], dtype=np.int64)
     ground(
-        image, shadow, textures, view.horizon, np.array(edges, dtype=np.int64), kinds, colours, view.camera,
-        draws.integer(0, 511), light.dark, lane, _array(light.sky_bottom),
-    )  # fmt: skip
+        image,
+        shadow,
+        textures,
+        view.horizon,
+        np.array(edges, dtype=np.int64),
+        kinds,
+        colours,
+        view.camera,
+        draws.integer(0, 511),
+        light.dark,
+        lane,
+        _array(light.sky_bottom),
+    )
     for outline in outlines:
         paint(image, outline.primitives, outline.vertices, textures)
     exposure = draws.between(0.86, 1.12)
@@ -118,7 +169,15 @@ def paint_scene(
     out = np.empty((HEIGHT, WIDTH, 3), dtype=np.uint8)
     motion = draws.pick((1, 1, 3, 3, 3, 5))
     expose(
-        image, gains, draws.between(0.05, 0.28), draws.between(0.3, 1.0), draws.between(0.0, 0.7), motion,
-        bells(), draws.between(1.0, 5.0), draws.integer(0, 2**31 - 1), out,
-    )  # fmt: skip
+        image,
+        gains,
+        draws.between(0.05, 0.28),
+        draws.between(0.3, 1.0),
+        draws.between(0.0, 0.7),
+        motion,
+        bells(),
+        draws.between(1.0, 5.0),
+        draws.integer(0, 2**31 - 1),
+        out,
+    )
     return out

@@ -20,9 +20,9 @@ def hash_grid(rows: int, columns: int, seed: int) -> NDArray[np.float64]:
     """
     y = np.arange(rows, dtype=np.uint64)[:, None]
     x = np.arange(columns, dtype=np.uint64)[None, :]
-    h = (x * np.uint64(0x9E3779B1) + y * np.uint64(0x85EBCA77) + np.uint64(seed * 0xC2B2AE3D & _UINT32)) & np.uint64(
-        _UINT32
-    )
+    h = (
+        x * np.uint64(0x9E3779B1) + y * np.uint64(0x85EBCA77) + np.uint64(seed * 0xC2B2AE3D & _UINT32)
+    ) & np.uint64(_UINT32)
     for multiplier in (0x7FEB352D, 0x846CA68B):
         h = h ^ (h >> np.uint64(16))
         h = (h * np.uint64(multiplier)) & np.uint64(_UINT32)
@@ -72,11 +72,15 @@ def _wood() -> NDArray[np.float64]:
 def tables() -> NDArray[np.float32]:
     """All textures as one array.
 
-    Returns float32 [6, SIZE, SIZE], values in about [-1, 1], indexed by GRAIN, CLOUD, LEAF, BRICK, PANEL, WOOD.
+    Returns float32 [6, SIZE, SIZE], values in about [-1, 1], indexed by GRAIN, CLOUD, LEAF, BRICK, PANEL,
+    WOOD.
     """
     grain = hash_grid(SIZE, SIZE, 1) * 0.6 + value_noise(128, 2) * 0.4
     cloud = (
-        value_noise(4, 11) * 0.50 + value_noise(8, 12) * 0.27 + value_noise(16, 13) * 0.15 + value_noise(64, 14) * 0.08
+        value_noise(4, 11) * 0.50
+        + value_noise(8, 12) * 0.27
+        + value_noise(16, 13) * 0.15
+        + value_noise(64, 14) * 0.08
     )
     leaf = value_noise(32, 21) * 0.45 + value_noise(64, 22) * 0.35 + value_noise(128, 23) * 0.3
     stack = np.stack([grain, cloud, leaf, _bricks(), _panels(), _wood()]).astype(np.float32)
@@ -86,7 +90,7 @@ def tables() -> NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def bells() -> NDArray[np.float32]:
-    """Bell-shaped noise: sums of four hashed values, float32 [131072], mean about 0 and standard deviation about 1."""
+    """Noise of mean about 0 and standard deviation about 1: sums of four hashes, float32 [131072]."""
     total = hash_grid(4, 131072, 91).sum(axis=0) * 0.8660254
     noise: NDArray[np.float32] = total.astype(np.float32)
     noise.setflags(write=False)

@@ -23,7 +23,7 @@ from eval.scenes.layout import (
     draw_wishes,
 )
 from eval.scenes.palette import paint_of
-from eval.scenes.render import silhouette
+from eval.scenes.render import count_label, silhouette, stamp
 from eval.scenes.shapes import Box, Pen
 from eval.scenes.shapes_catalogue import draw_thing
 from eval.scenes.stage import GROUNDS, LIGHTS, Silhouette, paint_scene
@@ -54,9 +54,9 @@ _STREAM = 0x544F4643  # sets these scenes apart from any other use of the same s
 class Thing:
     """One object of a scene; boxes are x0, y0, x1, y1 in pixels, ends exclusive.
 
-    `text` is what its board or plate says; `box` holds its visible pixels, `extent` its whole outline clipped to the
-    picture, `area` counts its visible pixels, `base` is the row of its foot (larger is nearer; may lie below the
-    picture), `glyphs` are the characters of its text with their boxes from left to right.
+    `text` is what its board or plate says; `box` holds its visible pixels, `extent` its whole outline clipped
+    to the picture, `area` counts its visible pixels, `base` is the row of its foot (larger is nearer; may lie
+    below the picture), `glyphs` are the characters of its text with their boxes from left to right.
     """
 
     kind: str
@@ -85,8 +85,9 @@ class Scene:
 def make_scene(split: str, index: int) -> tuple[Scene, NDArray[np.uint8], NDArray[np.uint8]]:
     """Make one scene; the same (split, index) gives the same bytes on every machine.
 
-    Returns the scene, its picture uint8 [HEIGHT, WIDTH, 3], and the owner of each pixel uint8 [HEIGHT, WIDTH]: 0 for
-    background, i + 1 for scene.things[i]. Raises ValueError for an unknown split or a negative index.
+    Returns the scene, its picture uint8 [HEIGHT, WIDTH, 3], and the owner of each pixel uint8 [HEIGHT,
+    WIDTH]: 0 for background, i + 1 for scene.things[i]. Raises ValueError for an unknown split or a negative
+    index.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
@@ -133,12 +134,11 @@ def _keep_visible(
     while True:
         owner = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
         for i, outline in enumerate(outlines):
-            x0, y0, x1, y1 = outline.box
-            owner[y0:y1, x0:x1][outline.mask[y0:y1, x0:x1] != 0] = i + 1
-        seen = np.bincount(owner.ravel(), minlength=len(outlines) + 1)
-        for i, (pen, outline) in enumerate(zip(pens, outlines)):  # noqa: B905
+            stamp(owner, outline.mask, outline.box, i + 1)
+        for i, (pen, outline) in enumerate(zip(pens, outlines, strict=True)):
+            seen = count_label(owner, outline.box, i + 1)
             open_text = all((owner[b[1] : b[3], b[0] : b[2]] == i + 1).all() for _, b in pen.glyphs)
-            if seen[i + 1] < max(LEAST_AREA, LEAST_VISIBLE * outline.area) or not open_text:
+            if seen < max(LEAST_AREA, LEAST_VISIBLE * outline.area) or not open_text:
                 keep = [k for k in range(len(places)) if k != i]
                 places = [places[k] for k in keep]
                 pens = [pens[k] for k in keep]
@@ -155,5 +155,12 @@ def _thing(i: int, place: Place, pen: Pen, outline: Silhouette, owner: NDArray[n
     box = (ex0 + int(columns[0]), ey0 + int(rows[0]), ex0 + int(columns[-1]) + 1, ey0 + int(rows[-1]) + 1)
     wish = place.wish
     return Thing(
-        wish.kind, wish.colour, wish.text, box, outline.box, int(mine.sum()), int(place.base), tuple(pen.glyphs)
+        wish.kind,
+        wish.colour,
+        wish.text,
+        box,
+        outline.box,
+        int(mine.sum()),
+        int(place.base),
+        tuple(pen.glyphs),
     )
