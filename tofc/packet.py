@@ -196,8 +196,10 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         (byte,) = _take(data, position, 1)
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and (byte or shift == 0):
             return value, position
+        if byte == 0:
+            raise PacketError("a number in the packet's header is not in its shortest form")
     raise PacketError("a number in the packet's header is longer than any that is allowed")
 
 
