@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from tofc.training.data import GroundedPicture, Turn
 
 from eval.scenes.questions import training_description, training_questions
 from eval.scenes.world import COLOURS, KINDS, SPLITS, Scene, Thing, make_scene
+from tofc.training.data import GroundedPicture, Turn
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TEXT_SLOTS = 4  # the longest text on a board
@@ -24,6 +24,7 @@ class SceneCorpus:
     of `describe_share` of them.
     """
 
+    sparse_labels = frozenset({"kind", "anchor", "glyph"})
     region_size = 5  # centre x, centre y, width, height, foot: fractions of the picture
 
     def __init__(
@@ -96,7 +97,7 @@ class SceneCorpus:
             target.reshape(self.side, self.side)[np.ix_(rows, columns)] = CHARACTERS.index(character) + 1
 
     def _anchor(self, here: np.ndarray, box: np.ndarray) -> int:
-        """The object's own patch nearest to its centre: one patch an object, so that counting is adding up."""
+        """The object's own patch nearest to its centre: one a thing, so that counting is adding up."""
         mine = np.flatnonzero(here)
         rows, columns = np.divmod(mine, self.side)
         distance = ((columns + 0.5) / self.side - box[0]) ** 2 + ((rows + 0.5) / self.side - box[1]) ** 2
@@ -111,7 +112,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def owners_of_patches(owner: np.ndarray, side: int, num_things: int) -> np.ndarray:
-    """Which thing (1..num_things, 0 none) owns each of side x side patches: the one that covers most of it."""
+    """Which thing (1..num_things, 0 none) owns each of side x side patches: the one that covers most."""
     height, width = owner.shape
     cells = owner.reshape(side, height // side, side, width // side).swapaxes(1, 2).reshape(side * side, -1)
     counts = np.stack([(cells == number).sum(1) for number in range(1, num_things + 1)], axis=1)

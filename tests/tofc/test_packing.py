@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from tofc.training.base_model import (
     IMAGE_TOKEN,
     BaseModelConfig,

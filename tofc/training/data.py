@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pictures come from: `source` is "module:class", `options` its keyword arguments."""
+
+    source: str = "eval.scenes.corpus:SceneCorpus"
+    options: dict[str, Any] = field(default_factory=dict)
+    num_workers: int = 1
+    tokenizer_texts: int = 30_000
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class GroundedCorpus(Protocol):
     """A source of grounded pictures; picture `index` of a split is the same on every call and machine."""
 
     label_classes: dict[str, int]
+    sparse_labels: frozenset[str]  # whose class 0 says "nothing here"
     region_size: int
 
     def texts(self, count: int, seed: int) -> Iterator[str]:
@@ -56,7 +67,9 @@ def load_corpus(source: str, **options: Any) -> GroundedCorpus:
     """
     module_name, _, class_name = source.partition(":")
     if not class_name:
-        raise ValueError(f"data.source is {source!r}: write it as 'module:class', e.g. 'eval.scenes.corpus:SceneCorpus'")
+        raise ValueError(
+            f"data.source is {source!r}: write 'module:class', e.g. 'eval.scenes.corpus:SceneCorpus'"
+        )
     module = importlib.import_module(module_name)
     if not hasattr(module, class_name):
         raise ValueError(f"data.source names {class_name!r}, which {module_name} does not define")
@@ -73,7 +86,7 @@ class _Pictures(Dataset[GroundedPicture]):
 
 
 class _StepBatches(Sampler[list[int]]):
-    """Step s always takes pictures s*B .. (s+1)*B-1, so that a resumed run sees what an unbroken one would."""
+    """Step s always takes pictures s*B .. (s+1)*B-1: a resumed run sees what an unbroken one would."""
 
     def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:
         self.steps, self.batch_size = range(first_step, last_step), batch_size
@@ -100,7 +113,7 @@ def picture_batches(
     seed: int,
     num_workers: int,
 ) -> DataLoader[GroundedPicture]:
-    """Lists of `batch_size` pictures for steps `first_step` .. `last_step - 1`, rendered by `num_workers` processes."""
+    """Lists of `batch_size` pictures for steps `first_step` .. `last_step - 1`, from `num_workers` processes."""
     return DataLoader(
         _Pictures(corpus, split, seed),
         batch_sampler=_StepBatches(first_step, last_step, batch_size),

@@ -1,15 +1,15 @@
-"""One pretraining step: pictures through the tower, dense targets, and packed questions through the language model."""
+"""Losses of a batch: dense targets of the tower, and packed questions through the language model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from encoders.merging import dpc_knn, merge_tokens
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from encoders.merging import dpc_knn, merge_tokens
 from tofc.training.data import GroundedPicture
 from tofc.training.dense import DenseHeads, dense_loss, dense_targets
 from tofc.training.packing import IGNORED, PackedBatch, attention_mask, position_ids
@@ -26,9 +26,11 @@ class AnswerLoss:
 
 
 class GroundedModel(nn.Module):
-    """LLaVA-OneVision with dense heads on its tower; what pretraining optimises."""
+    """LLaVA-OneVision, with dense heads on its tower while pretraining optimises it."""
 
-    def __init__(self, model: LlavaOnevisionForConditionalGeneration, heads: DenseHeads) -> None:
+    def __init__(
+        self, model: LlavaOnevisionForConditionalGeneration, heads: DenseHeads | None = None
+    ) -> None:
         super().__init__()
         self.model, self.heads = model, heads
 
@@ -40,14 +42,14 @@ class GroundedModel(nn.Module):
         states: Tensor = tower(normalised, output_hidden_states=True).hidden_states[-1]
         return states
 
-    def dense(
-        self, pictures: list[GroundedPicture], features: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
+    def dense(self, pictures: list[GroundedPicture], features: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss and accuracies of the dense heads on `features`."""
+        if self.heads is None:
+            raise ValueError("this model was built without dense heads; give them to the constructor")
         return dense_loss(self.heads, features, *dense_targets(pictures, features.device))
 
     def visual_embeddings(self, features: Tensor, tokens: int | str) -> Tensor:
-        """Features [B, N, C] to language-model embeddings [B, V, D] in one of the layouts that inference uses.
+        """Features [B, N, C] to embeddings [B, V, D] in one of the layouts that inference uses.
 
         `tokens` = "stock" repeats the picture as base tile and grid; a number merges to that many tokens.
         """
@@ -87,9 +89,7 @@ class GroundedModel(nn.Module):
         wrong = torch.zeros_like(packed.targets, dtype=torch.bool)
         wrong[learned] = logits.argmax(-1) != targets
         count = int(packed.segments.max()) + 1
-        exact = torch.stack(
-            [~(wrong & (packed.segments == number)).any(1) for number in range(count)], dim=1
-        )
+        exact = torch.stack([~(wrong & (packed.segments == number)).any(1) for number in range(count)], dim=1)
         return AnswerLoss((losses * weights).sum() / weights.sum(), exact)
 
 

@@ -13,7 +13,7 @@ class OptimizerConfig:
     """Learning rates and their course.
 
     `muon_lr` is in AdamW's units (updates are rescaled to AdamW's RMS). The rate warms up over
-    `warmup_steps`, stays, and falls linearly to `final_lr_ratio` from `decay_from` (a fraction of all steps) on.
+    `warmup_steps`, stays, and falls linearly from `decay_from` (a fraction of all steps) to `final_lr_ratio`.
     """
 
     muon_lr: float = 2e-3
@@ -35,9 +35,7 @@ def build_optimizers(named: list[tuple[str, nn.Parameter]], config: OptimizerCon
     chosen = {id(p) for p in matrices}
     others = [p for _, p in named if id(p) not in chosen]
     return [
-        Muon(
-            matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
         AdamW(others, lr=config.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 

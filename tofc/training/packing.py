@@ -65,7 +65,10 @@ class Packer:
 
     def _segment(self, turn: Turn) -> tuple[list[int], list[int], list[float]]:
         question = self._question_ids(turn.prompt)
-        answer = [*self.tokenizer(turn.answer, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+        answer = [
+            *self.tokenizer(turn.answer, add_special_tokens=False).input_ids,
+            self.tokenizer.eos_token_id,
+        ]
         ids = question + answer[:-1]
         targets = [IGNORED] * (len(question) - 1) + answer
         # The end of an answer is easy and comes with every one: do not let it outweigh the answer.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,22 +23,12 @@ from tofc.training.base_model import (
     build_tokenizer,
 )
 from tofc.training.curves import RunLog, draw_curves
-from tofc.training.data import GroundedCorpus, GroundedPicture, load_corpus, picture_batches
+from tofc.training.data import DataConfig, GroundedCorpus, GroundedPicture, load_corpus, picture_batches
 from tofc.training.dense import DenseHeads
 from tofc.training.grounded import STOCK, GroundedModel, roughen
 from tofc.training.optimizers import OptimizerConfig, build_optimizers, lr_ratio, set_learning_rates
 from tofc.training.packing import Packer
 from tofc.training.state import load_state, save_state
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where pictures come from: `source` is "module:class", `options` its keyword arguments."""
-
-    source: str = "eval.scenes.corpus:SceneCorpus"
-    options: dict[str, Any] = field(default_factory=dict)
-    num_workers: int = 1
-    tokenizer_texts: int = 30_000
 
 
 @dataclass(frozen=True)
@@ -58,9 +47,9 @@ class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch_size: int = 32
-    dense_steps: int = 700
-    total_steps: int = 3000
-    dense_weight: float = 0.2
+    dense_steps: int = 900
+    total_steps: int = 2900
+    dense_weight: float = 0.25
     layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
     feature_noise: float = 0.2
     precision: str = "auto"
@@ -72,10 +61,14 @@ class PretrainConfig:
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision is {self.precision!r}: choose auto, bf16 or fp32")
         if not 0 <= self.dense_steps < self.total_steps:
-            raise ValueError(f"dense_steps {self.dense_steps} must lie in 0..total_steps-1 ({self.total_steps - 1})")
+            raise ValueError(
+                f"dense_steps {self.dense_steps} must lie in 0..total_steps-1 ({self.total_steps - 1})"
+            )
         for layout, share in self.layouts.items():
             if (layout != STOCK and not layout.isdigit()) or share < 0:
-                raise ValueError(f"layouts has {layout!r}: {share}; keys are '{STOCK}' or a number of tokens, shares >= 0")
+                raise ValueError(
+                    f"layouts has {layout!r}: {share}; keys are '{STOCK}' or a number of tokens, shares >= 0"
+                )
         if not sum(self.layouts.values()) > 0:
             raise ValueError("layouts is empty: name at least one, e.g. {'64': 1.0}")
 
@@ -93,8 +86,15 @@ class Pretrainer:
             self.corpus.texts(config.data.tokenizer_texts, config.seed), config.model.vocab_size
         )
         self.processor: LlavaOnevisionProcessor = build_processor(tokenizer, config.model)
-        heads = DenseHeads(config.model.vision_width, self.corpus.label_classes, self.corpus.region_size)
-        self.grounded = GroundedModel(build_model(config.model, tokenizer, config.seed), heads).to(self.device)
+        heads = DenseHeads(
+            config.model.vision_width,
+            self.corpus.label_classes,
+            self.corpus.region_size,
+            self.corpus.sparse_labels,
+        )
+        self.grounded = GroundedModel(build_model(config.model, tokenizer, config.seed), heads).to(
+            self.device
+        )
         self.packer = Packer(tokenizer, IMAGE_TOKEN)
         self.optimizers: list[Optimizer] = build_optimizers(
             list(self.grounded.named_parameters()), config.optimizer
@@ -114,7 +114,7 @@ class Pretrainer:
             yield
 
     def run(self, progress: Callable[[int, dict[str, float]], None]) -> Path:
-        """Trains to the last step, calling `progress(step, scalars)` after each; returns the model's folder."""
+        """Trains to the last step, calling `progress(step, scalars)` after each; returns the checkpoint."""
         log = RunLog(self.folder, self.step)
         batches = picture_batches(
             self.corpus, "train", self.step, self.config.total_steps, self.config.batch_size,

@@ -1,4 +1,4 @@
-"""Training state on disk: one safetensors file and no pickle, replaced in one move so that a kill cannot tear it."""
+"""Training state on disk: one safetensors file, no pickle, replaced in one move: no kill can tear it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimizers: list[Optim
         missing, unexpected = module.load_state_dict(weights, strict=False)
         tied = set(getattr(module, "_tied_weights_keys", None) or ())
         if unexpected or set(missing) - tied:
-            raise RuntimeError(f"{path} does not fit {name}: missing {missing[:4]}, unexpected {unexpected[:4]}")
+            raise RuntimeError(
+                f"{path} does not fit {name}: missing {missing[:4]}, unexpected {unexpected[:4]}"
+            )
     for number, optimizer in enumerate(optimizers):
         head = f"optimizer/{number}/"
         state: dict[int, dict[str, Tensor]] = {}
