@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,7 @@ from eval.scenes.scoring import Scored, held_out_table, mme_score, score, table
 from eval.scenes.world import make_scene
 
 if TYPE_CHECKING:
-    from tofc import Device, Edge
+    from tofc import Answer, Device, Edge
 
 SHORT_ANSWER, DESCRIPTION = 12, 128  # new tokens at most
 
@@ -51,23 +51,24 @@ class PipelineAnswerer:
 
     def answer(self, image: Image.Image, prompts: Sequence[str], max_new_tokens: Sequence[int]) -> list[str]:
         """One answer for each prompt; questions of equal length limit are answered in one batch."""
-        features = packet = None
-        if self.quality is None:
-            features = self.device.features(image, tokens=self.tokens)
-        else:
-            packet = self.device.encode(image, quality=self.quality, tokens=self.tokens)
-            self.sizes.append(len(bytes(packet)))
+        ask = self._see(image)
         answers = [""] * len(prompts)
         for limit in sorted(set(max_new_tokens)):
-            chosen = [place for place, most in enumerate(max_new_tokens) if most == limit]
-            asked = [prompts[place] for place in chosen]
-            if features is not None:
-                given = self.edge.answer_features(features, asked, max_new_tokens=limit)
-            else:
-                given = self.edge.answer_many([(packet, prompt) for prompt in asked], max_new_tokens=limit)
-            for place, one in zip(chosen, given, strict=True):
-                answers[place] = one.text
+            places = [place for place, most in enumerate(max_new_tokens) if most == limit]
+            for place, given in zip(places, ask([prompts[place] for place in places], limit), strict=True):
+                answers[place] = given.text
         return answers
+
+    def _see(self, image: Image.Image) -> Callable[[list[str], int], list[Answer]]:
+        """The picture, seen once: a function of questions and the most new tokens for each answer."""
+        if self.quality is None:
+            features = self.device.features(image, tokens=self.tokens)
+            return lambda asked, limit: self.edge.answer_features(features, asked, max_new_tokens=limit)
+        packet = self.device.encode(image, quality=self.quality, tokens=self.tokens)
+        self.sizes.append(len(bytes(packet)))
+        return lambda asked, limit: self.edge.answer_many(
+            [(packet, question) for question in asked], max_new_tokens=limit
+        )
 
 
 def answer_scenes(answerer: Answerer, split: str, scenes: int) -> Iterator[list[Scored]]:
