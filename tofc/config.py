@@ -26,6 +26,8 @@ ASSETS = _PACKAGE / "assets"
 # An installation carries the configs inside the package; the source tree keeps them in their own room.
 CONFIG_FOLDERS = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
 
+_HUB_ID = r"[\w.-]+/[\w.-]+"
+
 T = TypeVar("T")
 
 
@@ -229,7 +231,7 @@ def resolve(src: str | Path) -> Checkpoint:
         return _read_checkpoint(text, Path(src))
     if text in bundled_names():
         return _read_checkpoint(text, ASSETS / text)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or Path(src).exists():
+    if not re.fullmatch(_HUB_ID, text) or Path(src).exists():
         raise CheckpointError(
             f"no checkpoint {text!r}. Bundled: {', '.join(bundled_names()) or 'none'}. "
             "Or give a folder with a config.json, or a hub id such as owner/name"
@@ -264,6 +266,10 @@ def _read_checkpoint(name: str, folder: Path) -> Checkpoint:
     inside = folder / config.base
     # Path's "/" already lets an absolute base win over the folder.
     base = str(inside) if inside.is_dir() else config.base
+    if not inside.is_dir() and not re.fullmatch(_HUB_ID, base):
+        raise CheckpointError(
+            f"{folder} names the base model {base!r}, and there is no such folder: get the rest"
+        )
     return Checkpoint(name, folder, config, base=base, has_codec=True)
 
 

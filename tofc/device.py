@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import AutoImageProcessor, BaseImageProcessor, LlavaOnevisionC
 
 from encoders import VisionEncoder, dpc_knn, merge_tokens
 from entropy import FeatureCodec
+from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
@@ -155,16 +155,13 @@ class Device:
         """Unmerged features of each picture, from one pass of the tower over all tiles."""
         if not images:
             raise UserError("no pictures were given; give at least one")
-        start = time.perf_counter()
+        watch = Stopwatch(self.encoder_device)
         opened = [open_image(image, max_pixels) for image in images]
         tiling = self.config.tiling if len(images) == 1 or self.config.tiling == "base" else "padded"
         tiles = self._cut(opened, tiling)  # [T, 3, S, S] each
-        ready = time.perf_counter()
+        timing = {"preprocess": watch.lap() / len(images)}
         outputs = self._run_tower(torch.cat(tiles)).split([t.shape[0] for t in tiles])  # [T, N, C] each
-        timing = {
-            "preprocess": (ready - start) / len(images),
-            "vision": (time.perf_counter() - ready) / len(images),
-        }
+        timing["vision"] = watch.lap() / len(images)
         pictures = []
         for image, output in zip(opened, outputs, strict=True):
             size = (image.height, image.width)
@@ -186,27 +183,32 @@ class Device:
             for image in images
         ]
 
+    @property
+    def encoder_device(self) -> torch.device:
+        """Where the vision tower computes."""
+        return next(self.encoder.parameters()).device
+
     @torch.no_grad()
     def _run_tower(self, tiles: torch.Tensor) -> torch.Tensor:
         """Tiles [T, 3, S, S] to features float32 [T, N, C]."""
-        weight = next(self.encoder.parameters())
-        parts = [self.encoder(t.to(weight.device, weight.dtype)) for t in tiles.split(_TILES_AT_ONCE)]
+        dtype = next(self.encoder.parameters()).dtype
+        parts = [self.encoder(t.to(self.encoder_device, dtype)) for t in tiles.split(_TILES_AT_ONCE)]
         return torch.cat(parts).float()
 
     @torch.no_grad()
     def _merge(self, picture: Features, count: int | None) -> Features:
-        start = time.perf_counter()
+        watch = Stopwatch(self.encoder_device)
         tokens = picture.tokens[None]  # [1, M, C]
         count = picture.layout.num_tokens if count is None else count
         clusters = dpc_knn(tokens, count, k=self.config.merging.neighbours)
         merged, _ = merge_tokens(tokens, clusters)  # [1, K, C]
         merged = merged[0].cpu()
-        timing = {**picture.timing, "merge": time.perf_counter() - start}
+        timing = {**picture.timing, "merge": watch.lap()}
         return replace(picture, tokens=merged, clusters=clusters, timing=timing)
 
     def _code(self, pictures: list[Features], quality: int) -> Packet:
         codec = self._require_codec()
-        start = time.perf_counter()
+        watch = Stopwatch(torch.device("cpu"))
         try:
             payload = codec.encode(torch.cat([p.tokens for p in pictures]), quality)
         except ValueError as error:
@@ -219,7 +221,7 @@ class Device:
             model_tag=codec.fingerprint[:TAG_BYTES],
             tiling=pictures[0].tiling,
             token_counts=tuple(p.tokens.shape[0] for p in pictures[:-1]),
-            timing={**timing, "code": time.perf_counter() - start},
+            timing={**timing, "code": watch.lap()},
         )
 
     def _fit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import (
 
 from entropy import FeatureCodec
 from entropy.errors import StreamError
+from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.device import Device
 from tofc.errors import CheckpointError, PacketError, UserError
@@ -38,6 +38,8 @@ from tofc.tiling import tile_layout
 EXITS = ("full",)
 MAX_NEW_TOKENS = 80
 BATCH_SIZE = 16
+# Batches whose packets are decoded together and sorted by length: few enough to hold their features.
+_WINDOW = 8
 # What would change the shape or the type of the generated ids.
 _FIXED_SETTINGS = ("num_return_sequences", "return_dict_in_generate", "pad_token_id")
 
@@ -137,7 +139,7 @@ class Edge:
         """The pictures of a packet as decoded features with their layout; errors of `decode`."""
         packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
         codec = self._check(packet)
-        start = time.perf_counter()
+        watch = Stopwatch(torch.device("cpu"))
         try:
             decoded = torch.from_numpy(codec.decode(packet.payload))  # [sum K, C]
         except StreamError as error:
@@ -145,7 +147,7 @@ class Edge:
         counts = [*packet.token_counts, decoded.shape[0] - sum(packet.token_counts)]
         if min(counts) < 1:
             raise PacketError(f"the packet's token counts {counts} leave a picture without tokens")
-        seconds = (time.perf_counter() - start) / len(counts)
+        seconds = watch.lap() / len(counts)
         pictures = []
         for tokens, size in zip(decoded.split(counts), packet.image_sizes, strict=True):
             layout = tile_layout(size, packet.tiling, self.model.config)
@@ -183,10 +185,14 @@ class Edge:
         A packet that occurs several times is decoded and projected once.
         """
         pairs = [(p if isinstance(p, Packet) else Packet.from_bytes(p), question) for p, question in requests]
-        decoded = {packet: self.decode_features(packet) for packet, _ in pairs}
-        return self._answer(
-            [(decoded[packet], question) for packet, question in pairs], batch_size, generation
-        )
+        window = _WINDOW * max(1, batch_size)
+        answers: list[Answer] = []
+        for first in range(0, len(pairs), window):
+            part = pairs[first : first + window]
+            decoded = {packet: self.decode_features(packet) for packet in dict.fromkeys(p for p, _ in part)}
+            asked = [(decoded[packet], question) for packet, question in part]
+            answers += self._answer(asked, batch_size, generation)
+        return answers
 
     def answer_features(
         self,
@@ -269,10 +275,10 @@ class Edge:
         for pictures, question in requests:
             key = tuple(id(picture) for picture in pictures)
             if key not in projected:
-                start = time.perf_counter()
+                watch = Stopwatch(self.model.device)
                 embeddings = visual_embeddings(self.model, pictures)
                 timing = {"decode": sum(p.timing.get("decode", 0.0) for p in pictures)}
-                projected[key] = embeddings, {**timing, "project": time.perf_counter() - start}
+                projected[key] = embeddings, {**timing, "project": watch.lap()}
             embeddings, timing = projected[key]
             prompts.append(
                 Prompt.build(self.tokenizer, self.template, self.model.config, question, embeddings, timing)
@@ -281,10 +287,10 @@ class Edge:
 
     @torch.inference_mode()
     def _generate(self, prompts: list[Prompt], generation: Mapping[str, Any]) -> list[Answer]:
-        start = time.perf_counter()
+        watch = Stopwatch(self.model.device)
         embeds, mask = Prompt.batch(prompts, self.model)  # [B, L, D], [B, L]
         produced = self.model.generate(inputs_embeds=embeds, attention_mask=mask, **generation)  # [B, new]
-        seconds = (time.perf_counter() - start) / len(prompts)
+        seconds = watch.lap() / len(prompts)
         named = generation.get("eos_token_id", self.model.generation_config.eos_token_id)
         ends = {named} if isinstance(named, int) else set(named)
         answers = []
