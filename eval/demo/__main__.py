@@ -40,6 +40,8 @@ def run(out: Path, json_file: Path | None, model: str, quality: int, limit: int 
     """Measure, print, draw and write; see `demo` for the arguments."""
     require_matplotlib()  # before minutes of work, not after
     console, progress = Console(), _progress()
+    if not console.is_terminal:
+        console.width = 100  # a file or a pipe has no width of its own
     with progress:
         task = progress.add_task("rendering the pictures", total=None)
         chosen = demo_pictures()[:limit]

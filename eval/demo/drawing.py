@@ -206,7 +206,8 @@ def _bars(result: PictureResult) -> list[tuple[str, int | None, str]]:
     same = "same answers" if len(result.questions) > 1 else "same answer"
     ours: list[tuple[str, int | None, str]] = [("TOFC packet", result.num_bytes, OURS)]
     codecs = [
-        (f"{name}, {same}", point and point.num_bytes, CODEC) for name, point in result.baselines.items()
+        (f"{name}, {same}", None if point is None else point.num_bytes, CODEC)
+        for name, point in result.baselines.items()
     ]
     return ours + codecs + [(label, size, REFERENCE) for label, size in result.reference_sizes.items()]
 
@@ -228,7 +229,7 @@ def _draw_bars(sheet: _Sheet, middle: float, result: PictureResult, largest: int
             share = math.log(max(size, 100) / 100) / math.log(max(largest, 101) / 100)
             length = max(0.03, share * (width - labels - figures))
             axes.barh(index, length, left=labels, height=0.6, color=colour)
-        words = {"fontsize": 12, "va": "center", "color": QUIET if index else INK}
+        words: dict[str, Any] = {"fontsize": 12, "va": "center", "color": QUIET if index else INK}
         words["weight"] = "normal" if index else "bold"
         axes.text(0, index, label, **words)
         axes.text(labels + length + 0.06, index, "at no quality" if size is None else f"{size:,}", **words)

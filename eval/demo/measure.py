@@ -26,7 +26,7 @@ def measure(
 
     Args:
         device: the encoder.
-        edge: the answerer, which also serves ordinary images (`images=True`).
+        edge: the answerer.
         picture: what to look at and what to ask.
         quality: quality of the packet.
         step: called `steps(picture)` times on the way, for a progress bar.
@@ -34,19 +34,18 @@ def measure(
     packet = device.encode(picture.image, quality=quality)
     # What travels is bytes: the edge gets nothing else.
     received = tofc.Packet.from_bytes(bytes(packet))
-    answers = []
+    answers: list[tofc.Answer] = []
     for question in picture.questions:
         answers.append(edge.answer(received, question.prompt))
         step()
-    wanted = [answer.text for answer in answers]
     prompts = [question.prompt for question in picture.questions]
     found: dict[str, list[Point | None]] = {}
     for codec in CODECS:
         found[codec.name] = lowest_qualities_keeping(
             picture.image,
             codec,
-            lambda decoded: _same_answers(edge, decoded, prompts, wanted),
-            len(wanted) + 1,
+            lambda decoded: _same_answers(device, edge, decoded, prompts, answers),
+            len(answers) + 1,
         )
         step()
     features = device.features(picture.image)
@@ -82,13 +81,20 @@ def steps(picture: DemoPicture) -> int:
 
 
 def _same_answers(
-    edge: tofc.Edge, decoded: Image.Image, prompts: Sequence[str], wanted: Sequence[str]
+    device: tofc.Device,
+    edge: tofc.Edge,
+    decoded: Image.Image,
+    prompts: Sequence[str],
+    wanted: Sequence[tofc.Answer],
 ) -> list[bool]:
-    """Say for each question whether its answer is kept, and last whether all of them are at once."""
-    kept = [
-        edge.answer_image(decoded, prompt).text == answer
-        for prompt, answer in zip(prompts, wanted, strict=True)
-    ]
+    """Say for each question whether its answer is kept, and last whether all of them are at once.
+
+    A picture that arrives as a file costs nothing more to see whole: all its features are used, none merged.
+    """
+    # One token more than the longest answer decides whether it is the same.
+    longest = max(len(answer.tokens) for answer in wanted) + 1
+    answers = edge.answer_features(device.features(decoded, "all"), prompts, max_new_tokens=longest)
+    kept = [answer.text == other.text for answer, other in zip(answers, wanted, strict=True)]
     return [*kept, all(kept)]
 
 

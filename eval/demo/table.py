@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 
 from rich import box
 from rich.console import Console
@@ -11,6 +12,8 @@ from rich.text import Text
 
 from eval.baselines import Point
 from eval.demo.results import LINK_BITS_PER_SECOND, PLAIN, PictureResult, QuestionResult, link_seconds
+
+LONGEST_ANSWER = 120
 
 
 def print_picture(console: Console, result: PictureResult) -> None:
@@ -21,22 +24,20 @@ def print_picture(console: Console, result: PictureResult) -> None:
         align="left",
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
-    table.add_column("question", ratio=1)
-    table.add_column("answer", style="bold")
+    table.add_column("question", ratio=3)
+    table.add_column("answer", style="bold", ratio=1)
     table.add_column("truth")
     for codec in result.baselines:
-        table.add_column(f"{codec} bytes", justify="right")
-    table.add_column("edge ms", justify="right")
+        table.add_column(f"{codec} bytes", justify="right", no_wrap=True)
     for question in result.questions:
         table.add_row(
             question.prompt,
-            question.answer,
+            shorten(question.answer, LONGEST_ANSWER) or "(nothing)",
             _truth(question),
             *(_size(point) for point in question.baselines.values()),
-            _milliseconds(sum(question.seconds.values())),
         )
     table.add_section()
-    table.add_row("all of them at once", "", "", *(_size(point) for point in result.baselines.values()), "")
+    table.add_row("all of them at once", "", "", *(_size(point) for point in result.baselines.values()))
     console.print(table)
     parts = " + ".join(f"{name} {size}" for name, size in result.sections.items())
     console.print(
@@ -48,7 +49,8 @@ def print_picture(console: Console, result: PictureResult) -> None:
         f"      link: {_milliseconds(link_seconds(result.num_bytes))} ms computed for "
         f"{LINK_BITS_PER_SECOND // 1000} kbit/s; nothing was sent"
     )
-    console.print(Text(f"      edge, first question: {_stages(result.questions[0].seconds)}"))
+    for number, question in enumerate(result.questions, start=1):
+        console.print(Text(f"      edge, question {number}: {_stages(question.seconds)}"))
 
 
 def print_summary(console: Console, results: Sequence[PictureResult]) -> None:

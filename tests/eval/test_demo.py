@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+import tofc
 from eval.baselines import Point
 from eval.demo import drawing, inputs
 from eval.demo.drawing import draw
-from eval.demo.inputs import demo_pictures
+from eval.demo.inputs import DemoPicture, DemoQuestion, demo_pictures
+from eval.demo.measure import CODECS, _tile, measure, steps
 from eval.demo.results import PLAIN, PictureResult, QuestionResult, link_seconds
 from eval.demo.table import notes, print_picture, print_summary
 from tofc.errors import UserError
@@ -123,6 +125,38 @@ def test_table_states_bytes_truth_stages_and_failures():
 def test_notes_mention_only_what_is_there():
     assert len(notes([result()])) == 2
     assert len(notes([result(rendered=False, webp=None)])) == 4
+
+
+def test_measuring_sends_one_packet_and_compares_with_its_answers(checkpoint_folder, picture):
+    device, edge = (
+        tofc.Device.from_pretrained(checkpoint_folder),
+        tofc.Edge.from_pretrained(checkpoint_folder),
+    )
+    asked = (DemoQuestion("How many cars are there?", "2"), DemoQuestion("Is there a car?", "Yes"))
+    done = []
+    demo_picture = DemoPicture("one", "drawing", True, picture, asked)
+    found = measure(device, edge, demo_picture, 2, lambda: done.append(1))
+    packet = device.encode(picture, quality=2)
+    assert found.num_bytes == len(bytes(packet))
+    assert [answer.answer for answer in found.questions] == [
+        edge.answer(packet, question.prompt).text for question in asked
+    ]
+    assert len(done) == steps(demo_picture)
+    assert found.assignment.shape == (6, 6)
+    assert len(np.unique(found.assignment)) == found.num_tokens == 12
+    assert found.tile == (0, 0, *picture.size)
+    assert found.reference_sizes["features, float16"] == 36 * 32 * 2
+    for codec in CODECS:
+        whole = found.baselines[codec.name]
+        each = [question.baselines[codec.name] for question in found.questions]
+        # A file that keeps all the answers keeps each of them, so none of theirs is larger.
+        assert whole is None or all(point.num_bytes <= whole.num_bytes for point in each)
+
+
+def test_padded_tiles_reach_beyond_the_picture():
+    assert _tile((100, 60), "padded") == (0, -20, 100, 100)
+    assert _tile((60, 100), "padded") == (-20, 0, 100, 100)
+    assert _tile((60, 100), "anyres") == (0, 0, 60, 100)
 
 
 def test_link_time_is_bytes_over_rate():
