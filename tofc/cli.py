@@ -1,4 +1,4 @@
-"""The command line: `tofc ask`, `encode`, `info`, `answer`, `pretrain`.
+"""The command line: `tofc ask`, `encode`, `info`, `answer`, `pretrain`, `train`.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 2 what the user can put
 right (one line says what), 1 a fault of ours. PyTorch and the models are imported inside the commands, so
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +27,7 @@ from tofc.cli_report import (
     size_table,
     working,
 )
+from tofc.cli_training import PRETRAIN_EXAMPLES, TRAIN_EXAMPLES, pretrain, train
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -240,44 +240,8 @@ def answer(
     note(f"{len(packet)} bytes; {_timing(result.timing)}")
 
 
-@app.command(
-    epilog="Examples:\n\ntofc pretrain configs/scenes-tiny.yaml\n\n"
-    "tofc pretrain scenes-tiny --out runs/again    (a bundled configuration, by its name)"
-)
-@reports_user_errors
-def pretrain(
-    config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="The run's folder; a run that stands there goes on. [runs/NAME]"
-        ),
-    ] = None,
-    json_: JsonOption = False,
-) -> None:
-    """Train a small vision-language model from nothing; after a kill it goes on where it last saved."""
-    from rich.console import Console
-
-    from tofc.config import find_config, load_yaml
-
-    try:
-        from tofc.training.pretrain import PretrainConfig, run
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{error.name} is not installed; training needs an extra: pip install 'tofc[train]'"
-        ) from None
-
-    settings = load_yaml(find_config(config), PretrainConfig)
-    folder = out if out is not None else Path("runs") / settings.name
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file; name a folder")
-    checkpoint = run(settings, folder, Console(stderr=True))
-    if json_:
-        print_json({"folder": str(checkpoint), "steps": settings.total_steps})
-        return
-    typer.echo(checkpoint)
+app.command(epilog=PRETRAIN_EXAMPLES)(pretrain)
+app.command(epilog=TRAIN_EXAMPLES)(train)
 
 
 def _check_question(question: str) -> None:

@@ -176,7 +176,7 @@ def test_version_and_help() -> None:
     assert run("--version").stdout.startswith("tofc ")
     overview = run("--help")
     assert overview.exit_code == 0
-    for command in ("ask", "encode", "info", "answer", "pretrain"):
+    for command in ("ask", "encode", "info", "answer", "pretrain", "train"):
         assert command in overview.stdout
         assert "Examples" in run(command, "--help").stdout
 
@@ -358,12 +358,27 @@ def test_unknown_option_is_a_user_error() -> None:
     assert run("no-such-command").exit_code == 2
 
 
-def test_pretrain_refuses_a_config_that_is_none(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tofc[train] is not installed")
-    refused(run("pretrain", str(tmp_path / "no.yaml")), "no.yaml", "scenes-tiny")
+@pytest.mark.parametrize("command", ["pretrain", "train"])
+def test_training_refuses_a_config_that_is_none(command: str, tmp_path: Path) -> None:
+    refused(run(command, str(tmp_path / "no.yaml")), "no.yaml", "scenes-tiny")
     config = tmp_path / "wrong.yaml"
     config.write_text("batchsize: 3\n")
-    refused(run("pretrain", str(config)), "batchsize", "batch_size")
+    refused(run(command, str(config)), "batchsize", "data")
+
+
+@pytest.mark.parametrize("command", ["pretrain", "train"])
+def test_training_refuses_an_output_that_is_something_else(command: str, tmp_path: Path) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text("base: nowhere\n" if command == "train" else "seed: 1\n")
+    refused(run(command, str(config), "--out", str(config)), "small.yaml is a file")
+
+
+def test_train_refuses_before_the_work_what_it_cannot_write_or_read(tmp_path: Path) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text(f"base: {tmp_path / 'nowhere'}\n")
+    refused(run("train", str(config), "--out", str(tmp_path)), "something else than a checkpoint")
+    refused(run("train", str(config), "--out", str(tmp_path / "new")), "nowhere", "tofc pretrain")
+    assert list(tmp_path.iterdir()) == [config]
 
 
 # Faults of ours.

@@ -1,0 +1,97 @@
+"""The commands that make checkpoints: `tofc pretrain` and `tofc train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tofc.cli_report import print_json, reports_user_errors
+from tofc.errors import UserError
+
+PRETRAIN_EXAMPLES = (
+    "Examples:\n\ntofc pretrain configs/scenes-tiny.yaml\n\n"
+    "tofc pretrain scenes-tiny --out runs/again    (a bundled configuration, by its name)"
+)
+TRAIN_EXAMPLES = (
+    "Examples:\n\ntofc train scenes-tiny-codec --out runs/mine\n\n"
+    "tofc ask street.jpg 'Is there a bus?' --model runs/mine"
+)
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
+]
+
+
+@reports_user_errors
+def pretrain(
+    config: ConfigArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="The run's folder; a run that stands there goes on. [runs/NAME]"
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train a small vision-language model from nothing; after a kill it goes on where it last saved."""
+    from rich.console import Console
+
+    from tofc.config import load_yaml
+
+    try:
+        from tofc.training.pretrain import PretrainConfig, run
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from None
+    settings = load_yaml(config, PretrainConfig)
+    folder = _folder(out, settings.name)
+    checkpoint = run(settings, folder, Console(stderr=True))
+    _report(checkpoint, json_)
+
+
+@reports_user_errors
+def train(
+    config: ConfigArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where the checkpoint goes. [runs/ and CONFIG's name]"),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train a codec for a base model, and write both as a checkpoint for `--model`."""
+    from rich.console import Console
+
+    from tofc.config import CONFIG_NAME, find_config, load_yaml
+
+    try:
+        from tofc.training.train import TrainConfig, run
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error) from None
+    settings = load_yaml(config, TrainConfig)
+    folder = _folder(out, find_config(config).stem)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+        raise UserError(f"--out {folder} holds something else than a checkpoint; name a new folder")
+    checkpoint = run(settings, folder, Console(stderr=True))
+    _report(checkpoint, json_)
+
+
+def _folder(out: Path | None, name: str) -> Path:
+    folder = out if out is not None else Path("runs") / name
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; name a folder")
+    return folder
+
+
+def _missing_extra(error: ModuleNotFoundError) -> UserError:
+    return UserError(f"{error.name} is not installed; training needs an extra: pip install 'tofc[train]'")
+
+
+def _report(checkpoint: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"folder": str(checkpoint)})
+    else:
+        typer.echo(checkpoint)
