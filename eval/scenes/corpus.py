@@ -53,14 +53,15 @@ class SceneCorpus:
         """Scene `index` of `split`; questions drawn from (seed, split, index)."""
         scene, image, owner = make_scene(split, index)
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
-        asked = [
-            Turn(question.prompt, question.answer, f"{question.form}/{question.category}")
-            for question in training_questions(scene, rng, self.questions)
-        ]
+        asked: list[Turn] = []
         if rng.random() < self.describe_share:
             question = training_description(scene, rng)
             # A description has some forty tokens, an answer one or two.
             asked.append(Turn(question.prompt, question.answer, "describe", weight=0.25))
+        asked += [
+            Turn(question.prompt, question.answer, f"{question.form}/{question.category}")
+            for question in training_questions(scene, rng, self.questions)
+        ]
         labels, regions = self._dense(scene, owner)
         return GroundedPicture(resize(image, self.size), labels, regions, tuple(asked))
 

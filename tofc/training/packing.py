@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from tofc.training.data import Turn
 
 IGNORED = -100
+Segment = tuple[list[int], list[int], list[float]]  # tokens, targets and weights of one question
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Packer:
                 self._cache[prompt] = ids
         return ids
 
-    def _segment(self, turn: Turn) -> tuple[list[int], list[int], list[float]]:
+    def _segment(self, turn: Turn) -> Segment:
         question = self._question_ids(turn.prompt)
         answer = [
             *self.tokenizer(turn.answer, add_special_tokens=False).input_ids,
@@ -75,9 +76,25 @@ class Packer:
         weights = [0.0] * (len(question) - 1) + [turn.weight] * (len(answer) - 1) + [0.2 * turn.weight]
         return ids, targets, weights
 
-    def pack(self, dialogues: list[tuple[Turn, ...]]) -> PackedBatch:
-        """Packs one tuple of turns per picture into a `PackedBatch`, padded to a multiple of `round_to`."""
-        rows = [[self._segment(turn) for turn in turns] for turns in dialogues]
+    @staticmethod
+    def _fitting(segments: list[Segment], max_length: int | None) -> list[Segment]:
+        if max_length is None:
+            return segments
+        kept: list[Segment] = []
+        room = max_length
+        for segment in segments:
+            if len(segment[0]) <= room or not kept:
+                kept.append(segment)
+                room -= len(segment[0])
+        return kept
+
+    def pack(self, dialogues: list[tuple[Turn, ...]], max_length: int | None = None) -> PackedBatch:
+        """Packs one tuple of turns per picture into a `PackedBatch`, padded to a multiple of `round_to`.
+
+        With `max_length`, turns that no longer fit into so many tokens are left out: rows of equal length
+        waste nothing on padding.
+        """
+        rows = [self._fitting([self._segment(turn) for turn in turns], max_length) for turns in dialogues]
         longest = max(sum(len(ids) for ids, _, _ in row) for row in rows)
         length = -(-longest // self.round_to) * self.round_to
         shape = (len(rows), length)

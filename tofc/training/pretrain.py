@@ -37,7 +37,7 @@ class PretrainConfig:
 
     `dense_steps` steps teach the tower alone, the rest up to `total_steps` teach all with the dense loss at
     `dense_weight`. `layouts` maps a token layout ("stock", or a number of merged tokens) to how often it is
-    drawn. `feature_noise` is in channel deviations. `precision` is "auto" (bf16 where the hardware has it),
+    drawn. `feature_noise` is in channel deviations; a picture's questions fill at most `max_text_tokens`. `precision` is "auto" (bf16 where the hardware has it),
     "bf16" or "fp32".
     """
 
@@ -48,10 +48,11 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch_size: int = 32
     dense_steps: int = 900
-    total_steps: int = 2900
+    total_steps: int = 2600
     dense_weight: float = 0.25
     layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
     feature_noise: float = 0.2
+    max_text_tokens: int = 192
     precision: str = "auto"
     validation_pictures: int = 128
     validate_every: int = 200
@@ -82,10 +83,8 @@ class Pretrainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(self.device))
         self.corpus: GroundedCorpus = load_corpus(config.data.source, **config.data.options)
-        tokenizer = build_tokenizer(
-            self.corpus.texts(config.data.tokenizer_texts, config.seed), config.model.vocab_size
-        )
-        self.processor: LlavaOnevisionProcessor = build_processor(tokenizer, config.model)
+        self.processor = self._processor()
+        tokenizer = self.processor.tokenizer
         heads = DenseHeads(
             config.model.vision_width,
             self.corpus.label_classes,
@@ -104,6 +103,15 @@ class Pretrainer:
         if self.state_path.exists():
             self.step = load_state(self.state_path, self._modules(), self.optimizers)
             console.print(f"going on from step {self.step} of {config.total_steps} in {folder}")
+
+    def _processor(self) -> LlavaOnevisionProcessor:
+        """The run's processor: made once and kept in the folder, since weights belong to one vocabulary."""
+        base = self.folder / "base"
+        if not (base / "processor_config.json").exists():
+            config = self.config
+            texts = self.corpus.texts(config.data.tokenizer_texts, config.seed)
+            build_processor(build_tokenizer(texts, config.model.vocab_size), config.model).save_pretrained(base)
+        return LlavaOnevisionProcessor.from_pretrained(base)
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {"model": self.grounded.model, "heads": self.grounded.heads}
@@ -152,7 +160,8 @@ class Pretrainer:
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
                 rough = roughen(features, config.feature_noise, generator)
                 visual = self.grounded.visual_embeddings(rough, layout)
-                packed = self.packer.pack([picture.turns for picture in pictures]).to(self.device)
+                turns = [picture.turns for picture in pictures]
+                packed = self.packer.pack(turns, config.max_text_tokens).to(self.device)
                 answer = self.grounded.answers(visual, packed)
                 loss = config.dense_weight * loss + answer.loss
                 scalars["loss/answers"] = answer.loss.item()
