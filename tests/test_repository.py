@@ -93,7 +93,7 @@ def test_nobody_hides_the_builtin_eval() -> None:
 
 
 def test_nothing_runs_what_a_file_says() -> None:
-    """No pickles; published open_clip files go through torch's reader of plain tensors, which runs nothing."""
+    """No pickles; published open_clip files go through torch's reader of plain tensors, which runs none."""
     faults = []
     for path in sources(*ROOMS):
         for node in ast.walk(parse(path)):
