@@ -172,11 +172,12 @@ class Device:
     def _cut(self, images: list[Image.Image], tiling: str) -> list[torch.Tensor]:
         """Pixels as the stock processor cuts, resizes and normalises them: [T, 3, S, S] of each picture."""
         if tiling == "padded":
-            pixels = self.image_processor([images], return_tensors="pt")["pixel_values"]  # [n, 1, 3, S, S]
+            nested: Any = [images]  # the pictures of one prompt
+            pixels = self.image_processor(nested, return_tensors="pt")["pixel_values"]  # [n, 1, 3, S, S]
             return list(pixels)
         if tiling == "anyres":
             return [self.image_processor(image, return_tensors="pt")["pixel_values"][0] for image in images]
-        side = self.base_config.vision_config.image_size
+        side = self.encoder.image_size
         smallest = {"image_grid_pinpoints": [[side, side]]}  # no more grid than the processor insists on
         return [
             self.image_processor(image, return_tensors="pt", **smallest)["pixel_values"][0, :1]

@@ -74,7 +74,7 @@ class Edge:
         codec: FeatureCodec | None,
         device_side: Device | None = None,
     ) -> None:
-        width = model.config.vision_config.hidden_size
+        width = model.model.multi_modal_projector.linear_1.in_features
         if codec is not None and codec.width != width:
             raise CheckpointError(
                 f"the codec gives features of width {codec.width}, the projector takes {width}: "
@@ -289,13 +289,14 @@ class Edge:
     def _generate(self, prompts: list[Prompt], generation: Mapping[str, Any]) -> list[Answer]:
         watch = Stopwatch(self.model.device)
         embeds, mask = Prompt.batch(prompts, self.model)  # [B, L, D], [B, L]
-        produced = self.model.generate(inputs_embeds=embeds, attention_mask=mask, **generation)  # [B, new]
+        model: Any = self.model  # the declared type of `generate` asks for another class
+        produced = model.generate(inputs_embeds=embeds, attention_mask=mask, **generation)  # [B, new]
         seconds = watch.lap() / len(prompts)
         named = generation.get("eos_token_id", self.model.generation_config.eos_token_id)
         ends = {named} if isinstance(named, int) else set(named)
         answers = []
         for prompt, ids in zip(prompts, produced.tolist(), strict=True):
             stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-            text = self.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
+            text = str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
             answers.append(Answer(text, self.exit, tuple(ids[:stop]), {**prompt.timing, "generate": seconds}))
         return answers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -47,7 +48,7 @@ class Prompt:
         """Renders and tokenises one turn, pictures first; UserError for an empty question."""
         if not question.strip():
             raise UserError("the question is empty; ask something about the picture")
-        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": question}]
+        content: Any = [*({"type": "image"} for _ in pictures), {"type": "text", "text": question}]
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=template,
@@ -70,7 +71,7 @@ class Prompt:
         prompts: Sequence[Prompt], model: LlavaOnevisionForConditionalGeneration
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded `inputs_embeds` [B, L, D] and attention mask int64 [B, L] of several prompts."""
-        embedding = model.get_input_embeddings()
+        embedding: Any = model.get_input_embeddings()
         longest = max(prompt.length for prompt in prompts)
         pad = model.generation_config.pad_token_id
         ids = torch.full((len(prompts), longest), pad, dtype=torch.int64)
@@ -104,7 +105,8 @@ def end_tokens(
     tokenizer: PreTrainedTokenizerBase, model: LlavaOnevisionForConditionalGeneration
 ) -> list[int]:
     """Ids that end an answer: of the sequence, of a turn, and what the model's config names."""
-    named = model.config.text_config.eos_token_id
+    text: Any = model.config.text_config
+    named = text.eos_token_id
     ends = {named} if isinstance(named, int) else set(named or ())
     if tokenizer.eos_token_id is not None:
         ends.add(tokenizer.eos_token_id)

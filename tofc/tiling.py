@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import LlavaOnevisionConfig
@@ -49,7 +50,7 @@ def tile_layout(image_size: tuple[int, int], tiling: str, config: LlavaOnevision
     "base" and "padded" are one tile; "anyres" is that tile and the stock grid of further ones (Liu et al.,
     LLaVA-NeXT; geometry from transformers' own functions, so that it cannot drift from the stock model's).
     """
-    vision = config.vision_config
+    vision: Any = config.vision_config
     side = vision.image_size // vision.patch_size
     base = torch.arange(side * side)
     if tiling != "anyres":
