@@ -49,23 +49,24 @@ def dpc_knn(
     infinity.
     """
     _check_arguments(features, num_clusters, k, mask)
-    batch, num_tokens, _ = features.shape
-    if mask is None:
-        mask = torch.ones(batch, num_tokens, dtype=torch.bool, device=features.device)
-    _check_finite(features, mask)
-    num_clusters = min(num_clusters, num_tokens)
-    if num_clusters == num_tokens and bool(mask.all()):
-        identity = torch.arange(num_tokens, device=features.device).expand(batch, num_tokens)
-        return Clusters(identity.clone(), identity.clone())
-    k = min(k, num_tokens)
+    batch, num_tokens, width = features.shape
+    num_clusters, k = min(num_clusters, num_tokens), min(k, num_tokens)
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         points, step = _fixed_point(features.detach(), mask, k)
-        mean_sq = _mean_neighbour_distance(points, mask, k)  # [B, N], in units of step^2
-        delta_sq = _distance_to_denser(points, mask, _density_rank(mean_sq))
-        unit = (step * step / points.shape[2])[:, None]  # [B, 1]
+        if mask is None:
+            mask = torch.ones(batch, num_tokens, dtype=torch.bool, device=features.device)
+        if num_clusters == num_tokens and bool(mask.all()):
+            identity = torch.arange(num_tokens, device=features.device).repeat(batch, 1)
+            return Clusters(identity, identity.clone())
+        left, right = _distance_factors(points)
+        nearest_sq, nearest = _nearest_neighbours(left, right, mask, k)  # [B, N, k] each
+        mean_sq = _mean_of_finite(nearest_sq).masked_fill_(~mask, math.inf)  # [B, N], in units of step^2
+        rank = _density_rank(mean_sq)
+        delta_sq = _distance_to_denser(left, right, mask, rank, nearest_sq, nearest)
+        unit = (step * step / width)[:, None]  # [B, 1]
         score = 0.5 * torch.log(delta_sq * unit) - mean_sq * unit
-        centers = _highest(score.masked_fill(~mask, -math.inf), mask, num_clusters)
-        return Clusters(_nearest_center(points, mask, centers), centers)
+        centers = _highest(score, mask, num_clusters)
+        return Clusters(_nearest_center(left, right, mask, centers), centers)
 
 
 def merge_tokens(features: torch.Tensor, clusters: Clusters) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,63 +111,85 @@ def _check_arguments(features: torch.Tensor, num_clusters: int, k: int, mask: to
         raise ValueError(f"mask must be [B, N] = {tuple(features.shape[:2])}, got {tuple(mask.shape)}")
 
 
-def _check_finite(features: torch.Tensor, mask: torch.Tensor) -> None:
-    bad = ~torch.isfinite(features) & mask[..., None]
-    if bad.any():
-        image, token, channel = bad.nonzero()[0].tolist()
-        raise ValueError(
-            f"features[{image}, {token}, {channel}] is {features[image, token, channel].item()} "
-            f"({int(bad.sum())} of {bad.numel()} values are not finite); merging needs finite features"
-        )
+def _raise_not_finite(features: torch.Tensor, mask: torch.Tensor | None) -> None:
+    bad = ~torch.isfinite(features)
+    if mask is not None:
+        bad &= mask[..., None]
+    image, token, channel = bad.nonzero()[0].tolist()
+    raise ValueError(
+        f"features[{image}, {token}, {channel}] is {features[image, token, channel].item()} "
+        f"({int(bad.sum())} of {bad.numel()} values are not finite); merging needs finite features"
+    )
 
 
-def _fixed_point(features: torch.Tensor, mask: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _fixed_point(
+    features: torch.Tensor, mask: torch.Tensor | None, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Round features to integers small enough that float64 sums over them are exact in any order.
 
-    Returns the integers, in float64 [B, N, C], and their step [B], a power of two. Each channel is
-    centred on its mid-range first, which leaves distances as they are and takes away the constant part of
-    outlier channels.
+    Returns the integers, in float64 [B, N, C], and their step [B], a power of two. Each channel is centred on
+    its mid-range first, which leaves distances as they are and takes away the constant part of outlier
+    channels.
     """
     width = features.shape[2]
-    valid = mask[..., None]
-    values = features.to(torch.float64)
-    high = values.masked_fill(~valid, -math.inf).amax(1, keepdim=True)  # [B, 1, C]
-    low = values.masked_fill(~valid, math.inf).amin(1, keepdim=True)
-    middle = torch.where(high >= low, low + (high - low) / 2, 0.0)  # an image may have no valid token at all
-    values = torch.where(valid, values - middle, 0.0)
+    if mask is None:
+        high, low = features.amax(1), features.amin(1)  # [B, C]; a NaN comes through
+    else:
+        high = features.masked_fill(~mask[..., None], -math.inf).amax(1)
+        low = features.masked_fill(~mask[..., None], math.inf).amin(1)
+        empty = ~mask.any(1, keepdim=True)  # [B, 1]
+        high, low = high.masked_fill(empty, 0.0), low.masked_fill(empty, 0.0)
+    if not bool(torch.isfinite(high).all() & torch.isfinite(low).all()):
+        _raise_not_finite(features, mask)
+    high, low = high.to(torch.float64), low.to(torch.float64)
+    middle = low + (high - low) / 2
+    largest = torch.maximum(high - middle, middle - low).amax(1)  # [B]
     # A sum of k squared distances is at most 4 * width * k * 2^(2 bits), and must stay below 2^53.
     bits = (51 - math.ceil(math.log2(width)) - math.ceil(math.log2(k))) // 2
-    largest = values.abs().amax((1, 2))  # [B]
-    exponent = torch.frexp(largest).exponent - bits
-    # Features as small as denormals would need a step that is no float; they count as equal.
-    step = torch.ldexp(torch.ones_like(largest), exponent.clamp(-1000, 1000))
-    return torch.round(values / step[:, None, None]), step
+    # Beyond these exponents a step, or its inverse, is no float: such differences count as none.
+    exponent = (torch.frexp(largest).exponent - bits).clamp(-1000, 1000)
+    step = torch.ldexp(torch.ones_like(largest), exponent)
+    points = features.to(torch.float64, copy=True).sub_(middle[:, None]).div_(step[:, None, None]).round_()
+    if mask is not None:
+        points.masked_fill_(~mask[..., None], 0.0)
+    return points, step
 
 
-def _squared_distances(rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Exact squared distances [B, R, N] between fixed-point rows [B, R, C] and points [B, N, C]."""
-    distances = torch.baddbmm(
-        rows.square().sum(2, keepdim=True), rows, points.transpose(1, 2), beta=1.0, alpha=-2.0
-    )
-    return distances.add_(points.square().sum(2)[:, None])
+def _distance_factors(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two matrices [B, N, C + 2] whose product, left @ right^T, is all squared distances at once, exactly."""
+    norms = points.square().sum(2, keepdim=True)  # [B, N, 1]
+    ones = torch.ones_like(norms)
+    return torch.cat([points, norms, ones], 2), torch.cat([points * -2.0, ones, norms], 2)
 
 
-def _row_blocks(points: torch.Tensor) -> list[slice]:
-    batch, num_tokens, _ = points.shape
-    rows = max(1, _MAX_BLOCK_ENTRIES // (batch * num_tokens))
-    return [slice(start, min(start + rows, num_tokens)) for start in range(0, num_tokens, rows)]
+def _row_blocks(batch: int, num_rows: int, num_columns: int) -> list[slice]:
+    size = max(1, _MAX_BLOCK_ENTRIES // (batch * num_columns))
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
-def _mean_neighbour_distance(points: torch.Tensor, mask: torch.Tensor, k: int) -> torch.Tensor:
-    """Mean of the k smallest squared distances of each token, itself included: [B, N], infinite where
-    masked."""
-    means = []
-    for rows in _row_blocks(points):
-        distances = _squared_distances(points[:, rows], points).masked_fill_(~mask[:, None], math.inf)
-        nearest = distances.topk(k, dim=2, largest=False, sorted=False).values  # [B, R, k]
-        found = torch.isfinite(nearest)
-        means.append(torch.where(found, nearest, 0.0).sum(2) / found.sum(2).clamp(min=1))
-    return torch.cat(means, 1).masked_fill_(~mask, math.inf)
+def _nearest_neighbours(
+    left: torch.Tensor, right: torch.Tensor, mask: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k smallest squared distances of each token, itself included, and to which tokens: [B, N, k] each.
+
+    Where there are fewer valid tokens than k, infinite distances fill up.
+    """
+    batch, num_tokens, _ = left.shape
+    all_valid = bool(mask.all())
+    values, indices = [], []
+    for rows in _row_blocks(batch, num_tokens, num_tokens):
+        distances = torch.bmm(left[:, rows], right.transpose(1, 2))  # [B, R, N]
+        if not all_valid:
+            distances.masked_fill_(~mask[:, None], math.inf)
+        nearest = distances.topk(k, dim=2, largest=False, sorted=False)
+        values.append(nearest.values)
+        indices.append(nearest.indices)
+    return torch.cat(values, 1), torch.cat(indices, 1)
+
+
+def _mean_of_finite(values: torch.Tensor) -> torch.Tensor:
+    finite = torch.isfinite(values)
+    return torch.where(finite, values, 0.0).sum(2) / finite.sum(2).clamp(min=1)
 
 
 def _density_rank(mean_sq: torch.Tensor) -> torch.Tensor:
@@ -177,16 +200,32 @@ def _density_rank(mean_sq: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(order).scatter_(1, order, places)
 
 
-def _distance_to_denser(points: torch.Tensor, mask: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
-    """Squared distance [B, N] to the nearest denser token; for the densest one, to the farthest token."""
-    minima = []
-    for rows in _row_blocks(points):
-        distances = _squared_distances(points[:, rows], points)
-        farthest = distances.masked_fill(~mask[:, None], 0.0).amax(2)
-        denser = rank[:, None, :] < rank[:, rows, None]  # [B, R, N]; masked tokens rank last
-        nearest = distances.masked_fill_(~denser, math.inf).amin(2)
-        minima.append(torch.where(rank[:, rows] == 0, farthest, nearest))
-    return torch.cat(minima, 1)
+def _distance_to_denser(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    mask: torch.Tensor,
+    rank: torch.Tensor,
+    nearest_sq: torch.Tensor,
+    nearest: torch.Tensor,
+) -> torch.Tensor:
+    """Squared distance [B, N] to the nearest denser token; for the densest one, to the farthest token.
+
+    For most tokens that is among their nearest neighbours; only the rows of the others are computed again.
+    """
+    batch, num_tokens, _ = left.shape
+    neighbour_rank = rank.gather(1, nearest.flatten(1)).view_as(nearest)
+    delta_sq = nearest_sq.masked_fill(neighbour_rank >= rank[..., None], math.inf).amin(2)  # [B, N]
+    open_tokens = torch.isinf(delta_sq) & mask
+    for image in range(batch):
+        tokens = open_tokens[image].nonzero()[:, 0]
+        for rows in _row_blocks(1, len(tokens), num_tokens):
+            row = tokens[rows]
+            distances = left[image, row] @ right[image].T  # [R, N]
+            denser = rank[image] < rank[image, row, None]  # masked tokens rank last: never denser
+            nearest_denser = distances.masked_fill(~denser, math.inf).amin(1)
+            farthest = distances.masked_fill_(~mask[image], 0.0).amax(1)
+            delta_sq[image, row] = torch.where(rank[image, row] == 0, farthest, nearest_denser)
+    return delta_sq
 
 
 def _highest(score: torch.Tensor, mask: torch.Tensor, num_clusters: int) -> torch.Tensor:
@@ -200,15 +239,17 @@ def _highest(score: torch.Tensor, mask: torch.Tensor, num_clusters: int) -> torc
     return torch.where(chosen < num_tokens, chosen, -1)
 
 
-def _nearest_center(points: torch.Tensor, mask: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-    """The cluster of each token, [B, N]: the nearest centre, the first of equally near ones; centres own
-    themselves."""
-    batch, num_tokens, width = points.shape
+def _nearest_center(
+    left: torch.Tensor, right: torch.Tensor, mask: torch.Tensor, centers: torch.Tensor
+) -> torch.Tensor:
+    """The cluster of each token, [B, N]: that of the nearest centre, the first of equally near ones."""
+    batch, num_tokens, width = left.shape
     padded = centers < 0  # [B, K]
     token = centers.clamp(min=0)
-    center_points = points.gather(1, token[..., None].expand(-1, -1, width))  # [B, K, C]
-    distances = _squared_distances(points, center_points).masked_fill_(padded[:, None], math.inf)  # [B, N, K]
-    assignment = distances.argmin(2)
+    to_centers = right.gather(1, token[..., None].expand(-1, -1, width))  # [B, K, C + 2]
+    distances = torch.bmm(left, to_centers.transpose(1, 2))  # [B, N, K]
+    assignment = distances.masked_fill_(padded[:, None], math.inf).argmin(2)
+    # A centre keeps its own cluster even where it coincides with an earlier centre.
     # One more slot at the end takes the writes of padded centres.
     owner = torch.cat([assignment, assignment.new_zeros(batch, 1)], 1)
     slots = torch.arange(centers.shape[1], device=centers.device).expand_as(centers)

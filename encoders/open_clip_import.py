@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
@@ -130,8 +131,13 @@ def _open_clip() -> ModuleType:
 def _read(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         return load_file(path)
-    # A TorchScript archive (OpenAI's own files) is refused here: it is a program, not plain tensors.
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{path} is no file of plain tensors (OpenAI's own TorchScript archives are programs, and not "
+            "run): save the state dict of the loaded model as .safetensors"
+        ) from error
     return content.get("state_dict", content)
 
 
