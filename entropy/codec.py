@@ -264,8 +264,7 @@ class FeatureCodec:
         if num_tokens == 0:
             if len(payload) != start:
                 raise StreamError(f"{len(payload) - start} bytes follow a stream of no tokens")
-            none = np.zeros((0, self.width))
-            return _Symbols(*(none.astype(np.int32),) * 3, none.astype(np.uint16), none), level
+            return self._analyse(np.zeros((0, self.width)), level), level
         decoder = rans.Decoder(payload[start:], self.tables)
         routes = np.full(num_tokens, self._router_table(level), dtype=np.uint16)
         experts = decoder.read(routes, chain_from=self.num_experts)

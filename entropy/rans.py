@@ -8,6 +8,7 @@ Source of the method: J. Duda, "Asymmetric numeral systems", arXiv 1311.2540.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,15 @@ _MESSAGES = {
 }
 
 
-@njit(cache=True, nogil=True)
+def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a kernel, keeping the result on disk where some folder can be written to."""
+    try:
+        return njit(cache=True, nogil=True)(kernel)  # type: ignore[no-any-return]
+    except RuntimeError:  # numba's word for "no place for a cache": every process compiles for itself
+        return njit(nogil=True)(kernel)  # type: ignore[no-any-return]
+
+
+@_compiled
 def _encode(
     symbols: Array,
     indices: Array,
@@ -93,7 +102,7 @@ def _encode(
     return buffer[position:]
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _decode(
     data: Array,
     end: int,

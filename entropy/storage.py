@@ -15,11 +15,12 @@ FORMAT = {"format": "tofc-codec-integer", "version": "1"}
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> Path:
     """Write the arrays of a codec; the file appears whole or not at all. Returns the path."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, draft, metadata=FORMAT)
+    # Through bytes: safetensors' own writer makes files that only their owner can read.
+    draft.write_bytes(save({name: np.ascontiguousarray(v) for name, v in tensors.items()}, metadata=FORMAT))
     draft.replace(path)
     return path
 

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its regime, a table and, last, one JSON line."""

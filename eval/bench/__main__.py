@@ -1,0 +1,23 @@
+"""`python -m eval.bench [NAME ...]`: runs benchmarks by name, all of them by default."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {"codec": "eval.bench.codec"}
+
+
+def main(names: list[str]) -> int:
+    """Run benchmarks; returns the exit code: 0 done, 2 an unknown name."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"unknown benchmark {unknown[0]!r}; choose from: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    for name in names or BENCHMARKS:
+        importlib.import_module(BENCHMARKS[name]).main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from eval.bench import codec
+from eval.bench.__main__ import main
+
+
+def test_codec_benchmark_ends_with_one_json_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "SYMBOLS", 5000)
+    assert main(["codec"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["benchmark"] == "codec"
+    assert result["msymbols"]["tofc"]["excess_bits"] * 5000 / 8 < 8
+    assert result["msymbols"]["compressai"]["decode"] > 0
+    assert all(0 < excess < 6 for excess in result["overhead_bytes"].values())
+
+
+def test_unknown_benchmarks_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nothing"]) == 2
+    assert "nothing" in capsys.readouterr().err
