@@ -35,9 +35,9 @@ _MESSAGES = {
 def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a kernel, keeping the result on disk where some folder can be written to."""
     try:
-        return njit(cache=True, nogil=True)(kernel)  # type: ignore[no-any-return]
+        return njit(cache=True, nogil=True)(kernel)
     except RuntimeError:  # numba's word for "no place for a cache": every process compiles for itself
-        return njit(nogil=True)(kernel)  # type: ignore[no-any-return]
+        return njit(nogil=True)(kernel)
 
 
 @_compiled

@@ -39,7 +39,7 @@ class EntropyBottleneckDensity(nn.Module):
             torch.manual_seed(seed)
             self.bottleneck = EntropyBottleneck(channels, init_scale=4, filters=(3, 3))
         self.bottleneck.quantiles.requires_grad_(False)  # medians are CompressAI's coder's affair,
-        for name in ("_offset", "_quantized_cdf", "_cdf_length"):  # and so are these: empty, and not to be stored
+        for name in ("_offset", "_quantized_cdf", "_cdf_length"):  # so are these: empty, not to be stored
             self.bottleneck.register_buffer(name, getattr(self.bottleneck, name), persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
