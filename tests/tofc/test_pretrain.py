@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import tofc
+from eval.scenes.world import make_scene
+
 CONFIG = """
 name: trial
 seed: 5
@@ -31,19 +34,28 @@ validate_every: 20
 save_every: 10
 precision: fp32
 """
+CODEC_CONFIG = """
+base: {base}
+data: {{source: "eval.scenes.corpus:SceneCorpus", options: {{size: 112, patch: 16, questions: 3}}}}
+num_pictures: 32
+tokens: [12, 49]
+codec: {{total_steps: 12, batch_size: 4, codec: {{width: 32, experts: 2}}}}
+checkpoint: {{merging: {{tokens: 12}}, default_quality: 3}}
+"""
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(config: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tofc", "pretrain", str(config), "--out", str(out)]
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tofc", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return output + errors
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +64,8 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrain")
     config = folder / "trial.yaml"
     config.write_text(CONFIG)
-    finish(start(config, folder / "whole"))
-    broken = start(config, folder / "broken")
+    finish(start("pretrain", config, "--out", folder / "whole"))
+    broken = start("pretrain", config, "--out", folder / "broken")
     state = folder / "broken" / "state.safetensors"
     deadline = time.monotonic() + 200
     while not state.exists():
@@ -62,7 +74,7 @@ def runs(tmp_path_factory):
         time.sleep(0.02)
     broken.send_signal(signal.SIGKILL)
     broken.wait()
-    assert "going on from step" in finish(start(config, folder / "broken"))
+    assert "going on from step" in finish(start("pretrain", config, "--out", folder / "broken"))
     return folder / "whole", folder / "broken"
 
 
@@ -99,3 +111,19 @@ def test_curves_are_drawn(runs):
     picture = Image.open(runs[0] / "curves.png").convert("L")
     dark = sum(picture.histogram()[:200])
     assert dark > 2000
+
+
+def test_a_codec_is_trained_on_the_checkpoint_and_answers_travel_through_it(runs, tmp_path):
+    config = tmp_path / "codec.yaml"
+    config.write_text(CODEC_CONFIG.format(base=runs[0] / "base"))
+    checkpoint = tmp_path / "trial-tofc"
+    finish(start("train", config, "--out", checkpoint))
+    device, edge = tofc.Device.from_pretrained(checkpoint), tofc.Edge.from_pretrained(checkpoint)
+    picture = Image.fromarray(make_scene("test", 0)[1])
+    packet = device.encode(picture)
+    decoded = edge.decode(packet)
+    uncoded = device.features(picture).tokens
+    assert decoded.shape == uncoded.shape == (12, 32)
+    # Twelve steps of training teach little, but the transform alone must beat sending nothing.
+    assert (decoded - uncoded).square().mean() < 0.9 * uncoded.var()
+    assert edge.answer(packet, "How many cars are there?", max_new_tokens=4).exit == "full"

@@ -145,8 +145,8 @@ def build_model(
     whole = LlavaOnevisionConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        video_token_index=tokenizer.convert_tokens_to_ids(VIDEO_TOKEN),
+        image_token_index=tokenizer.get_vocab()[IMAGE_TOKEN],
+        video_token_index=tokenizer.get_vocab()[VIDEO_TOKEN],
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         image_grid_pinpoints=[[config.image_size] * 2],

@@ -82,15 +82,15 @@ class GroundedModel(nn.Module):
             position_ids=position_ids(packed.offsets, num_shared),
             use_cache=False,
         ).last_hidden_state[:, num_shared:]
-        learned = packed.targets != IGNORED
-        logits = self.model.lm_head(hidden[learned]).float()
-        targets, weights = packed.targets[learned], packed.weights[learned]
-        losses = functional.cross_entropy(logits, targets, reduction="none")
-        wrong = torch.zeros_like(packed.targets, dtype=torch.bool)
-        wrong[learned] = logits.argmax(-1) != targets
+        # All positions, learned or not: a matrix of a new shape every step costs more than the spare rows.
+        logits = self.model.lm_head(hidden).float()  # [B, T, vocabulary]
+        losses = functional.cross_entropy(
+            logits.transpose(1, 2), packed.targets, ignore_index=IGNORED, reduction="none"
+        )
+        wrong = (logits.argmax(-1) != packed.targets) & (packed.targets != IGNORED)
         count = int(packed.segments.max()) + 1
         exact = torch.stack([~(wrong & (packed.segments == number)).any(1) for number in range(count)], dim=1)
-        return AnswerLoss((losses * weights).sum() / weights.sum(), exact)
+        return AnswerLoss((losses * packed.weights).sum() / packed.weights.sum(), exact)
 
 
 def roughen(features: Tensor, largest: float, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ positions restart after the picture, so that the logits equal those of separate 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,11 +50,14 @@ class Packer:
         self._cache: dict[str, list[int]] = {}
 
     def _around_picture(self, prompt: str) -> tuple[str, str]:
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        content: Any = [
+            {"type": "image"},
+            {"type": "text", "text": prompt},
+        ]  # typed by transformers as text only
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-        before, _, after = text.partition(self.image_token)
+        before, _, after = str(text).partition(self.image_token)
         return before, after
 
     def _question_ids(self, prompt: str) -> list[int]:

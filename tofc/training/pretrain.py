@@ -85,15 +85,9 @@ class Pretrainer:
         self.corpus: GroundedCorpus = load_corpus(config.data.source, **config.data.options)
         self.processor = self._processor()
         tokenizer = self.processor.tokenizer
-        heads = DenseHeads(
-            config.model.vision_width,
-            self.corpus.label_classes,
-            self.corpus.region_size,
-            self.corpus.sparse_labels,
-        )
-        self.grounded = GroundedModel(build_model(config.model, tokenizer, config.seed), heads).to(
-            self.device
-        )
+        model = build_model(config.model, tokenizer, config.seed)
+        self.heads = self._heads()
+        self.grounded = GroundedModel(model, self.heads).to(self.device)
         self.packer = Packer(tokenizer, IMAGE_TOKEN)
         self.optimizers: list[Optimizer] = build_optimizers(
             list(self.grounded.named_parameters()), config.optimizer
@@ -110,11 +104,21 @@ class Pretrainer:
         if not (base / "processor_config.json").exists():
             config = self.config
             texts = self.corpus.texts(config.data.tokenizer_texts, config.seed)
-            build_processor(build_tokenizer(texts, config.model.vocab_size), config.model).save_pretrained(base)
+            build_processor(build_tokenizer(texts, config.model.vocab_size), config.model).save_pretrained(
+                base
+            )
         return LlavaOnevisionProcessor.from_pretrained(base)
 
+    def _heads(self) -> DenseHeads:
+        corpus, config = self.corpus, self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return DenseHeads(
+                config.model.vision_width, corpus.label_classes, corpus.region_size, corpus.sparse_labels
+            )
+
     def _modules(self) -> dict[str, torch.nn.Module]:
-        return {"model": self.grounded.model, "heads": self.grounded.heads}
+        return {"model": self.grounded.model, "heads": self.heads}
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

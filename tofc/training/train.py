@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
 from encoders.merging import dpc_knn, merge_tokens
 from entropy import FeatureCodec
@@ -70,7 +70,7 @@ def run(config: TrainConfig, folder: Path, console: Console) -> Path:
     Raises UserError where the base model cannot be read.
     """
     try:
-        model = AutoModelForImageTextToText.from_pretrained(config.base, dtype=torch.float32)
+        model = LlavaOnevisionForConditionalGeneration.from_pretrained(config.base, dtype=torch.float32)
         processor = AutoProcessor.from_pretrained(config.base)
     except OSError as error:
         raise UserError(
