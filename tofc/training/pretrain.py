@@ -37,8 +37,8 @@ class PretrainConfig:
 
     `dense_steps` steps teach the tower alone, the rest up to `total_steps` teach all with the dense loss at
     `dense_weight`. `layouts` maps a token layout ("stock", or a number of merged tokens) to how often it is
-    drawn. `feature_noise` is in channel deviations; a picture's questions fill at most `max_text_tokens`. `precision` is "auto" (bf16 where the hardware has it),
-    "bf16" or "fp32".
+    drawn. `feature_noise` is in channel deviations; a picture's questions fill at most `max_text_tokens`.
+    `precision` is "auto" (bf16 where the hardware has it), "bf16" or "fp32".
     """
 
     name: str = "scenes-tiny"
