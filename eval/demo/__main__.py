@@ -17,6 +17,7 @@ from eval.demo.measure import measure, steps
 from eval.demo.results import PictureResult
 from eval.demo.table import notes, print_picture, print_summary
 from tofc.cli_report import reports_user_errors
+from tofc.errors import UserError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,16 +30,21 @@ def demo(
         Path | None, typer.Option("--json", help="Also write all figures to this file.")
     ] = None,
     model: Annotated[str, typer.Option(help="Bundled model, checkpoint folder or hub id.")] = "scenes-tiny",
-    quality: Annotated[int, typer.Option(help="Quality of the packets.")] = 4,
+    quality: Annotated[
+        int | None, typer.Option(help="Quality of the packets; the model's default if left out.")
+    ] = None,
     pictures: Annotated[int | None, typer.Option(min=1, help="Stop after this many pictures.")] = None,
 ) -> None:
     """Answer bundled questions about pictures from a few hundred bytes each, and draw what happened."""
     run(out, json_file, model, quality, pictures)
 
 
-def run(out: Path, json_file: Path | None, model: str, quality: int, limit: int | None) -> None:
+def run(out: Path, json_file: Path | None, model: str, quality: int | None, limit: int | None) -> None:
     """Measure, print, draw and write; see `demo` for the arguments."""
-    require_matplotlib()  # before minutes of work, not after
+    # Before minutes of work, not after.
+    require_matplotlib()
+    for folder in (out, *([json_file.parent] if json_file else [])):
+        _make_folder(folder)
     console, progress = Console(), _progress()
     if not console.is_terminal:
         console.width = 100  # a file or a pipe has no width of its own
@@ -47,7 +53,8 @@ def run(out: Path, json_file: Path | None, model: str, quality: int, limit: int 
         chosen = demo_pictures()[:limit]
         progress.update(task, description="loading the model")
         device = tofc.Device.from_pretrained(model)
-        edge = tofc.Edge.from_pretrained(model, images=True)
+        edge = tofc.Edge.from_pretrained(model)
+        quality = device.config.default_quality if quality is None else quality
         _warm_up(device, edge, chosen[0], quality)
         progress.update(task, total=sum(map(steps, chosen)))
         results: list[PictureResult] = []
@@ -61,9 +68,15 @@ def run(out: Path, json_file: Path | None, model: str, quality: int, limit: int 
     draw(results, figure, _title(results), notes(results))
     console.print(f"\npicture: {figure}")
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(_as_json(model, results), indent=2) + "\n", encoding="utf-8")
         console.print(f"figures: {json_file}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; name another folder") from None
 
 
 def _warm_up(device: tofc.Device, edge: tofc.Edge, picture: DemoPicture, quality: int) -> None:
@@ -81,7 +94,7 @@ def _progress() -> Progress:
 
 def _title(results: list[PictureResult]) -> str:
     sizes = [result.num_bytes for result in results]
-    span = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    span = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
     return f"Questions about pictures, answered from {span} bytes each"
 
 

@@ -29,7 +29,7 @@ QUESTION_CHARACTERS, NOTE_CHARACTERS = 44, 170
 INK, QUIET, HAIRLINE = "#1f2933", "#6b7785", "#cdd4db"
 OURS, CODEC, REFERENCE = "#0f766e", "#8aa4bf", "#d3dae2"
 RIGHT, WRONG = "#0f766e", "#b4432f"
-TINT = 0.5
+TINT = 0.4
 
 
 def draw(results: Sequence[PictureResult], path: Path, title: str, notes: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ def draw(results: Sequence[PictureResult], path: Path, title: str, notes: Sequen
 
     Args:
         results: one row each, top to bottom.
-        path: the PNG to write; its folder is made.
+        path: the PNG to write, in a folder that exists.
         title: headline.
         notes: what the figures mean, printed small at the foot.
 
@@ -46,7 +46,7 @@ def draw(results: Sequence[PictureResult], path: Path, title: str, notes: Sequen
     """
     footnotes = [line for note in notes for line in textwrap.wrap(note, NOTE_CHARACTERS)]
     rows = [max(PICTURE, _words_height(result)) + GAP for result in results]
-    sheet = _Sheet(HEADER + sum(rows) + NOTE_LINE * len(footnotes) + 2 * GAP)
+    sheet = _Sheet(HEADER + sum(rows) + NOTE_LINE * len(footnotes) + 1.5 * GAP)
     sheet.text(MARGIN, 0.48, title, size=22, weight="bold")
     for left, heading in (
         (MARGIN, "the picture"),
@@ -114,7 +114,6 @@ class _Sheet:
         )
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.figure.savefig(path, format="png")
 
 

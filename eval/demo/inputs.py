@@ -16,9 +16,9 @@ from eval.scenes.questions import FREE_SUFFIX, YES_NO_SUFFIX, benchmark_question
 from eval.scenes.world import Scene, make_scene
 from tofc.errors import UserError
 
-NUM_SCENES = 3
+SCENES = (86, 126, 177)
+"""The first three of the test split for which `is_demo_scene` holds."""
 VEHICLES = frozenset({"car", "bus", "truck"})
-MOST_SCENES_TRIED = 200
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,21 @@ def demo_pictures() -> tuple[DemoPicture, ...]:
 
 
 def _scenes() -> Iterator[DemoPicture]:
-    found = 0
-    for index in range(MOST_SCENES_TRIED):
+    for number, index in enumerate(SCENES):
         scene, image, _ = make_scene("test", index)
-        kinds = {thing.kind for thing in scene.things}
-        if kinds & VEHICLES and {"person", "sign"} <= kinds:
-            yield DemoPicture(
-                name=f"test scene {index}",
-                kind="rendered scene",
-                rendered=True,
-                image=Image.fromarray(image),
-                questions=_scene_questions(scene, found),
-            )
-            found += 1
-            if found == NUM_SCENES:
-                return
-    raise RuntimeError(
-        f"only {found} of the first {MOST_SCENES_TRIED} test scenes have a vehicle, a person and a sign"
-    )
+        yield DemoPicture(
+            name=f"test scene {index}",
+            kind="rendered scene",
+            rendered=True,
+            image=Image.fromarray(image),
+            questions=_scene_questions(scene, number),
+        )
+
+
+def is_demo_scene(scene: Scene) -> bool:
+    """Tell whether a scene shows a vehicle, a person and a sign: the rule that chose `SCENES`."""
+    kinds = {thing.kind for thing in scene.things}
+    return bool(kinds & VEHICLES) and {"person", "sign"} <= kinds
 
 
 def _scene_questions(scene: Scene, number: int) -> tuple[DemoQuestion, ...]:

@@ -11,6 +11,7 @@ import tofc
 from eval.baselines import ImageCodec, Jpeg, Point, WebP, lowest_qualities_keeping
 from eval.demo.inputs import DemoPicture
 from eval.demo.results import PLAIN, PictureResult, QuestionResult
+from tofc.cli_packet import whole_bytes
 
 CODECS: tuple[ImageCodec, ...] = (WebP(), Jpeg())
 
@@ -58,7 +59,7 @@ def measure(
         tile=_tile(picture.image.size, features.tiling),
         quality=quality,
         num_tokens=features.tokens.shape[0],
-        sections=dict(packet.sections),
+        sections=whole_bytes(edge.sections(received)),
         questions=tuple(
             QuestionResult(
                 prompt=question.prompt,
@@ -89,11 +90,12 @@ def _same_answers(
 ) -> list[bool]:
     """Say for each question whether its answer is kept, and last whether all of them are at once.
 
-    A picture that arrives as a file costs nothing more to see whole: all its features are used, none merged.
+    An image file is seen as the device would see it, with the same tower and the same merging: what travelled
+    is all that differs.
     """
     # One token more than the longest answer decides whether it is the same.
     longest = max(len(answer.tokens) for answer in wanted) + 1
-    answers = edge.answer_features(device.features(decoded, "all"), prompts, max_new_tokens=longest)
+    answers = edge.answer_features(device.features(decoded), prompts, max_new_tokens=longest)
     kept = [answer.text == other.text for answer, other in zip(answers, wanted, strict=True)]
     return [*kept, all(kept)]
 
@@ -114,6 +116,6 @@ def _reference_sizes(image: Image.Image, features: tofc.Features) -> dict[str, i
     num_values = features.layout.num_tokens * features.tokens.shape[1]
     return {
         PLAIN: len(Jpeg().encode(image, 90)),
-        "PNG": len(lossless.getvalue()),
         "features, float16": 2 * num_values,
+        "PNG": len(lossless.getvalue()),
     }

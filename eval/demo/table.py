@@ -82,7 +82,8 @@ def notes(results: Sequence[PictureResult]) -> list[str]:
     """Say what the bytes mean, in sentences that hold for these results."""
     lines = [
         "JPEG and WebP, same answers: the smallest file, of the qualities tried and at the picture's own "
-        "size, from which the same model gives the same answers as from the packet.",
+        "size, from which the same model gives the same answers as from the packet. A picture that is scaled "
+        "down first may take less.",
         "Bytes are all that travels, headers included; one packet serves every question about its picture.",
     ]
     if any(not result.rendered for result in results):

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
 import tofc
 from eval.baselines import Point
 from eval.demo import drawing, inputs
+from eval.demo.__main__ import app
 from eval.demo.drawing import draw
-from eval.demo.inputs import DemoPicture, DemoQuestion, demo_pictures
+from eval.demo.inputs import SCENES, DemoPicture, DemoQuestion, demo_pictures, is_demo_scene
 from eval.demo.measure import CODECS, _tile, measure, steps
 from eval.demo.results import PLAIN, PictureResult, QuestionResult, link_seconds
 from eval.demo.table import notes, print_picture, print_summary
+from eval.scenes.world import make_scene
 from tofc.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +67,11 @@ def test_pictures_are_three_scenes_and_two_photographs_with_six_questions_at_lea
     assert {"Yes", "No"} <= truths
 
 
+def test_scenes_are_the_first_that_fit_the_rule():
+    found = [index for index in range(SCENES[-1] + 1) if is_demo_scene(make_scene("test", index)[0])]
+    assert tuple(found) == SCENES
+
+
 def test_missing_libraries_are_named_with_the_command_that_installs_them(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(UserError, match=r"scikit-learn.*pip install 'tofc\[demo\]'"):
@@ -86,15 +94,16 @@ def test_tint_is_the_mean_colour_of_the_cluster():
     assert np.abs(tinted[:, :45] - (200, 40, 40)).max() <= 1
     one_cluster = PictureResult(**{**vars(result()), "assignment": np.zeros((4, 4), int)})
     left = np.asarray(drawing._tinted(one_cluster), int)[:, :45]
-    assert np.abs(left - (160, 40, 80)).max() <= 1
+    mixed = (1 - drawing.TINT) * np.array([200, 40, 40]) + drawing.TINT * np.array([120, 40, 120])
+    assert np.abs(left - mixed).max() <= 1
 
 
 def test_drawing_grows_with_pictures_and_survives_odd_answers(tmp_path):
     odd = question(prompt="What costs $5 or $6?\nA. this\nB. that", answer="", truth="x" * 300)
     long = question(answer="word " * 200)
     draw([result()], tmp_path / "one.png", "title", ["a note"])
-    draw([result(), result(odd, long, webp=None)], tmp_path / "new" / "two.png", "title", ["a note " * 60])
-    one, two = Image.open(tmp_path / "one.png"), Image.open(tmp_path / "new" / "two.png")
+    draw([result(), result(odd, long, webp=None)], tmp_path / "two.png", "title", ["a note " * 60])
+    one, two = Image.open(tmp_path / "one.png"), Image.open(tmp_path / "two.png")
     assert one.width == two.width == 1600
     assert two.height >= one.height + 280
     # Not an empty page: our bar's colour is there, and so are the pixels of the picture.
@@ -197,9 +206,11 @@ def test_whole_command_on_the_bundled_model(tmp_path):
         assert len(image.convert("RGB").getcolors(1 << 24)) > 1000
 
 
-def test_unknown_model_is_a_user_error(tmp_path):
-    command = [sys.executable, "-m", "eval.demo", "--out", str(tmp_path), "--model", str(tmp_path / "none")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "demo.png").exists()
+@pytest.mark.parametrize("option", ["--model", "--out"])
+def test_what_the_user_can_put_right_is_one_line(option, tmp_path):
+    taken = tmp_path / "a file"
+    taken.write_text("no folder", encoding="utf-8")
+    done = CliRunner().invoke(app, ["--out", str(tmp_path / "out"), option, str(taken / "inside")])
+    assert done.exit_code == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("demo.png"))
