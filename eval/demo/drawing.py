@@ -218,7 +218,7 @@ def _largest_size(results: Sequence[PictureResult]) -> int:
 def _draw_bars(sheet: _Sheet, middle: float, result: PictureResult, largest: int) -> None:
     """Draw the sizes as bars, on a log scale that all pictures share and that starts at 100 bytes."""
     bars = _bars(result)
-    labels, figures = 1.85, 0.8  # inches for the words at the left and the figures at the right
+    labels, figures = 1.92, 0.82  # inches for the words at the left and the figures at the right
     width, tall = WIDTH - MARGIN - LEFT_BARS, BAR * len(bars)
     axes = sheet.axes(LEFT_BARS, middle - tall / 2, width, tall)
     axes.set(xlim=(0, width), ylim=(len(bars) - 0.5, -0.5))
