@@ -14,6 +14,13 @@ from tofc.training.data import GroundedPicture, Turn
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TEXT_SLOTS = 4  # the longest text on a board
 UNKNOWN = -100  # a target that says nothing about this patch
+# Where and how large an object is, also as classes: a language model reads a class far sooner than a number.
+PLACE_EDGES = {
+    "column": np.linspace(0, 1, 9)[1:-1],  # of the centre, in widths
+    "foot": np.linspace(0.4, 1, 9)[1:-1],  # in heights
+    "height": 0.07 * 1.33 ** np.arange(7),  # steps of a third, the least that questions ask about
+    "area": 0.004 * 1.8 ** np.arange(7),  # of the box, in pictures
+}
 MIN_SHARE = 0.2  # of a patch that an object must cover to own it
 
 
@@ -33,9 +40,9 @@ class SceneCorpus:
         self.size, self.side = size, size // patch
         self.questions, self.describe_share = questions, describe_share
         slots = {f"text_{slot}": len(CHARACTERS) + 1 for slot in range(TEXT_SLOTS)}
-        self.label_classes = {
-            "kind": len(KINDS) + 1, "colour": len(COLOURS), "anchor": 2, "glyph": len(CHARACTERS) + 1, **slots
-        }  # fmt: skip
+        places = {name: len(edges) + 1 for name, edges in PLACE_EDGES.items()}
+        own = {"kind": len(KINDS) + 1, "colour": len(COLOURS), "anchor": 2, "glyph": len(CHARACTERS) + 1}
+        self.label_classes = {**own, **slots, **places}
 
     def texts(self, count: int, seed: int) -> Iterator[str]:
         """At least `count` prompts and answers of training scenes."""
@@ -84,9 +91,12 @@ class SceneCorpus:
                     character = text[slot] if slot < len(text) else None
                     labels[f"text_{slot}"][here] = 0 if character is None else CHARACTERS.index(character) + 1
                 self._label_glyphs(thing, scene, labels["glyph"])
-            regions[here] = region(thing, scene)
+            place = regions[here] = region(thing, scene)
+            seen = {"column": place[0], "foot": place[4], "height": place[3], "area": place[2] * place[3]}
+            for name, edges in PLACE_EDGES.items():
+                labels[name][here] = np.searchsorted(edges, seen[name])
             if here.any():
-                labels["anchor"][self._anchor(here, regions[here][0])] = 1
+                labels["anchor"][self._anchor(here, place)] = 1
         return labels, regions
 
     def _label_glyphs(self, thing: Thing, scene: Scene, target: np.ndarray) -> None:

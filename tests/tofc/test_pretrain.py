@@ -25,7 +25,8 @@ model: {image_size: 112, patch_size: 16, vision_width: 32, vision_layers: 2, vis
         text_width: 32, text_layers: 2, text_heads: 2, text_mlp: 64, vocab_size: 512}
 data: {source: "eval.scenes.corpus:SceneCorpus", options: {size: 112, patch: 16, questions: 3},
        num_workers: 0, tokenizer_texts: 400}
-batch_size: 4
+dense_batch: 4
+answer_batch: 4
 dense_steps: 20
 total_steps: 60
 layouts: {"12": 0.5, "49": 0.25, stock: 0.25}

@@ -1,9 +1,9 @@
-"""What a corpus of grounded pictures offers to pretraining, and batches drawn from it by step number."""
+"""What a corpus of grounded pictures offers to pretraining, and batches drawn from it."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -85,18 +85,15 @@ class _Pictures(Dataset[GroundedPicture]):
         return self.corpus.picture(self.split, index, self.seed)
 
 
-class _StepBatches(Sampler[list[int]]):
-    """Step s always takes pictures s*B .. (s+1)*B-1: a resumed run sees what an unbroken one would."""
-
-    def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:
-        self.steps, self.batch_size = range(first_step, last_step), batch_size
+class _Batches(Sampler[list[int]]):
+    def __init__(self, batches: Sequence[range]) -> None:
+        self.batches = batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
+        return (list(batch) for batch in self.batches)
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.batches)
 
 
 def _as_list(pictures: list[GroundedPicture]) -> list[GroundedPicture]:
@@ -105,18 +102,12 @@ def _as_list(pictures: list[GroundedPicture]) -> list[GroundedPicture]:
 
 
 def picture_batches(
-    corpus: GroundedCorpus,
-    split: str,
-    first_step: int,
-    last_step: int,
-    batch_size: int,
-    seed: int,
-    num_workers: int,
+    corpus: GroundedCorpus, split: str, batches: Sequence[range], seed: int, num_workers: int
 ) -> DataLoader[GroundedPicture]:
-    """Lists of `batch_size` pictures for steps `first_step` .. `last_step - 1`, from `num_workers` processes."""
+    """Lists of the pictures whose numbers `batches` gives, in that order, made by `num_workers` processes."""
     return DataLoader(
         _Pictures(corpus, split, seed),
-        batch_sampler=_StepBatches(first_step, last_step, batch_size),
+        batch_sampler=_Batches(batches),
         collate_fn=_as_list,
         num_workers=num_workers,
         prefetch_factor=4 if num_workers else None,

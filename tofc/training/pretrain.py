@@ -35,10 +35,11 @@ from tofc.training.state import load_state, save_state
 class PretrainConfig:
     """A whole pretraining run.
 
-    `dense_steps` steps teach the tower alone, the rest up to `total_steps` teach all with the dense loss at
-    `dense_weight`. `layouts` maps a token layout ("stock", or a number of merged tokens) to how often it is
-    drawn. `feature_noise` is in channel deviations; a picture's questions fill at most `max_text_tokens`.
-    `precision` is "auto" (bf16 where the hardware has it), "bf16" or "fp32".
+    `dense_steps` steps of `dense_batch` pictures teach the tower alone, the rest up to `total_steps`, of
+    `answer_batch` pictures, teach all with the dense loss at `dense_weight`. `layouts` maps a token layout
+    ("stock", or a number of merged tokens) to how often it is drawn. `feature_noise` is in channel
+    deviations; a picture's questions fill at most `max_text_tokens`. `precision` is "auto" (bf16 where the
+    hardware has it), "bf16" or "fp32".
     """
 
     name: str = "scenes-tiny"
@@ -46,9 +47,10 @@ class PretrainConfig:
     model: BaseModelConfig = field(default_factory=BaseModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    batch_size: int = 32
+    dense_batch: int = 32
+    answer_batch: int = 16
     dense_steps: int = 900
-    total_steps: int = 2600
+    total_steps: int = 4800
     dense_weight: float = 0.25
     layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
     feature_noise: float = 0.2
@@ -72,6 +74,13 @@ class PretrainConfig:
                 )
         if not sum(self.layouts.values()) > 0:
             raise ValueError("layouts is empty: name at least one, e.g. {'64': 1.0}")
+
+    def pictures_of(self, step: int) -> range:
+        """Numbers of the pictures that `step` learns from; no picture comes twice."""
+        if step < self.dense_steps:
+            return range(step * self.dense_batch, (step + 1) * self.dense_batch)
+        start = self.dense_steps * self.dense_batch + (step - self.dense_steps) * self.answer_batch
+        return range(start, start + self.answer_batch)
 
 
 class Pretrainer:
@@ -128,16 +137,20 @@ class Pretrainer:
     def run(self, progress: Callable[[int, dict[str, float]], None]) -> Path:
         """Trains to the last step, calling `progress(step, scalars)` after each; returns the checkpoint."""
         log = RunLog(self.folder, self.step)
+        steps = range(self.step, self.config.total_steps)
         batches = picture_batches(
-            self.corpus, "train", self.step, self.config.total_steps, self.config.batch_size,
-            self.config.seed, self.config.data.num_workers,
-        )  # fmt: skip
+            self.corpus,
+            "train",
+            [self.config.pictures_of(step) for step in steps],
+            self.config.seed,
+            self.config.data.num_workers,
+        )
         started = time.monotonic()
         for pictures in batches:
             scalars = self._train_step(pictures)
             self.step += 1
             if self.step % 20 == 0:
-                scalars["pictures_per_second"] = 20 * self.config.batch_size / (time.monotonic() - started)
+                scalars["pictures_per_second"] = 20 * len(pictures) / (time.monotonic() - started)
                 started = time.monotonic()
                 log.add(self.step, scalars)
             if self.step > self.config.dense_steps and self.step % self.config.validate_every == 0:
@@ -190,10 +203,10 @@ class Pretrainer:
         config = self.config
         layout = max(config.layouts, key=lambda name: config.layouts[name])
         right: defaultdict[str, list[bool]] = defaultdict(list)
-        for start in range(0, config.validation_pictures, config.batch_size):
+        for start in range(0, config.validation_pictures, config.answer_batch):
             pictures = [
                 self.corpus.picture("validation", index, config.seed)
-                for index in range(start, start + config.batch_size)
+                for index in range(start, start + config.answer_batch)
             ]
             with self._precision():
                 features = self.grounded.features(pictures, self.device)
