@@ -22,6 +22,7 @@ Array = NDArray[Any]
 
 STATE_MIN = 1 << 23
 STATE_BYTES = 4
+ESCAPED_BYTES = 12  # one symbol with the longest escape takes fewer
 PADDING = 2  # the decoder may look two bytes ahead of what it consumes
 
 _OK, _EXHAUSTED, _BAD_TABLE, _BAD_ESCAPE = 0, 1, 2, 3
@@ -42,31 +43,23 @@ def _compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 @_compiled
 def _encode(
-    symbols: Array,
-    indices: Array,
-    starts: Array,
-    reciprocals: Array,
-    start_offsets: Array,
-    sizes: Array,
-    minimum: Array,
-) -> Array:
-    """Encode symbols from the last to the first; returns the bytes, none if a table does not exist."""
-    buffer = np.empty(symbols.size // 2 + 64, dtype=np.uint8)
+    symbols: Array, indices: Array, entries: Array, reciprocals: Array, layout: Array, buffer: Array
+) -> int:
+    """Encode symbols from the last to the first into the buffer's end.
+
+    Returns where the bytes begin, -1 where a table does not exist, -2 where the buffer is too small.
+    """
     position: Any = buffer.size  # the next byte goes before it
     state = np.uint64(1 << 23)
-    half = np.uint64(1 << 15)
     for i in range(symbols.size - 1, -1, -1):
-        if position < 32:  # one symbol with its escape takes at most 19 bytes
-            grown = np.empty(buffer.size * 2, dtype=np.uint8)
-            grown[buffer.size :] = buffer
-            position += buffer.size
-            buffer = grown
         table = np.int64(indices[i])
-        if table >= sizes.size:
-            return buffer[:0]
-        place = np.int64(symbols[i]) - np.int64(minimum[table])
-        escape = np.int64(sizes[table]) - 1
-        if place < 0 or place >= escape:
+        if table >= layout.shape[0]:
+            return -1
+        place = np.int64(symbols[i]) - layout[table, 0]
+        escape = layout[table, 1]
+        if np.uint64(place) >= np.uint64(escape):  # below the first value, or beyond the last
+            if position < 2 * i + 32:
+                return -2
             # Exp-Golomb of order 0, one equiprobable bit at a time; backwards, so the lowest bit goes first
             rest = np.uint64(2 * (place - escape) + 1) if place >= 0 else np.uint64(-2 * place)
             length = 0
@@ -78,13 +71,12 @@ def _encode(
                     position -= 1
                     buffer[position] = state & np.uint64(255)
                     state >>= np.uint64(8)
-                state = (
-                    ((state >> np.uint64(15)) << np.uint64(16)) + (state & (half - np.uint64(1))) + bit * half
-                )
+                low = state & np.uint64(0x7FFF)
+                state = ((state >> np.uint64(15)) << np.uint64(16)) + low + (bit << np.uint64(15))
             place = escape
-        at = start_offsets[table] + place
-        start = np.uint64(starts[at])
-        frequency = np.uint64(starts[at + 1]) - start
+        at = layout[table, 2] + place
+        entry = np.uint64(entries[at])
+        frequency = entry >> np.uint64(16)
         # At most two bytes leave. Both are written in any case and the position alone decides which count:
         # whether a byte leaves is what no branch predictor can know.
         limit = frequency << np.uint64(15)
@@ -93,13 +85,14 @@ def _encode(
         buffer[position - 2] = (state >> np.uint64(8)) & np.uint64(255)
         position -= leaving
         state >>= np.uint64(8 * leaving)
+        # (state // frequency) * 65536 + state % frequency + start, with the division as a multiplication
         packed = reciprocals[at]
         quotient = (state * (packed & np.uint64(0xFFFFFFFF))) >> (packed >> np.uint64(32))
-        state = (quotient << np.uint64(16)) + (state - quotient * frequency) + start
+        state += (entry & np.uint64(0xFFFF)) + quotient * (np.uint64(1 << 16) - frequency)
     for k in range(4):
         position -= 1
         buffer[position] = (state >> np.uint64(8 * k)) & np.uint64(255)
-    return buffer[position:]
+    return position  # type: ignore[no-any-return]
 
 
 @_compiled
@@ -111,11 +104,9 @@ def _decode(
     indices: Array,
     chained: bool,
     previous: Any,
-    starts: Array,
-    start_offsets: Array,
+    entries: Array,
     buckets: Array,
-    sizes: Array,
-    minimum: Array,
+    layout: Array,
     out: Array,
 ) -> tuple[int, Any, int]:
     """Decode `out.size` symbols; returns (status, state, position). See `Decoder` for the arguments."""
@@ -124,25 +115,24 @@ def _decode(
         table = np.int64(indices[i])
         if chained:
             table += np.int64(previous)
-        if table < 0 or table >= sizes.size:
+        if table < 0 or table >= layout.shape[0]:
             return 2, state, position
         slot = state & low
-        place = np.int64(buckets[table, np.int64(slot >> np.uint64(8))])
-        at = start_offsets[table] + place
-        while np.uint64(starts[at + 1]) <= slot:
+        at = layout[table, 2] + np.int64(buckets[table, np.int64(slot >> np.uint64(8))])
+        entry = np.uint64(entries[at])
+        while slot - (entry & low) >= (entry >> np.uint64(16)):
             at += 1
-        place = at - start_offsets[table]
-        start = np.uint64(starts[at])
-        state = (np.uint64(starts[at + 1]) - start) * (state >> np.uint64(16)) + slot - start
+            entry = np.uint64(entries[at])
+        state = (entry >> np.uint64(16)) * (state >> np.uint64(16)) + slot - (entry & low)
         arriving = np.int64(state < np.uint64(1 << 23)) + np.int64(state < np.uint64(1 << 15))
         ahead = (np.uint64(data[position]) << np.uint64(8)) | np.uint64(data[position + 1])
         state = (state << np.uint64(8 * arriving)) | (ahead >> np.uint64(16 - 8 * arriving))
         position += arriving
         if position > end:
             return 1, state, position
-        value = np.int64(minimum[table]) + place
-        escape = np.int64(sizes[table]) - 1
-        if place == escape:
+        place = at - layout[table, 2]
+        value = layout[table, 0] + place
+        if place == layout[table, 1]:
             zeros = 0
             rest = np.uint64(0)
             wanted = -1  # bits of the mantissa still to come; negative while the leading zeros last
@@ -164,7 +154,7 @@ def _decode(
                     if zeros > 33:
                         return 3, state, position
             beyond = np.int64(rest) - 1
-            value = value + (beyond >> 1) if beyond & 1 == 0 else np.int64(minimum[table]) - 1 - (beyond >> 1)
+            value = value + (beyond >> 1) if beyond & 1 == 0 else layout[table, 0] - 1 - (beyond >> 1)
             if value < -2147483648 or value > 2147483647:
                 return 3, state, position
         out[i] = value
@@ -201,10 +191,10 @@ class Decoder:
         """
         tables, index = self._tables, _as_indices(indices)
         symbols = np.empty(index.size, dtype=np.int32)
+        chained, before = chain_from is not None, np.int64(chain_from or 0)
         status, state, position = _decode(
-            self._data, self._end, self._state, self._position,
-            index, chain_from is not None, np.int64(chain_from or 0),
-            tables.starts, tables.start_offsets, tables.buckets, tables.sizes, tables.minimum, symbols,
+            self._data, self._end, self._state, self._position, index, chained, before,
+            tables.entries, tables.buckets, tables.layout, symbols,
         )  # fmt: skip
         if status != _OK:
             raise StreamError(_MESSAGES[status])
@@ -244,12 +234,14 @@ def encode(symbols: ArrayLike, indices: ArrayLike, tables: RansTables) -> bytes:
         raise ValueError(
             f"symbols {values.shape} and table indices {index.shape} must be two vectors of one length"
         )
-    data = _encode(
-        values, index, tables.starts, tables.reciprocals, tables.start_offsets, tables.sizes, tables.minimum
-    )
-    if data.size == 0:
+    start, buffer = -2, np.empty(0, dtype=np.uint8)
+    for room in (2, ESCAPED_BYTES):  # bytes a symbol: few are escaped, as a rule, and then two are enough
+        if start == -2:
+            buffer = np.empty(room * values.size + 64 + values.size // 8, dtype=np.uint8)
+            start = _encode(values, index, tables.entries, tables.reciprocals, tables.layout, buffer)
+    if start < 0:
         raise ValueError(f"a table index lies outside the {tables.num_tables} tables")
-    return bytes(data)
+    return bytes(buffer[start:])
 
 
 def decode(data: bytes, indices: ArrayLike, tables: RansTables) -> NDArray[np.int32]:

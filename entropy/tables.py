@@ -72,28 +72,30 @@ class RansTables:
 
     @cached_property
     def starts(self) -> NDArray[np.uint32]:
-        """Cumulative frequencies, each table's closed by 2**16: uint32 [sum(sizes) + T]."""
-        parts = []
-        for begin, end in zip(self.offsets[:-1], self.offsets[1:], strict=True):
-            parts.append(np.concatenate([[0], np.cumsum(self.frequencies[begin:end], dtype=np.uint32)]))
-        return np.concatenate(parts).astype(np.uint32)
+        """Sum of the frequencies before each symbol in its table: uint32 [sum(sizes)]."""
+        before = np.cumsum(self.frequencies, dtype=np.int64) - self.frequencies
+        return (before - TOTAL * np.repeat(np.arange(self.num_tables), self.sizes)).astype(np.uint32)
 
     @cached_property
-    def start_offsets(self) -> NDArray[np.int64]:
-        """Where each table's cumulative frequencies begin in `starts`: int64 [T]."""
-        return self.offsets[:-1] + np.arange(self.num_tables)
+    def entries(self) -> NDArray[np.uint32]:
+        """Start and frequency of each symbol in one word, start + 65536 frequency: uint32 [sum(sizes)]."""
+        return self.starts | (self.frequencies.astype(np.uint32) << PRECISION)
+
+    @cached_property
+    def layout(self) -> NDArray[np.int64]:
+        """First value, place of the escape, and offset of each table: int64 [T, 3]."""
+        return np.stack(
+            [self.minimum.astype(np.int64), self.sizes.astype(np.int64) - 1, self.offsets[:-1]], 1
+        )
 
     @cached_property
     def reciprocals(self) -> NDArray[np.uint64]:
-        """Multipliers that stand for a division by the frequency, aligned with `starts`: uint64 [sum(sizes)
-        + T].
+        """Multipliers that stand for a division by the frequency: uint64 [sum(sizes)].
 
-        For a frequency f, the low 32 bits hold ceil(2**(31 + s) / f) with s = ceil(log2 f) and the bits
-        above hold 31 + s: ``x // f == (x * multiplier) >> shift`` for every x < 2**31 (Granlund and
-        Montgomery, 1994).
+        For a frequency f, the low 32 bits hold ceil(2**(31 + s) / f) with s = ceil(log2 f) and the bits above hold
+        31 + s: ``x // f == (x * multiplier) >> shift`` for every x < 2**31 (Granlund and Montgomery, 1994).
         """
-        frequency = np.diff(self.starts.astype(np.int64), append=0)
-        frequency = np.where(frequency > 0, frequency, 1)  # the closing entries are never coded
+        frequency = self.frequencies.astype(np.int64)
         shift = 31 + np.ceil(np.log2(frequency)).astype(np.int64)
         multiplier = -(-(np.int64(1) << shift) // frequency)
         return (multiplier | (shift << 32)).astype(np.uint64)
@@ -103,8 +105,8 @@ class RansTables:
         """Symbol that holds the first slot of each bucket of 256 slots: uint16 [T, 256]."""
         slots = np.arange(BUCKETS) * (TOTAL // BUCKETS)
         rows = np.empty((self.num_tables, BUCKETS), dtype=np.uint16)
-        for table, (begin, size) in enumerate(zip(self.start_offsets, self.sizes, strict=True)):
-            rows[table] = np.searchsorted(self.starts[begin : begin + size], slots, side="right") - 1
+        for table, (begin, end) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)):
+            rows[table] = np.searchsorted(self.starts[begin:end], slots, side="right") - 1
         return rows
 
     @cached_property
