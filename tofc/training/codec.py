@@ -21,8 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from entropy import CodecConfig, CodecOutput, FeatureCodec, TrainableCodec
@@ -33,6 +32,7 @@ from tofc.training.state import load_state, save_state
 
 WEIGHTS_NAME = "codec.safetensors"
 STATE_NAME = "codec-training.safetensors"
+SHAPE_KEY = "shape.json"
 IDLE_USAGE = 0.02
 
 # (decoded [B, K, C], original [B, K, C]) -> distortion [B], in units of the features' variance
@@ -246,24 +246,25 @@ def save_trainable(codec: TrainableCodec, folder: str | Path) -> Path:
     """Write the float codec into a folder as codec.safetensors, to train on; returns the file."""
     path = Path(folder) / WEIGHTS_NAME
     prior = "logistic" if isinstance(codec.prior[0], LogisticMixture) else "entropy_bottleneck"
-    metadata = {"format": "tofc-codec", "config": json.dumps(asdict(codec.config)), "prior": prior}
     tensors = {name: value.detach().cpu().contiguous() for name, value in codec.state_dict().items()}
+    # The shape travels as an array beside the weights, so that it is not lost where arrays alone are copied.
+    shape = json.dumps({"codec": asdict(codec.config), "prior": prior}).encode()
+    tensors[SHAPE_KEY] = torch.tensor(list(shape), dtype=torch.uint8)
     # Through bytes: safetensors' own writer makes files that only their owner can read.
-    path.write_bytes(save(tensors, metadata=metadata))
+    path.write_bytes(save(tensors))
     return path
 
 
 def load_trainable(folder: str | Path) -> TrainableCodec:
     """Read what `save_trainable` wrote; ValueError where the file is of another kind."""
     path = Path(folder) / WEIGHTS_NAME
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("format") != "tofc-codec":
-            raise ValueError(f"{path} is not a trainable codec: {metadata}")
-        values = json.loads(metadata["config"])
-        config = CodecConfig(**{**values, "steps": tuple(values["steps"])})
-        codec = TrainableCodec(config, make_density(metadata["prior"], 0))
-        codec.load_state_dict({name: file.get_tensor(name) for name in list(file.keys())})
+    tensors = load_file(path)
+    if SHAPE_KEY not in tensors:
+        raise ValueError(f"{path} is not a trainable codec: it has no {SHAPE_KEY}; `tofc train` makes one")
+    shape = json.loads(bytes(tensors.pop(SHAPE_KEY).tolist()))
+    config = CodecConfig(**{**shape["codec"], "steps": tuple(shape["codec"]["steps"])})
+    codec = TrainableCodec(config, make_density(shape["prior"], 0))
+    codec.load_state_dict(tensors)
     return codec
 
 

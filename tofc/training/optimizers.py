@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
@@ -14,6 +16,8 @@ class OptimizerConfig:
 
     `muon_lr` is in AdamW's units (updates are rescaled to AdamW's RMS). The rate warms up over
     `warmup_steps`, stays, and falls linearly from `decay_from` (a fraction of all steps) to `final_lr_ratio`.
+    Once questions are asked it is scaled by `answer_ratio`, and that of the tower by `tower_ratio` as well: a
+    language model cannot learn to read features that move faster than it does.
     """
 
     muon_lr: float = 2e-3
@@ -22,6 +26,8 @@ class OptimizerConfig:
     warmup_steps: int = 60
     decay_from: float = 0.4
     final_lr_ratio: float = 0.02
+    answer_ratio: float = 0.3
+    tower_ratio: float = 0.3
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -30,14 +36,29 @@ class OptimizerConfig:
 
 
 def build_optimizers(named: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[Optimizer]:
-    """[Muon, AdamW] over `named`: Muon takes the 2-D weights of numbered layers and of the projector."""
-    matrices = [p for name, p in named if p.ndim == 2 and (".layers." in name or "projector" in name)]
-    chosen = {id(p) for p in matrices}
-    others = [p for _, p in named if id(p) not in chosen]
-    return [
-        Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        AdamW(others, lr=config.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    """[Muon, AdamW] over `named`: Muon takes the 2-D weights of numbered layers and of the projector.
+
+    Each has the tower's parameters in groups of their own, marked by the key "tower".
+    """
+    matrices = [
+        (name, p) for name, p in named if p.ndim == 2 and (".layers." in name or "projector" in name)
     ]
+    chosen = {id(p) for _, p in matrices}
+    others = [(name, p) for name, p in named if id(p) not in chosen]
+    return [
+        Muon(
+            _groups(matrices),
+            lr=config.muon_lr,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        AdamW(_groups(others), lr=config.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def _groups(named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    runs = groupby(named, key=lambda item: ".vision_tower." in item[0])
+    return [{"params": [p for _, p in run], "tower": tower} for tower, run in runs]
 
 
 def lr_ratio(step: int, total_steps: int, config: OptimizerConfig) -> float:
@@ -50,8 +71,11 @@ def lr_ratio(step: int, total_steps: int, config: OptimizerConfig) -> float:
     return warm * (config.final_lr_ratio + (1.0 - config.final_lr_ratio) * max(0.0, left))
 
 
-def set_learning_rates(optimizers: list[Optimizer], ratio: float, config: OptimizerConfig) -> None:
-    """Sets both optimizers' rates to `ratio` of their peaks."""
+def set_learning_rates(
+    optimizers: list[Optimizer], ratio: float, asking: bool, config: OptimizerConfig
+) -> None:
+    """Sets both optimizers' rates to `ratio` of their peaks, lower where `asking` (questions are asked)."""
     for optimizer, peak in zip(optimizers, (config.muon_lr, config.adamw_lr), strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = peak * ratio
+            part = config.tower_ratio if group["tower"] else 1.0
+            group["lr"] = peak * ratio * (config.answer_ratio * part if asking else 1.0)

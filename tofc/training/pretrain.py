@@ -50,7 +50,7 @@ class PretrainConfig:
     dense_batch: int = 32
     answer_batch: int = 16
     dense_steps: int = 900
-    total_steps: int = 4800
+    total_steps: int = 5000
     dense_weight: float = 0.25
     layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
     feature_noise: float = 0.2
@@ -167,12 +167,13 @@ class Pretrainer:
     def _train_step(self, pictures: list[GroundedPicture]) -> dict[str, float]:
         config = self.config
         ratio = lr_ratio(self.step, config.total_steps, config.optimizer)
-        set_learning_rates(self.optimizers, ratio, config.optimizer)
+        asking = self.step >= config.dense_steps
+        set_learning_rates(self.optimizers, ratio, asking, config.optimizer)
         with self._precision():
             features = self.grounded.features(pictures, self.device)
             loss, scalars = self.grounded.dense(pictures, features)
             scalars["loss/dense"] = loss.item()
-            if self.step >= config.dense_steps:
+            if asking:
                 layout = self._draw_layout()
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
                 rough = roughen(features, config.feature_noise, generator)
