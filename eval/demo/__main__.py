@@ -35,7 +35,7 @@ def demo(
     ] = None,
     pictures: Annotated[int | None, typer.Option(min=1, help="Stop after this many pictures.")] = None,
 ) -> None:
-    """Answer bundled questions about pictures from a few hundred bytes each, and draw what happened."""
+    """Answer bundled questions about pictures through the bitstream, and draw what happened."""
     run(out, json_file, model, quality, pictures)
 
 
