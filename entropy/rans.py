@@ -92,7 +92,7 @@ def _encode(
     for k in range(4):
         position -= 1
         buffer[position] = (state >> np.uint64(8 * k)) & np.uint64(255)
-    return position  # type: ignore[no-any-return]
+    return position
 
 
 @_compiled

@@ -79,7 +79,7 @@ class RansTables:
     @cached_property
     def entries(self) -> NDArray[np.uint32]:
         """Start and frequency of each symbol in one word, start + 65536 frequency: uint32 [sum(sizes)]."""
-        return self.starts | (self.frequencies.astype(np.uint32) << PRECISION)
+        return np.bitwise_or(self.starts, self.frequencies.astype(np.uint32) << np.uint32(PRECISION))
 
     @cached_property
     def layout(self) -> NDArray[np.int64]:
@@ -92,8 +92,8 @@ class RansTables:
     def reciprocals(self) -> NDArray[np.uint64]:
         """Multipliers that stand for a division by the frequency: uint64 [sum(sizes)].
 
-        For a frequency f, the low 32 bits hold ceil(2**(31 + s) / f) with s = ceil(log2 f) and the bits above hold
-        31 + s: ``x // f == (x * multiplier) >> shift`` for every x < 2**31 (Granlund and Montgomery, 1994).
+        For a frequency f, the low 32 bits hold ceil(2**(31 + s) / f) with s = ceil(log2 f) and the bits above
+        hold 31 + s: ``x // f == (x * multiplier) >> shift`` for x < 2**31 (Granlund and Montgomery, 1994).
         """
         frequency = self.frequencies.astype(np.int64)
         shift = 31 + np.ceil(np.log2(frequency)).astype(np.int64)

@@ -165,11 +165,8 @@ def codec_loss(
     trade = 6.0 / (math.log(2.0) * steps[level].square())
     balance = balance_loss(output.router)
     loss = (rate + trade * error).mean() + config.balance * balance
-    return loss, {
-        "rate": float(rate.mean()),
-        "distortion": float((trade * error).mean()),
-        "balance": float(balance),
-    }
+    parts = {"rate": rate.mean(), "distortion": (trade * error).mean(), "balance": balance}
+    return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
 def _optimise(
