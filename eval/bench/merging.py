@@ -75,9 +75,7 @@ def _transcription(
     return centers.gather(1, assignment.scatter(1, centers, own))
 
 
-def _alternate(
-    first: Callable[[], object], second: Callable[[], object], rounds: int
-) -> tuple[float, float]:
+def _alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
     """Median times of two functions in milliseconds; they take turns, so a busy machine is busy for both."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds + 1):

@@ -40,9 +40,7 @@ def build_optimizers(named: list[tuple[str, nn.Parameter]], config: OptimizerCon
 
     Each has the tower's parameters in groups of their own, marked by the key "tower".
     """
-    matrices = [
-        (name, p) for name, p in named if p.ndim == 2 and (".layers." in name or "projector" in name)
-    ]
+    matrices = [(name, p) for name, p in named if p.ndim == 2 and (".layers." in name or "projector" in name)]
     chosen = {id(p) for _, p in matrices}
     others = [(name, p) for name, p in named if id(p) not in chosen]
     return [
