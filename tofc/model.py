@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -219,7 +219,8 @@ def save_checkpoint(
         codec.save(draft)
         if codec_weights is not None:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in codec_weights.items()}
-            save_file(weights, draft / config.codec.weights)
+            # save_file would make the file readable by its owner alone
+            (draft / config.codec.weights).write_bytes(save(weights))
         write_config(draft, config)
         draft.chmod(0o755)
         if folder.is_dir() and any(folder.iterdir()):

@@ -50,7 +50,7 @@ class PretrainConfig:
     dense_batch: int = 32
     answer_batch: int = 16
     dense_steps: int = 900
-    total_steps: int = 5000
+    total_steps: int = 5300
     dense_weight: float = 0.25
     layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
     feature_noise: float = 0.2
