@@ -41,7 +41,7 @@ class TrainConfig:
 
     base: str
     data: DataConfig = field(default_factory=DataConfig)
-    num_pictures: int = 2400
+    num_pictures: int = 1600
     tokens: tuple[int, ...] = (64, 32, 64, 196)
     plain_share: float = 0.1
     codec: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
