@@ -190,7 +190,7 @@ def test_whole_command_on_the_bundled_model(tmp_path):
         "--pictures",
         "1",
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     found = json.loads(figures.read_text(encoding="utf-8"))
     (picture,) = found["pictures"]
