@@ -49,10 +49,12 @@ def draw_curves(log: Path, picture: Path) -> None:
     panels = [
         ("loss", [("loss/answers", "answers"), ("loss/dense", "dense")]),
         ("what each patch knows (training)", _names(entries, "dense/")),
-        ("validation: questions answered exactly", _names(entries, "validation/")),
+        ("validation: yes/no", _names(entries, "validation/yes_no/")),
+        ("validation: multiple choice", _names(entries, "validation/choice/")),
+        ("validation: free answers", _names(entries, "validation/free/")),
     ]
-    figure = Figure(figsize=(15, 4.2), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, 3), panels, strict=True):
+    figure = Figure(figsize=(20, 5.2), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for name, label in names:
             points = [(entry["step"], entry[name]) for entry in entries if name in entry]
             if points:
@@ -60,9 +62,11 @@ def draw_curves(log: Path, picture: Path) -> None:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.25)
+        if title == "loss":
+            axes.set_yscale("log")
         if axes.lines:
-            axes.legend(fontsize=7, ncols=2)
-    figure.savefig(picture, dpi=110)
+            axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    figure.savefig(picture, dpi=90)
 
 
 def _names(entries: list[dict[str, Any]], head: str) -> list[tuple[str, str]]:
