@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = {"codec": "eval.bench.codec"}
+BENCHMARKS = {"codec": "eval.bench.codec", "merging": "eval.bench.merging"}
 
 
 def main(names: list[str]) -> int:
     """Run benchmarks; returns the exit code: 0 done, 2 an unknown name."""
+    if {"-h", "--help"} & set(names):
+        print(f"usage: python -m eval.bench [{' | '.join(BENCHMARKS)}] ...   (all of them if none is named)")
+        return 0
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         print(f"unknown benchmark {unknown[0]!r}; choose from: {', '.join(BENCHMARKS)}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -12,22 +13,22 @@ import torch
 
 from encoders import dpc_knn
 
-__all__ = ["run"]
+__all__ = ["main"]
 
 # Batch, tokens, width, rounds: one picture of scenes-tiny, 64 of them, SigLIP SO400M at one tile and at ten.
 _CASES = ((1, 196, 192, 9), (64, 196, 192, 3), (1, 729, 1152, 7), (1, 7290, 1152, 1))
 _NUM_CLUSTERS = 64
 
 
-def run() -> dict[str, Any]:
-    """Time `dpc_knn` and the transcription alternately, print a table, and return its rows.
+def main() -> None:
+    """Time `dpc_knn` and the transcription alternately; print a table, then one line of JSON.
 
     Times are milliseconds, the median of some rounds after one to warm up; only their ratio, taken in one run
     on one machine, means anything. agreement is the share of tokens that both give to the same centre: the
     transcription breaks near-ties by noise, as published.
     """
     generator = torch.Generator().manual_seed(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     threads = torch.get_num_threads()
     print(f"merging into {_NUM_CLUSTERS} tokens on {threads} CPU threads, milliseconds (lower is better)")
     print(f"{'batch x tokens x width':>24} {'published':>11} {'dpc_knn':>11} {'ratio':>7} {'agreement':>10}")
@@ -55,7 +56,7 @@ def run() -> dict[str, Any]:
         )
         size = f"{batch} x {num_tokens} x {width}"
         print(f"{size:>24} {published:11.2f} {ours:11.2f} {published / ours:6.2f}x {agreement:10.1%}")
-    return {"merging": rows, "threads": threads}
+    print(json.dumps({"benchmark": "merging", "threads": threads, "rows": rows}))
 
 
 def _transcription(

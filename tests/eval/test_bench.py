@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eval.bench import codec
+from eval.bench import codec, merging
 from eval.bench.__main__ import main
 
 
@@ -18,6 +18,18 @@ def test_codec_benchmark_ends_with_one_json_line(
     assert result["msymbols"]["tofc"]["excess_bits"] * 5000 / 8 < 8
     assert result["msymbols"]["compressai"]["decode"] > 0
     assert all(0 < excess < 6 for excess in result["overhead_bytes"].values())
+
+
+def test_merging_benchmark_ends_with_one_json_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "_CASES", ((2, 80, 16, 1),))
+    assert main(["merging"]) == 0
+    (row,) = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["rows"]
+    assert row["dpc_knn_ms"] > 0
+    assert row["ratio"] == pytest.approx(row["published_ms"] / row["dpc_knn_ms"])
+    # Well away from underflow both cluster alike, but for ties that the published procedure breaks by noise.
+    assert row["agreement"] > 0.9
 
 
 def test_unknown_benchmarks_are_named(capsys: pytest.CaptureFixture[str]) -> None:
