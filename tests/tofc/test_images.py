@@ -35,7 +35,9 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
 )  # fmt: skip
 def test_every_mode_becomes_rgb_of_the_same_look(mode: str, format: str) -> None:
     source = gradient(mode)
-    opened = open_image(encoded(source, format))
+    # Pillow 12 cannot read the uncompressed YCbCr TIFF that it writes.
+    options = {"compression": "tiff_lzw"} if mode == "YCbCr" else {}
+    opened = open_image(encoded(source, format, **options))
     assert opened.mode == "RGB"
     assert opened.size == source.size
     difference = np.abs(np.asarray(opened, dtype=int) - np.asarray(source.convert("RGB"), dtype=int))
