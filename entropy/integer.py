@@ -76,7 +76,7 @@ class IntegerLayer:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]], prefix: str) -> IntegerLayer:
         """The layer that `tensors` stored; KeyError where a part is missing."""
-        return cls(**{field.name: tensors[f"{prefix}.{field.name}"] for field in fields(cls)})  # type: ignore[arg-type]
+        return cls(**{field.name: tensors[f"{prefix}.{field.name}"] for field in fields(cls)})  # type: ignore[arg-type]  # arrays of each field's own type
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class FixedPointMatrix:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]], prefix: str) -> FixedPointMatrix:
         """The matrix that `tensors` stored; KeyError where a part is missing."""
-        return cls(**{field.name: tensors[f"{prefix}.{field.name}"] for field in fields(cls)})  # type: ignore[arg-type]
+        return cls(**{field.name: tensors[f"{prefix}.{field.name}"] for field in fields(cls)})  # type: ignore[arg-type]  # arrays of each field's own type
 
     @classmethod
     def quantize(cls, matrix: NDArray[np.floating], grid: float) -> FixedPointMatrix:

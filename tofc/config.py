@@ -104,7 +104,7 @@ def from_mapping(cls: type[T], values: Any, where: str) -> T:
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected keys and values for {cls.__name__}, found {_shown(values)}")
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # cls is a dataclass
     unknown = [str(key) for key in values if key not in fields]
     if unknown:
         keys = "keys" if len(unknown) > 1 else "key"

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from entropy.errors import StreamError
+from entropy.varint import decode_varint, encode_varint
 from tofc.errors import PacketError
 
 if TYPE_CHECKING:
@@ -133,13 +135,13 @@ class Packet:
 
     def _layout(self) -> bytes:
         several = len(self.image_sizes) > 1
-        parts = [_varint(len(self.image_sizes))] if several else []
+        parts = [encode_varint(len(self.image_sizes))] if several else []
         for height, width in self.image_sizes:
             if self._has_large_images():
-                parts += [_varint(width - 1), _varint(height - 1)]
+                parts += [encode_varint(width - 1), encode_varint(height - 1)]
             else:
                 parts.append((width - 1 << 12 | height - 1).to_bytes(3, "big"))
-        parts += [_varint(count) for count in self.token_counts]
+        parts += [encode_varint(count) for count in self.token_counts]
         return b"".join(parts)
 
 
@@ -179,28 +181,15 @@ def _read_body(body: bytes, flags: int) -> Packet:
     )
 
 
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, low ones first; the high bit says that more follow."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     """The number at `position`, and the position behind it; at most 28 bits."""
-    value = 0
-    for shift in range(0, 28, 7):
-        (byte,) = _take(data, position, 1)
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80 and (byte or shift == 0):
-            return value, position
-        if byte == 0:
-            raise PacketError("a number in the packet's header is not in its shortest form")
-    raise PacketError("a number in the packet's header is longer than any that is allowed")
+    try:
+        value, length = decode_varint(data[position : position + 5])
+    except StreamError as error:
+        raise PacketError(f"the packet's header does not hold together: {error}") from error
+    if value >= 1 << 28:
+        raise PacketError("a number in the packet's header is larger than any that is allowed")
+    return value, position + length
 
 
 def _take(data: bytes, position: int, length: int) -> bytes:

@@ -143,7 +143,7 @@ def _compressai(symbols: NDArray[np.int32], indices: NDArray[np.uint16]) -> Code
 
 
 def _constriction(symbols: NDArray[np.int32], indices: NDArray[np.uint16]) -> Coder:
-    import constriction  # type: ignore[import-untyped]
+    import constriction
 
     scales = laplacian_scales()[indices]
     means = np.zeros(len(symbols))

@@ -47,7 +47,7 @@ class Draw:
     def weighted(self, items: Sequence[T], weights: Sequence[float]) -> T:
         """One of the items, in proportion to its weight."""
         left = self._random() * sum(weights)
-        for item, weight in zip(items, weights):  # noqa: B905 - of one length by construction
+        for item, weight in zip(items, weights, strict=True):
             left -= weight
             if left < 0:
                 return item

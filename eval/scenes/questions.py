@@ -116,7 +116,7 @@ def _with_letters(found: Open, category: str, draw: Draw, suffix: str) -> Questi
     wrong = list(found.wrong[: most if draw.chance(0.7) else 1 + draw.below(most)])
     at = draw.below(len(wrong) + 1)
     options = [*wrong[:at], found.right, *wrong[at:]]
-    lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options)]  # noqa: B905
+    lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
     prompt = "\n".join([found.prompt, *lines]) + suffix
     return Question("choice", category, prompt, "ABCD"[at], None, _is_held_out(found.mentions))
 
@@ -154,7 +154,7 @@ def benchmark_questions(scene: Scene) -> list[Question]:
 def _open_questions(view: View, draw: Draw, form: str, count: int) -> list[Question]:
     """Up to ``count`` questions of one form, each from another category, in the category mix of training."""
     source = CHOICES if form == "choice" else FREE
-    left = dict(zip(CATEGORIES, CATEGORY_WEIGHTS))  # noqa: B905
+    left = dict(zip(CATEGORIES, CATEGORY_WEIGHTS, strict=True))
     questions: list[Question] = []
     while left and len(questions) < count:
         category = draw.weighted(list(left), list(left.values()))

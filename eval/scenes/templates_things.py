@@ -107,7 +107,7 @@ def count_pair(view: View, draw: Draw) -> Opposites | None:
     if draw.chance(0.5):
         wrong = draw.pick(near)
     else:
-        weights = [0.0 if n == count else w for n, w in zip(_NUMBERS, _NUMBER_WEIGHTS)]  # noqa: B905
+        weights = [0.0 if n == count else w for n, w in zip(_NUMBERS, _NUMBER_WEIGHTS, strict=True)]
         wrong = draw.weighted(_NUMBERS, weights)
     digits, wording = draw.chance(0.3), draw.below(6)
     mentions = ((colour, kind),) if colour else ()

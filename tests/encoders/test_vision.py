@@ -244,7 +244,7 @@ def test_wrong_towers_layers_and_pixels_are_refused() -> None:
     with pytest.raises(ValueError, match="out of range"):
         VisionEncoder(siglip, layer=4)
     with pytest.raises(ValueError, match="not a Linear"):
-        VisionEncoder(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+        VisionEncoder(torch.nn.Linear(2, 2))  # type: ignore[arg-type]  # what is tested
     with pytest.raises(ValueError, match=r"\[B, 3, 32, 32\]"):
         VisionEncoder(siglip)(pixels(48))
 

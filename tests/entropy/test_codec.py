@@ -249,7 +249,7 @@ def test_encoder_refuses_shapes(shape: tuple[int, ...], text: str, codec: Featur
 @pytest.mark.parametrize("quality", [0, 9, 2.5, True, "4", None])
 def test_encoder_refuses_qualities(quality: object, codec: FeatureCodec) -> None:
     with pytest.raises(ValueError, match="1 to 8"):
-        codec.encode(np.zeros((1, 24), np.float32), quality)  # type: ignore[arg-type]
+        codec.encode(np.zeros((1, 24), np.float32), quality)  # type: ignore[arg-type]  # what is tested
 
 
 def test_features_at_the_edge_of_what_is_accepted(codec: FeatureCodec) -> None:
