@@ -17,7 +17,8 @@ class OptimizerConfig:
     `muon_lr` is in AdamW's units (updates are rescaled to AdamW's RMS). The rate warms up over
     `warmup_steps`, stays, and falls linearly from `decay_from` (a fraction of all steps) to `final_lr_ratio`.
     Once questions are asked it is scaled by `answer_ratio`, and that of the tower by `tower_ratio` as well: a
-    language model cannot learn to read features that move faster than it does.
+    language model cannot learn to read features that move faster than it does. With a `tower_ratio` of 0 the
+    tower stands still from the first question on, and no dense loss is computed.
     """
 
     muon_lr: float = 2e-3

@@ -13,8 +13,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch.optim import Optimizer
-from transformers import LlavaOnevisionProcessor
+from transformers import (
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionProcessor,
+    PreTrainedTokenizerFast,
+)
 
+from tofc.errors import UserError
 from tofc.training.base_model import (
     IMAGE_TOKEN,
     BaseModelConfig,
@@ -39,7 +44,8 @@ class PretrainConfig:
     `answer_batch` pictures, teach all with the dense loss at `dense_weight`. `layouts` maps a token layout
     ("stock", or a number of merged tokens) to how often it is drawn. `feature_noise` is in channel
     deviations; a picture's questions fill at most `max_text_tokens`. `precision` is "auto" (bf16 where the
-    hardware has it), "bf16" or "fp32".
+    hardware has it), "bf16" or "fp32". `start_from`, the folder of a checkpoint that this command wrote, gives
+    the first weights and the vocabulary in the place of random ones; `model` must be of its geometry.
     """
 
     name: str = "scenes-tiny"
@@ -56,6 +62,7 @@ class PretrainConfig:
     feature_noise: float = 0.2
     max_text_tokens: int = 192
     precision: str = "auto"
+    start_from: str | None = None
     validation_pictures: int = 128
     validate_every: int = 200
     save_every: int = 100
@@ -94,7 +101,7 @@ class Pretrainer:
         self.corpus: GroundedCorpus = load_corpus(config.data.source, **config.data.options)
         self.processor = self._processor()
         tokenizer = self.processor.tokenizer
-        model = build_model(config.model, tokenizer, config.seed)
+        model = self._model(tokenizer)
         self.heads = self._heads()
         self.grounded = GroundedModel(model, self.heads).to(self.device)
         self.packer = Packer(tokenizer, IMAGE_TOKEN)
@@ -112,11 +119,31 @@ class Pretrainer:
         base = self.folder / "base"
         if not (base / "processor_config.json").exists():
             config = self.config
-            texts = self.corpus.texts(config.data.tokenizer_texts, config.seed)
-            build_processor(build_tokenizer(texts, config.model.vocab_size), config.model).save_pretrained(
-                base
-            )
+            if config.start_from is not None:
+                processor = LlavaOnevisionProcessor.from_pretrained(config.start_from)
+            else:
+                texts = self.corpus.texts(config.data.tokenizer_texts, config.seed)
+                tokenizer = build_tokenizer(texts, config.model.vocab_size)
+                processor = build_processor(tokenizer, config.model)
+            processor.save_pretrained(base)
         return LlavaOnevisionProcessor.from_pretrained(base)
+
+    def _model(self, tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditionalGeneration:
+        config = self.config
+        if config.start_from is None:
+            return build_model(config.model, tokenizer, config.seed)
+        model = LlavaOnevisionForConditionalGeneration.from_pretrained(
+            config.start_from, dtype=torch.float32
+        )
+        patches = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
+        widths = (model.config.vision_config.hidden_size, patches)
+        if widths != (config.model.vision_width, config.model.num_patches):
+            raise UserError(
+                f"{config.start_from} has a tower of width {widths[0]} with {widths[1]} patches, the "
+                f"configuration one of {config.model.vision_width} with {config.model.num_patches}: "
+                "describe the checkpoint's own geometry under model"
+            )
+        return model
 
     def _heads(self) -> DenseHeads:
         corpus, config = self.corpus, self.config
@@ -169,10 +196,15 @@ class Pretrainer:
         ratio = lr_ratio(self.step, config.total_steps, config.optimizer)
         asking = self.step >= config.dense_steps
         set_learning_rates(self.optimizers, ratio, asking, config.optimizer)
+        frozen = asking and config.optimizer.tower_ratio == 0.0
+        scalars: dict[str, float] = {}
+        loss = torch.zeros((), device=self.device)
         with self._precision():
-            features = self.grounded.features(pictures, self.device)
-            loss, scalars = self.grounded.dense(pictures, features)
-            scalars["loss/dense"] = loss.item()
+            with torch.set_grad_enabled(not frozen):
+                features = self.grounded.features(pictures, self.device)
+            if not frozen:
+                loss, scalars = self.grounded.dense(pictures, features)
+                scalars["loss/dense"] = loss.item()
             if asking:
                 layout = self._draw_layout()
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
