@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 from eval.scenes.questions import training_description, training_questions
 from eval.scenes.world import COLOURS, KINDS, SPLITS, Scene, Thing, make_scene
-from tofc.training.data import GroundedPicture, Turn
+from tofc.training.data import GroundedPicture, Turn, resize
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TEXT_SLOTS = 4  # the longest text on a board
@@ -72,6 +71,10 @@ class SceneCorpus:
         labels, regions = self._dense(scene, owner)
         return GroundedPicture(resize(image, self.size), labels, regions, tuple(asked))
 
+    def num_pictures(self, split: str) -> int | None:
+        """None: there is always another scene."""
+        return None
+
     def _dense(self, scene: Scene, owner: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         patch_owner = owners_of_patches(owner, self.side, len(scene.things))  # [N] 0 = background
         num_patches = self.side**2
@@ -113,13 +116,6 @@ class SceneCorpus:
         rows, columns = np.divmod(mine, self.side)
         distance = ((columns + 0.5) / self.side - box[0]) ** 2 + ((rows + 0.5) / self.side - box[1]) ** 2
         return int(mine[distance.argmin()])
-
-
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] to uint8 [3, size, size], as transformers' processor does it (bicubic, antialiased)."""
-    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
-    small = torch.nn.functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)
-    return small[0].numpy()
 
 
 def owners_of_patches(owner: np.ndarray, side: int, num_things: int) -> np.ndarray:

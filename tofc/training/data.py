@@ -1,11 +1,11 @@
-"""What a corpus of grounded pictures offers to pretraining, and batches drawn from it."""
+"""What a corpus offers to training, and batches drawn from it."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +24,28 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question with its answer; `weight` scales the loss of each of the answer's tokens."""
+    """One question with its answer; `weight` scales the loss of each of the answer's tokens.
+
+    A turn that `continues` sees the one before it, in the same conversation; any other begins its own.
+    """
 
     prompt: str
     answer: str
     category: str = ""
     weight: float = 1.0
+    continues: bool = False
+
+
+class Example(Protocol):
+    """What a model learns to answer from: `pixels` is uint8 [3, S, S], or None where there is only text."""
+
+    @property
+    def pixels(self) -> np.ndarray | None:
+        """The picture at the tower's size."""
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """What is asked and answered."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +62,25 @@ class GroundedPicture:
     turns: tuple[Turn, ...]
 
 
-class GroundedCorpus(Protocol):
-    """A source of grounded pictures; picture `index` of a split is the same on every call and machine."""
+ExampleT = TypeVar("ExampleT", bound=Example)
+ExampleT_co = TypeVar("ExampleT_co", bound=Example, covariant=True)
+
+
+class Corpus(Protocol[ExampleT_co]):
+    """A source of examples; number `index` of a split is the same on every call and machine."""
+
+    def picture(self, split: str, index: int, seed: int) -> ExampleT_co:
+        """Example `index` of `split`, from 0; `seed` decides whatever is drawn.
+
+        Where a split has an end, numbers beyond it go on with its next epoch.
+        """
+
+    def num_pictures(self, split: str) -> int | None:
+        """Examples in an epoch of `split`, None where there is no end."""
+
+
+class GroundedCorpus(Corpus[GroundedPicture], Protocol):
+    """A corpus that knows every patch of its pictures; `seed` decides which questions are asked."""
 
     label_classes: dict[str, int]
     sparse_labels: frozenset[str]  # whose class 0 says "nothing here"
@@ -56,11 +89,8 @@ class GroundedCorpus(Protocol):
     def texts(self, count: int, seed: int) -> Iterator[str]:
         """Sentences for the tokenizer."""
 
-    def picture(self, split: str, index: int, seed: int) -> GroundedPicture:
-        """Picture `index` of `split`; `seed` decides which questions are asked about it."""
 
-
-def load_corpus(source: str, **options: Any) -> GroundedCorpus:
+def load_corpus(source: str, **options: Any) -> Any:
     """Builds the corpus that `source` names as "module:class", with the options that the config gives it.
 
     Raises `ValueError` where the name has no colon or the module has no such class.
@@ -73,15 +103,21 @@ def load_corpus(source: str, **options: Any) -> GroundedCorpus:
     module = importlib.import_module(module_name)
     if not hasattr(module, class_name):
         raise ValueError(f"data.source names {class_name!r}, which {module_name} does not define")
-    corpus: GroundedCorpus = getattr(module, class_name)(**options)
-    return corpus
+    return getattr(module, class_name)(**options)
 
 
-class _Pictures(Dataset[GroundedPicture]):
-    def __init__(self, corpus: GroundedCorpus, split: str, seed: int) -> None:
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [H, W, 3] to uint8 [3, size, size], as transformers' processor does it (bicubic, antialiased)."""
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)
+    return small[0].numpy()
+
+
+class _Pictures(Dataset[ExampleT]):
+    def __init__(self, corpus: Corpus[ExampleT], split: str, seed: int) -> None:
         self.corpus, self.split, self.seed = corpus, split, seed
 
-    def __getitem__(self, index: int) -> GroundedPicture:
+    def __getitem__(self, index: int) -> ExampleT:
         return self.corpus.picture(self.split, index, self.seed)
 
 
@@ -96,15 +132,15 @@ class _Batches(Sampler[list[int]]):
         return len(self.batches)
 
 
-def _as_list(pictures: list[GroundedPicture]) -> list[GroundedPicture]:
+def _as_list(pictures: list[ExampleT]) -> list[ExampleT]:
     torch.set_num_threads(1)  # loader processes must not compete with the training threads
     return pictures
 
 
 def picture_batches(
-    corpus: GroundedCorpus, split: str, batches: Sequence[range], seed: int, num_workers: int
-) -> DataLoader[GroundedPicture]:
-    """Lists of the pictures whose numbers `batches` gives, in that order, made by `num_workers` processes."""
+    corpus: Corpus[ExampleT], split: str, batches: Sequence[range], seed: int, num_workers: int
+) -> DataLoader[ExampleT]:
+    """Lists of the examples whose numbers `batches` gives, in that order, made by `num_workers` processes."""
     return DataLoader(
         _Pictures(corpus, split, seed),
         batch_sampler=_Batches(batches),

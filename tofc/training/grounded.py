@@ -19,10 +19,10 @@ STOCK = "stock"  # the token layout of the unmodified processor: base tile, then
 
 @dataclass(frozen=True)
 class AnswerLoss:
-    """Loss of a batch of questions, and for each question whether every token of its answer was predicted."""
+    """Loss of a batch, and for each conversation whether every token of its answers was predicted."""
 
     loss: Tensor
-    exact: Tensor  # bool [B, Q]; True also where a picture has fewer than Q questions
+    exact: Tensor  # bool [B, Q]; True also where a row has fewer than Q conversations
 
 
 class GroundedModel(nn.Module):
@@ -36,11 +36,25 @@ class GroundedModel(nn.Module):
 
     def features(self, pictures: list[GroundedPicture], device: torch.device) -> Tensor:
         """Tower features [B, N, C] before the last norm: what LLaVA-OneVision projects."""
-        pixels = torch.stack([torch.from_numpy(picture.pixels) for picture in pictures]).to(device)
+        return self.tower(torch.stack([torch.from_numpy(picture.pixels) for picture in pictures]).to(device))
+
+    def tower(self, pixels: Tensor) -> Tensor:
+        """Like `features`, for pixels [B, 3, S, S] in 0..255."""
         normalised = pixels.float() / 127.5 - 1.0  # SigLIP's mean and standard deviation of one half
-        tower = self.model.model.vision_tower
-        states: Tensor = tower(normalised, output_hidden_states=True).hidden_states[-1]
+        states: Tensor = self.model.model.vision_tower(normalised, output_hidden_states=True).hidden_states[
+            -1
+        ]
         return states
+
+    @property
+    def image_size(self) -> int:
+        """Side of the tower's square input, in pixels."""
+        return int(self.model.config.vision_config.image_size)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the tower gives for one picture."""
+        return (self.image_size // int(self.model.config.vision_config.patch_size)) ** 2
 
     def dense(self, pictures: list[GroundedPicture], features: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss and accuracies of the dense heads on `features`."""
@@ -78,8 +92,8 @@ class GroundedModel(nn.Module):
         num_shared = prefix.shape[1] + visual.shape[1]
         hidden = language(
             inputs_embeds=embeddings,
-            attention_mask=attention_mask(packed.segments, num_shared),
-            position_ids=position_ids(packed.offsets, num_shared),
+            attention_mask=attention_mask(packed.segments, num_shared, packed.has_picture),
+            position_ids=position_ids(packed.offsets, num_shared, packed.has_picture),
             use_cache=False,
         ).last_hidden_state[:, num_shared:]
         # All positions, learned or not: a matrix of a new shape every step costs more than the spare rows.
@@ -90,7 +104,9 @@ class GroundedModel(nn.Module):
         wrong = (logits.argmax(-1) != packed.targets) & (packed.targets != IGNORED)
         count = int(packed.segments.max()) + 1
         exact = torch.stack([~(wrong & (packed.segments == number)).any(1) for number in range(count)], dim=1)
-        return AnswerLoss((losses * packed.weights).sum() / packed.weights.sum(), exact)
+        # Rows that were cut off before their answer teach nothing, and a batch may have no others.
+        total = packed.weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+        return AnswerLoss((losses * packed.weights).sum() / total, exact)
 
 
 def roughen(features: Tensor, largest: float, generator: torch.Generator) -> Tensor:
