@@ -22,6 +22,7 @@ from tofc.config import CheckpointConfig, resolve
 from tofc.device import Device
 from tofc.errors import CheckpointError, PacketError, UserError
 from tofc.features import Features
+from tofc.generation import generate
 from tofc.images import MAX_PIXELS
 from tofc.model import (
     choose_device,
@@ -38,10 +39,10 @@ from tofc.tiling import tile_layout
 EXITS = ("full",)
 MAX_NEW_TOKENS = 80
 BATCH_SIZE = 16
-# Batches whose packets are decoded together and sorted by length: few enough to hold their features.
-_WINDOW = 8
 # What would change the shape or the type of the generated ids.
 _FIXED_SETTINGS = ("num_return_sequences", "return_dict_in_generate", "pad_token_id")
+
+Seen = Packet | bytes | Features | Sequence[Features]
 
 
 @dataclass(frozen=True)
@@ -175,24 +176,31 @@ class Edge:
 
     def answer_many(
         self,
-        requests: Iterable[tuple[Packet | bytes, str]],
+        requests: Iterable[tuple[Seen, str]],
         *,
         batch_size: int = BATCH_SIZE,
         **generation: Any,
     ) -> list[Answer]:
-        """Answers many (packet, question) pairs in left-padded batches; in order, the same as one by one.
+        """Answers many (packet, question) pairs in batches; in order, the same as one by one.
 
-        A packet that occurs several times is decoded and projected once.
+        In place of a packet there may be features, uncoded or decoded; several are the pictures of one
+        prompt. What occurs several times is decoded, projected and prefilled once. At most `batch_size`
+        pictures and as many questions are in the language model at a time.
         """
-        pairs = [(p if isinstance(p, Packet) else Packet.from_bytes(p), question) for p, question in requests]
-        window = _WINDOW * max(1, batch_size)
-        answers: list[Answer] = []
-        for first in range(0, len(pairs), window):
-            part = pairs[first : first + window]
-            decoded = {packet: self.decode_features(packet) for packet in dict.fromkeys(p for p, _ in part)}
-            asked = [(decoded[packet], question) for packet, question in part]
-            answers += self._answer(asked, batch_size, generation)
-        return answers
+        self._check_generation(generation)
+        pairs = [(Packet.from_bytes(seen) if isinstance(seen, bytes) else seen, q) for seen, q in requests]
+        asked: dict[Any, list[int]] = {}
+        for index, (seen, _) in enumerate(pairs):
+            asked.setdefault(seen if isinstance(seen, Packet) else id(seen), []).append(index)
+        answers: dict[int, Answer] = {}
+        groups = list(asked.values())
+        batch_size = max(1, batch_size)
+        for first in range(0, len(groups), batch_size):
+            part = groups[first : first + batch_size]
+            prompts = [p for group in part for p in self._prompts([pairs[i] for i in group])]
+            given = self._answer(prompts, batch_size, generation)
+            answers |= zip((index for group in part for index in group), given, strict=True)
+        return [answers[index] for index in range(len(pairs))]
 
     def answer_features(
         self,
@@ -203,9 +211,9 @@ class Edge:
         **generation: Any,
     ) -> list[Answer]:
         """Answers questions about uncoded or decoded features; several are the pictures of one prompt."""
-        pictures = [features] if isinstance(features, Features) else list(features)
-        asked = [questions] if isinstance(questions, str) else list(questions)
-        return self._answer([(pictures, question) for question in asked], batch_size, generation)
+        asked = [questions] if isinstance(questions, str) else questions
+        pairs = [(features, question) for question in asked]
+        return self.answer_many(pairs, batch_size=batch_size, **generation)
 
     def answer_image(
         self,
@@ -241,22 +249,6 @@ class Edge:
             )
         return self.codec
 
-    def _answer(
-        self,
-        requests: list[tuple[list[Features], str]],
-        batch_size: int,
-        generation: Mapping[str, Any],
-    ) -> list[Answer]:
-        self._check_generation(generation)
-        prompts = self._prompts(requests)
-        # Neighbours in a batch are of similar length, so that little padding is computed.
-        order = sorted(range(len(prompts)), key=lambda i: prompts[i].length)
-        answers: dict[int, Answer] = {}
-        for first in range(0, len(order), max(1, batch_size)):
-            batch = order[first : first + max(1, batch_size)]
-            answers |= zip(batch, self._generate([prompts[i] for i in batch], generation), strict=True)
-        return [answers[i] for i in range(len(prompts))]
-
     def _check_generation(self, generation: Mapping[str, Any]) -> None:
         for key in generation:
             if not hasattr(self.model.generation_config, key):
@@ -268,35 +260,31 @@ class Edge:
                     f"generation setting {key} cannot be changed: one answer comes of each question"
                 )
 
-    def _prompts(self, requests: list[tuple[list[Features], str]]) -> list[Prompt]:
-        """Questions in the chat template, with the projected pictures that belong into them."""
-        projected: dict[tuple[int, ...], tuple[list[torch.Tensor], dict[str, float]]] = {}
-        prompts = []
-        for pictures, question in requests:
-            key = tuple(id(picture) for picture in pictures)
-            if key not in projected:
-                watch = Stopwatch(self.model.device)
-                embeddings = visual_embeddings(self.model, pictures)
-                timing = {"decode": sum(p.timing.get("decode", 0.0) for p in pictures)}
-                projected[key] = embeddings, {**timing, "project": watch.lap()}
-            embeddings, timing = projected[key]
-            prompts.append(
-                Prompt.build(self.tokenizer, self.template, self.model.config, question, embeddings, timing)
-            )
-        return prompts
-
-    @torch.inference_mode()
-    def _generate(self, prompts: list[Prompt], generation: Mapping[str, Any]) -> list[Answer]:
+    def _prompts(self, pairs: Sequence[tuple[Packet | Features | Sequence[Features], str]]) -> list[Prompt]:
+        """Questions about the same pictures in the chat template, with the projected pictures inside."""
+        seen = pairs[0][0]
+        pictures = self.decode_features(seen) if isinstance(seen, Packet) else _as_list(seen)
         watch = Stopwatch(self.model.device)
-        embeds, mask = Prompt.batch(prompts, self.model)  # [B, L, D], [B, L]
-        model: Any = self.model  # the declared type of `generate` asks for another class
-        produced = model.generate(inputs_embeds=embeds, attention_mask=mask, **generation)  # [B, new]
-        seconds = watch.lap() / len(prompts)
+        embeddings = visual_embeddings(self.model, pictures)
+        timing = {"decode": sum(p.timing.get("decode", 0.0) for p in pictures), "project": watch.lap()}
+        return [
+            Prompt.build(self.tokenizer, self.template, self.model.config, question, embeddings, timing)
+            for _, question in pairs
+        ]
+
+    def _answer(
+        self, prompts: Sequence[Prompt], batch_size: int, generation: Mapping[str, Any]
+    ) -> list[Answer]:
         named = generation.get("eos_token_id", self.model.generation_config.eos_token_id)
         ends = {named} if isinstance(named, int) else set(named)
+        produced = generate(self.model, prompts, batch_size, generation)
         answers = []
-        for prompt, ids in zip(prompts, produced.tolist(), strict=True):
+        for prompt, (ids, seconds) in zip(prompts, produced, strict=True):
             stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
             text = str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
             answers.append(Answer(text, self.exit, tuple(ids[:stop]), {**prompt.timing, "generate": seconds}))
         return answers
+
+
+def _as_list(pictures: Features | Sequence[Features]) -> list[Features]:
+    return [pictures] if isinstance(pictures, Features) else list(pictures)

@@ -23,17 +23,23 @@ class Prompt:
     """One prompt of `length` positions: token ids with one image token per visual position, and the pictures.
 
     `ids` int64 [L]; `pictures` embeddings [n, D] of each picture, in order; `timing` what it took to make
-    them.
+    them. Of the positions the first `num_shared`, up to the last visual one, are there for any question.
     """
 
     ids: torch.Tensor
     pictures: Sequence[torch.Tensor]
     timing: Mapping[str, float]
+    num_shared: int = 0
 
     @property
     def length(self) -> int:
         """Positions L that the prompt takes in the language model."""
         return self.ids.numel()
+
+    def split(self) -> tuple[Prompt, Prompt]:
+        """What the pictures bring, and what the question adds."""
+        head, tail = self.ids[: self.num_shared], self.ids[self.num_shared :]
+        return Prompt(head, self.pictures, self.timing, self.num_shared), Prompt(tail, (), self.timing)
 
     @classmethod
     def build(
@@ -64,7 +70,9 @@ class Prompt:
             )
         repeats = torch.ones_like(ids)
         repeats[is_image] = torch.tensor([p.shape[0] for p in pictures])
-        return cls(ids.repeat_interleave(repeats), pictures, dict(timing or {}))
+        visual = is_image.repeat_interleave(repeats).nonzero()
+        num_shared = int(visual[-1]) + 1 if len(visual) else 0
+        return cls(ids.repeat_interleave(repeats), pictures, dict(timing or {}), num_shared)
 
     @staticmethod
     def batch(
