@@ -17,19 +17,27 @@ class ReferenceDecoder:
     """Reads one stream symbol by symbol.
 
     data: the stream's bytes; frequencies: one list a table, the escape last, each summing to 65536; minimum:
-    the value of each table's first symbol. Raises StreamError for a stream without a valid first state.
+    the value of each table's first symbol; is_cut: whether the bytes are those up to the end of a row alone.
+    Raises StreamError for bytes that cannot begin a stream.
     """
 
-    def __init__(self, data: bytes, frequencies: Sequence[Sequence[int]], minimum: Sequence[int]) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        frequencies: Sequence[Sequence[int]],
+        minimum: Sequence[int],
+        is_cut: bool = False,
+    ) -> None:
         self.data = data
         self.frequencies = frequencies
         self.minimum = minimum
-        if len(data) < 4:
-            raise StreamError("shorter than a coder state")
-        self.state = int.from_bytes(data[:4], "big")
-        self.position = 4
-        if not 2**23 <= self.state < 2**31:
-            raise StreamError("impossible first state")
+        self.least = 2**23 if is_cut else 2**8
+        self.is_cut = is_cut
+        if data[:1] == b"\0":
+            raise StreamError("the stream begins with a zero byte")
+        self.state = 0
+        self.position = 0
+        self._renormalise()
 
     def read_symbol(self, table: int) -> int:
         """Decode the next symbol under a table; StreamError where the stream cannot go on."""
@@ -53,10 +61,10 @@ class ReferenceDecoder:
         return value
 
     def finish(self) -> None:
-        """Check that every byte was used and that the coder is back in its initial state."""
+        """Check that every byte was used and that the coder is back in the encoder's first state."""
         if self.position != len(self.data):
             raise StreamError("bytes follow the last symbol")
-        if self.state != 2**23:
+        if not self.is_cut and self.state != 2**8:
             raise StreamError("wrong final state")
 
     def _read_golomb(self) -> int:
@@ -80,11 +88,12 @@ class ReferenceDecoder:
         return bit
 
     def _renormalise(self) -> None:
-        while self.state < 2**23:
-            if self.position == len(self.data):
-                raise StreamError("the stream ends before its last symbol")
+        """Fill the state; at the stream's end it runs low, but never below the encoder's first one."""
+        while self.state < 2**23 and self.position < len(self.data):
             self.state = self.state * 256 + self.data[self.position]
             self.position += 1
+        if self.state < self.least:
+            raise StreamError("the stream ends before its last symbol")
 
 
 def decode(

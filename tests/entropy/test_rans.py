@@ -36,11 +36,11 @@ def test_round_trip_size_and_drained(size: int, rng: np.random.Generator) -> Non
     data = rans.encode(symbols, indices, TABLES)
     assert np.array_equal(rans.decode(data, indices, TABLES), symbols)
     ideal = TABLES.cost(symbols, indices).sum() / 8
-    assert ideal - 1 <= len(data) <= 1.0001 * ideal + 5
+    assert ideal <= len(data) <= 1.0001 * ideal + 3
 
 
-def test_nothing_takes_a_bare_state() -> None:
-    assert rans.encode([], [], TABLES) == (2**23).to_bytes(4, "big")
+def test_nothing_takes_the_first_state_alone() -> None:
+    assert rans.encode([], [], TABLES) == (2**8).to_bytes(2, "big")
 
 
 def test_every_scale_and_both_ends_of_every_table() -> None:
@@ -57,7 +57,7 @@ def test_full_int32_under_every_scale() -> None:
     indices = np.tile(np.arange(NUM_SCALES), extremes.size)
     data = rans.encode(symbols, indices, TABLES)
     assert np.array_equal(rans.decode(data, indices, TABLES), symbols)
-    assert len(data) <= TABLES.cost(symbols.astype(np.int32), indices).sum() / 8 + 5
+    assert len(data) <= TABLES.cost(symbols.astype(np.int32), indices).sum() / 8 + 3
 
 
 @settings(max_examples=150, deadline=None)
@@ -145,8 +145,8 @@ def test_context_of_one_symbol(rng: np.random.Generator) -> None:
         ([0], [NUM_SCALES], "64 tables"),
         ([0], [-1], "65535"),
         ([0], [0.0], "integers"),
-        ([0, 1], [0], "one length"),
-        ([[0]], [[0]], "vectors"),
+        ([0, 1], [0], "one shape"),
+        ([[0]], [[0]], "vector"),
     ],
 )
 def test_encoder_refuses(symbols: list, indices: list, text: str) -> None:
