@@ -39,7 +39,24 @@ class Router(nn.Module):
         return -functional.log_softmax(self.context, dim=-1)[level[:, None], before] / math.log(2.0)
 
 
-def balance_loss(probabilities: Tensor) -> Tensor:
-    """Summed squared difference between the experts' mean usage and equal usage: [..., E] -> scalar."""
-    usage = probabilities.flatten(0, -2).mean(0)
-    return ((usage - 1.0 / usage.numel()) ** 2).sum()
+def usage_by_level(probabilities: Tensor, level: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """How often each expert is used at each quality level.
+
+    probabilities: [B, K, E] of every token; level: [B] of the pictures. Returns the summed probabilities
+    [levels, E] and the number of tokens [levels]; sums of several batches may be added before dividing.
+    """
+    batch, tokens, experts = probabilities.shape
+    sums = probabilities.new_zeros(levels, experts).index_add(0, level, probabilities.sum(1))
+    counts = probabilities.new_zeros(levels).index_add(0, level, probabilities.new_full((batch,), tokens))
+    return sums, counts
+
+
+def balance_loss(sums: Tensor, counts: Tensor) -> Tensor:
+    """Squared difference between usage and equal usage, summed over experts, averaged over tokens: a scalar.
+
+    sums [levels, E], counts [levels]: of `usage_by_level`. Each level is balanced by itself: over all levels
+    together, an expert for every level would pass as balance, and none would be left to choose from.
+    """
+    usage = sums / counts.clamp(min=1.0)[:, None]
+    excess = (usage - 1.0 / sums.shape[1]).square().sum(1)
+    return (excess * counts).sum() / counts.sum().clamp(min=1.0)

@@ -26,7 +26,8 @@ class CodecConfig:
     width: C of the features; experts: entropy models E; hyper: hyperprior values of a token; analysis_hidden,
     synthesis_hidden, router_hidden: hidden widths; steps: quantisation step of each quality level, coarsest
     first, in units of the features' root mean square deviation; dead_zone: extra half-width of the zero bin,
-    in [0, 0.5).
+    in [0, 0.5); hyperprior: without it every hyperprior value is held at zero, and scales and means are those
+    of expert, level and channel alone.
     """
 
     width: int
@@ -37,6 +38,7 @@ class CodecConfig:
     router_hidden: int = 32
     steps: tuple[float, ...] = (4.0, 2.8, 2.0, 1.4, 1.0, 0.6, 0.3, 0.12)
     dead_zone: float = 0.1
+    hyperprior: bool = True
 
     def __post_init__(self) -> None:
         for name in ("width", "experts", "hyper", "analysis_hidden", "synthesis_hidden", "router_hidden"):
@@ -99,6 +101,8 @@ class TrainableCodec(nn.Module):
         self.first_gain = nn.Parameter(log_gain[:1, None].repeat(1, width))
         growth = log_gain.diff()[:, None].repeat(1, width)
         self.gain_growth = nn.Parameter(growth + torch.log(-torch.expm1(-growth)))  # inverse of softplus
+        if not config.hyperprior:
+            self.analysis.requires_grad_(False).output.weight.zero_()
         self.register_buffer("center", torch.zeros(width))
         self.register_buffer("forward_transform", torch.eye(width))
         self.register_buffer("inverse_transform", torch.eye(width))
@@ -153,14 +157,15 @@ class TrainableCodec(nn.Module):
         level: Tensor | int,
         *,
         temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> CodecOutput:
         """Pass features through the codec.
 
         features: [B, K, C]; level: quality level from 0, one int or [B]; temperature: of the router's
-        softmax, in training. In training mode outputs are weighted over all experts and `generator` gives
-        the noise that stands for rounding in the rate's gradients; in evaluation mode the best rated expert
-        alone codes, with rounded values, and nothing is random.
+        softmax, in training. In training mode outputs are weighted over all experts and `noise`, uniform in
+        [-0.5, 0.5) and [B, K, C + D], stands for rounding in the rate's gradients (none: the rate at the
+        values themselves); in evaluation mode the best rated expert alone codes, with rounded values, and
+        nothing is random.
         """
         batch, tokens, width = features.shape
         level = torch.as_tensor(level, device=features.device).expand(batch)
@@ -178,12 +183,15 @@ class TrainableCodec(nn.Module):
             share = functional.one_hot(chosen, self.config.experts).to(scores.dtype)
         naming = self.router.bits(chosen.reshape(batch, tokens), level).reshape(-1, self.config.experts)
 
+        if noise is None:
+            noise = features.new_zeros(batch, tokens, width + self.config.hyper)
+        residual_noise, hyper_noise = noise.flatten(0, 1).split([width, self.config.hyper], dim=-1)
         hyper = self.analysis(inputs, flat_level).clamp(-127.0, 127.0)  # [E, N, D]
-        hyper_bits = self._hyper_bits(hyper, flat_level, generator)  # [E, N]
+        hyper_bits = self._hyper_bits(hyper, flat_level, hyper_noise)  # [E, N]
         index, mean = self.synthesis(round_through(hyper), flat_level)  # [E, N, C] each
         position = unwarp(scaled - mean, self.config.dead_zone)
         residual = round_through(position)
-        residual_bits = self._residual_bits(position, residual, index, generator).sum(-1)  # [E, N]
+        residual_bits = self._residual_bits(position, residual, index, residual_noise).sum(-1)  # [E, N]
 
         offset = self.offsets[index.detach().round().clamp(0, len(self.offsets) - 1).long()]
         decoded = (residual + residual.detach().sign() * offset + mean) / gain
@@ -197,9 +205,7 @@ class TrainableCodec(nn.Module):
             mixed,
         )
 
-    def _residual_bits(
-        self, position: Tensor, residual: Tensor, index: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def _residual_bits(self, position: Tensor, residual: Tensor, index: Tensor, noise: Tensor) -> Tensor:
         """Bits of the rounded residual; in training, with the gradient of the noisy relaxation for its
         position.
 
@@ -209,16 +215,12 @@ class TrainableCodec(nn.Module):
         if not self.training:
             return laplacian_bits(residual, scale_from_index(index.round()), self.config.dead_zone)
         exact = laplacian_bits(residual.detach(), scale_from_index(index), self.config.dead_zone)
-        noise = torch.rand(position.shape, generator=generator, device=position.device) - 0.5
         relaxed = laplacian_bits(position + noise, scale_from_index(index.detach()), self.config.dead_zone)
         return exact + relaxed - relaxed.detach()
 
-    def _hyper_bits(self, hyper: Tensor, level: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _hyper_bits(self, hyper: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """Bits of each token's hyperprior under its level's prior: [E, N, D] -> [E, N]."""
-        if self.training:
-            values = hyper + torch.rand(hyper.shape, generator=generator, device=hyper.device) - 0.5
-        else:
-            values = hyper.round()
+        values = hyper + noise if self.training else hyper.round()
         experts, tokens, width = values.shape
         channels = values.transpose(1, 2).reshape(experts * width, tokens)  # [E D, N]
         bits = torch.zeros(experts, tokens, device=values.device)

@@ -15,7 +15,7 @@ PRETRAIN_EXAMPLES = (
     "tofc pretrain scenes-tiny --out runs/again    (a bundled configuration, by its name)"
 )
 TRAIN_EXAMPLES = (
-    "Examples:\n\ntofc train scenes-tiny-codec --out runs/mine\n\n"
+    "Examples:\n\ntofc train scenes-tiny-tofc --out runs/mine\n\n"
     "tofc ask street.jpg 'Is there a bus?' --model runs/mine"
 )
 
@@ -68,7 +68,8 @@ def train(
     from tofc.config import CONFIG_NAME, find_config, load_yaml
 
     try:
-        from tofc.training.train import TrainConfig, run
+        from tofc.training.settings import TrainConfig
+        from tofc.training.train import run
     except ModuleNotFoundError as error:
         raise _missing_extra(error) from None
     settings = load_yaml(config, TrainConfig)

@@ -33,16 +33,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class MergingConfig:
-    """How tokens are merged: `tokens` is the number K that travels, or "all"; `neighbours` is DPC-KNN's k."""
+    """How tokens are merged: `tokens` is the number K that travels, or "all"; `neighbours` is DPC-KNN's k.
+
+    `ladder` has the numbers of tokens that go best with qualities 1 to 8 where a byte budget chooses both;
+    empty for doubling from each quality to the next through the default quality and `tokens`.
+    """
 
     tokens: int | str = 64
     neighbours: int = 5
+    ladder: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tokens != "all" and (not isinstance(self.tokens, int) or self.tokens < 1):
             raise ConfigError(f'merging.tokens is {self.tokens!r}; give a number of at least 1, or "all"')
         if self.neighbours < 1:
             raise ConfigError(f"merging.neighbours is {self.neighbours}; give a number of at least 1")
+        if self.ladder and (len(self.ladder) != len(QUALITIES) or list(self.ladder) != sorted(self.ladder)):
+            raise ConfigError(
+                f"merging.ladder is {list(self.ladder)}; give {len(QUALITIES)} numbers that do not fall"
+            )
+        if min(self.ladder, default=1) < 1:
+            raise ConfigError(f"merging.ladder begins with {self.ladder[0]}; give numbers of at least 1")
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,8 @@ class CheckpointConfig:
 
     `base` is the LLaVA-OneVision model: a folder inside the checkpoint, an absolute folder, or a hub id.
     `tiling` is "base" (one square tile a picture) or "anyres" (the stock grid of tiles as well).
-    `default_quality` runs from 1 (fewest bytes) to 8.
+    `default_quality` runs from 1 (fewest bytes) to 8. `adapters` names the folder of fine-tuning that is
+    added to the base when it is read, None where the base is complete in itself.
     """
 
     format_version: int = FORMAT_VERSION
@@ -68,6 +80,7 @@ class CheckpointConfig:
     merging: MergingConfig = field(default_factory=MergingConfig)
     codec: CodecFiles = field(default_factory=CodecFiles)
     default_quality: int = 4
+    adapters: str | None = None
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
@@ -94,6 +107,11 @@ class Checkpoint:
     config: CheckpointConfig
     base: str
     has_codec: bool
+
+    @property
+    def adapters(self) -> Path | None:
+        """Where the fine-tuning of the base lies, None where there is none."""
+        return None if self.config.adapters is None else self.folder / self.config.adapters
 
 
 def from_mapping(cls: type[T], values: Any, where: str) -> T:

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from entropy import FeatureCodec
+from tofc.adapters import CONFIG_FILE, WEIGHTS_FILE
 from tofc.config import CONFIG_NAME, Checkpoint, CheckpointConfig, write_config
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
@@ -196,12 +197,14 @@ def save_checkpoint(
     processor: ProcessorMixin | None = None,
     copy_base: bool = True,
     codec_weights: Mapping[str, torch.Tensor] | None = None,
+    adapters: str | Path | None = None,
 ) -> Path:
     """Writes a whole checkpoint of tofc into `folder`, which appears complete or not at all.
 
     `base` is a model (saved with its `processor` as `base/`), a folder (copied to `base/`, or with
     `copy_base` false only named in the config), or a hub id (only named). `codec_weights` is the state of
-    the trainable codec, for going on with training. An older checkpoint in the same place is replaced as a
+    the trainable codec, for going on with training; `adapters` a folder of fine-tuning that the checkpoint
+    takes along (see `tofc.adapters`). An older checkpoint in the same place is replaced as a
     whole. Returns the folder.
     """
     folder = Path(folder)
@@ -221,6 +224,11 @@ def save_checkpoint(
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in codec_weights.items()}
             # save_file would make the file readable by its owner alone
             (draft / config.codec.weights).write_bytes(save(weights))
+        if adapters is not None:
+            config = replace(config, adapters="adapters")
+            (draft / "adapters").mkdir()
+            for name in (CONFIG_FILE, WEIGHTS_FILE):
+                shutil.copyfile(Path(adapters) / name, draft / "adapters" / name)
         write_config(draft, config)
         draft.chmod(0o755)
         if folder.is_dir() and any(folder.iterdir()):

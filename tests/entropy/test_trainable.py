@@ -9,11 +9,16 @@ from torch import Tensor
 
 from entropy import CodecConfig, FeatureCodec, TrainableCodec
 from entropy.prior import LogisticMixture
-from entropy.router import Router, balance_loss
+from entropy.router import Router, balance_loss, usage_by_level
 
 MakeCodec = Callable[..., FeatureCodec]
 MakeTrainable = Callable[..., TrainableCodec]
 MakeFeatures = Callable[..., Tensor]
+
+
+def uniform_noise(codec: TrainableCodec, pictures: int, tokens: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(pictures, tokens, codec.config.width + codec.config.hyper, generator=generator) - 0.5
 
 
 @torch.no_grad()
@@ -37,26 +42,26 @@ def test_training_outputs_have_gradients_for_every_parameter(features: MakeFeatu
     codec = TrainableCodec(CodecConfig(width=24, hyper=4, analysis_hidden=16))
     values = features(8, 20)
     codec.fit_transform(values)
-    generator = torch.Generator().manual_seed(0)
-    output = codec(values, torch.arange(8), generator=generator)
+    output = codec(values, torch.arange(8), noise=uniform_noise(codec, 8, 20))
     assert output.decoded.shape == values.shape
     assert output.rate.shape == values.shape[:2]
     assert output.router.shape == (8, 20, 4)
     assert torch.allclose(output.router.sum(-1), torch.ones(8, 20))
     error = (output.decoded - values).square().mean()
-    (output.rate.mean() + error + balance_loss(output.router)).backward()
+    balance = balance_loss(*usage_by_level(output.router, torch.arange(8), 8))
+    (output.rate.mean() + error + balance).backward()
     for name, parameter in codec.named_parameters():
         assert parameter.grad is not None, name
         assert bool(torch.isfinite(parameter.grad).all()), name
         assert float(parameter.grad.abs().sum()) > 0, name
 
 
-def test_noise_comes_from_the_generator_alone(features: MakeFeatures) -> None:
+def test_noise_comes_from_the_argument_alone(features: MakeFeatures) -> None:
     codec = TrainableCodec(CodecConfig(width=24))
     values = features(2, 10)
     codec.fit_transform(values)
     state = torch.get_rng_state()
-    rates = [codec(values, 3, generator=torch.Generator().manual_seed(s)).rate for s in (0, 0, 1)]
+    rates = [codec(values, 3, noise=uniform_noise(codec, 2, 10, seed)).rate for seed in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(rates[0], rates[1])
     assert not torch.equal(rates[0], rates[2])
@@ -157,10 +162,16 @@ def test_router_names_experts_at_the_cost_of_its_tables() -> None:
             assert torch.allclose(2 ** -bits[picture, token], share[level, left])
 
 
-def test_balance_is_zero_only_for_equal_use() -> None:
-    assert float(balance_loss(torch.full((2, 3, 4), 0.25))) == 0
-    assert float(balance_loss(torch.eye(4)[None])) == 0
-    assert float(balance_loss(torch.eye(4)[:1])) == pytest.approx(0.75)
+def test_balance_is_zero_only_for_equal_use_at_every_level() -> None:
+    def balance(probabilities: Tensor, level: list[int]) -> float:
+        return float(balance_loss(*usage_by_level(probabilities, torch.tensor(level), 2)))
+
+    assert balance(torch.full((2, 3, 4), 0.25), [0, 1]) == 0
+    assert balance(torch.eye(4)[None], [1]) == 0
+    assert balance(torch.eye(4)[:1][None], [0]) == pytest.approx(0.75)
+    # Two experts, each for a level of its own: equal use over all, none within a level.
+    assert balance(torch.eye(2)[:, None].expand(2, 5, 2), [0, 1]) == pytest.approx(0.5)
+    assert balance(torch.eye(2)[:, None].expand(2, 5, 2), [1, 1]) == 0
 
 
 def test_logistic_mixture_is_a_distribution() -> None:

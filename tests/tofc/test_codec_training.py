@@ -1,147 +1,190 @@
+"""The trainable codec on disk, the adapters of a base model, and what a training configuration refuses."""
+
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from rich.console import Console
-from torch import Tensor
 
-from entropy import CodecConfig, FeatureCodec, TrainableCodec
-from tofc.training import codec as training
-from tofc.training.codec import CodecTrainingConfig, LevelReport, load_trainable, train_codec
+import tofc
+from entropy import CodecConfig, TrainableCodec
+from tofc.adapters import LANGUAGE_SIDE, add_adapters
+from tofc.errors import CheckpointError
+from tofc.model import load_language_side, save_checkpoint
+from tofc.training.adapters import AdapterConfig, attach
+from tofc.training.codec import idle_experts, load_trainable, make_codec, save_trainable
 from tofc.training.codec_prior import make_density
+from tofc.training.settings import TrainConfig
 
-CONFIG = CodecTrainingConfig(
-    codec=CodecConfig(
-        width=16, experts=2, hyper=3, analysis_hidden=16, synthesis_hidden=16, steps=(2.0, 0.7, 0.2)
-    ),
-    prior="logistic",
-    total_steps=50,
-    batch_size=6,
-    checkpoint_every=20,
-)
-QUIET = Console(quiet=True)
+WIDTH = 32
 
 
-def clustered(pictures: int = 60, tokens: int = 16) -> Tensor:
-    """Two kinds of token that spread along different directions: two entropy models can tell them apart."""
-    generator = torch.Generator().manual_seed(0)
-    kind = torch.randint(2, (pictures, tokens, 1), generator=generator)
-    spread = torch.cat([torch.full((8,), 3.0), torch.full((8,), 0.1)])
-    noise = torch.randn(pictures, tokens, 16, generator=generator)
-    return torch.where(kind == 0, noise * spread + 1.0, noise * spread.flip(0) - 1.0)
-
-
-def weighted_loss(reports: list[LevelReport]) -> float:
-    """Rate and distortion of all levels as training weighs them, per token."""
-    steps = CONFIG.codec.steps
-    return sum(
-        r.bytes_per_image / 16 + 8.66 * r.distortion / s**2 for r, s in zip(reports, steps, strict=True)
-    )
+def make_features(width: int) -> torch.Tensor:
+    return torch.randn(40, width, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("prior", ["logistic", "entropy_bottleneck"])
-def test_training_writes_a_better_codec(prior: str, tmp_path: Path) -> None:
-    features = clustered()
-    config = dataclasses.replace(CONFIG, prior=prior)
-    begin = train_codec(
-        features, dataclasses.replace(config, total_steps=1), tmp_path / "begin", console=QUIET
-    )
-    end = train_codec(features, config, tmp_path / "end", console=QUIET)
-    assert weighted_loss(end) < 0.995 * weighted_loss(begin)
-    sizes = [report.bytes_per_image for report in end]
-    errors = [report.distortion for report in end]
-    assert sizes == sorted(sizes)
-    assert errors == sorted(errors, reverse=True)
-    for report in end:
-        assert report.integer_bytes == pytest.approx(report.estimated_bytes, rel=0.01)
-        assert sum(report.usage) == pytest.approx(1, abs=1e-3)
-    codec = FeatureCodec.load(tmp_path / "end")
-    assert len(codec.encode(features[0], 3)) > len(codec.encode(features[0], 1))
-    again = load_trainable(tmp_path / "end").export(features[:4])
-    assert again.gains.tolist() == codec.gains.tolist()
-    names = {path.name for path in (tmp_path / "end").iterdir()}
-    assert names == {"codec.safetensors", "codec-integer.safetensors", "codec-report.json"}
+def test_a_trainable_codec_comes_back_as_it_was(prior: str, tmp_path: Path) -> None:
+    codec = make_codec(CodecConfig(width=16, experts=2, hyper=3), prior, seed=4)
+    features = make_features(16).reshape(2, 20, 16)
+    codec.fit_transform(features)
+    save_trainable(codec, tmp_path)
+    again = load_trainable(tmp_path)
+    assert again.config == codec.config
+    assert again.export(features).fingerprint == codec.export(features).fingerprint
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = dataclasses.replace(CONFIG, prior="entropy_bottleneck")
-    whole = train_codec(clustered(), config, tmp_path / "whole", console=QUIET)
-    calls = 0
-    real = training.codec_loss
+def test_another_file_is_no_trainable_codec(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
 
-    def dies(*arguments: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == 25:
-            raise KeyboardInterrupt
-        return real(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(training, "codec_loss", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train_codec(clustered(), config, tmp_path / "cut", console=QUIET)
-    resumed = train_codec(clustered(), config, tmp_path / "cut", console=QUIET)
-    assert calls == 25 + 30
-    assert resumed == whole
-    saved = [FeatureCodec.load(tmp_path / name).fingerprint for name in ("whole", "cut")]
-    assert saved[0] == saved[1]
+    save_file({"a": torch.zeros(2)}, tmp_path / "codec.safetensors")
+    with pytest.raises(ValueError, match="tofc train"):
+        load_trainable(tmp_path)
 
 
-def test_pictures_of_different_sizes_and_a_loss_of_the_callers(tmp_path: Path) -> None:
-    features = [*clustered(10, 16), *clustered(10, 5)]
-    seen = set()
-
-    def only_first(decoded: Tensor, original: Tensor) -> Tensor:
-        seen.add(original.shape[1])
-        return (decoded - original)[..., 0].square().mean(1)
-
-    config = dataclasses.replace(CONFIG, total_steps=12, gain_rate=1.0)
-    train_codec(
-        features, config, tmp_path, distortion=only_first, distortion_weight=torch.eye(16), console=QUIET
-    )
-    assert seen == {5, 16}
-
-
-def test_idle_entropy_models_are_reported(tmp_path: Path) -> None:
-    start = TrainableCodec(CONFIG.codec, seed=0)
-    start.fit_transform(clustered())
-    with torch.no_grad():
-        start.router.output.bias[..., 1] = -1e3
-    config = dataclasses.replace(CONFIG, total_steps=1)
-    with pytest.warns(UserWarning, match=r"entropy models \[1\]"):
-        train_codec(clustered(), config, tmp_path, start=start, console=QUIET)
+def test_idle_entropy_models_are_those_under_two_percent() -> None:
+    assert idle_experts([0.5, 0.019, 0.461, 0.02]) == [1]
 
 
 @pytest.mark.parametrize(
-    "features, text",
+    "fault, text",
     [
-        ([], "no features"),
-        (torch.zeros(3, 4, 15), "16"),
-        ([torch.zeros(0, 16)], "16"),
-        (torch.full((3, 4, 16), torch.nan), "NaN"),
+        ({"tokens": {}}, "tokens"),
+        ({"tokens": {"some": 1.0}}, "some"),
+        ({"tokens": {"64": -1.0}}, "tokens"),
+        ({"uncoded_share": 1.0}, "uncoded_share"),
+        ({"rate_weight": (0.0, 1.0)}, "rate_weight"),
+        ({"total_steps": 0}, "total_steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"save_every": 30}, "log_every"),
+        ({"precision": "fp8"}, "fp8"),
+        ({"prior": "other"}, "other"),
+        ({"codec": CodecConfig(width=8, steps=(1.0, 0.5))}, "8"),
     ],
 )
-def test_features_that_do_not_fit(features: Tensor | list[Tensor], text: str, tmp_path: Path) -> None:
+def test_configurations_that_cannot_be(fault: dict, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        train_codec(features, CONFIG, tmp_path, console=QUIET)
+        TrainConfig(base="anywhere", **fault)
 
 
-@pytest.mark.parametrize(
-    "fault", [{"prior": "other"}, {"total_steps": 0}, {"learning_rate": 0.0}, {"validation": 1.0}]
-)
-def test_configurations_that_cannot_be(fault: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(fault))):
-        CodecTrainingConfig(**fault)
+def test_adapters_that_change_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="both false"):
+        AdapterConfig(tower=False, language=False)
+    with pytest.raises(ValueError, match="rank"):
+        AdapterConfig(rank=0)
 
 
-def test_a_missing_compressai_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_is_the_corpus_once() -> None:
+    config = TrainConfig(base="x", batch_size=4)
+    assert config.steps_for(103) == 25
+    assert dataclasses.replace(config, total_steps=7).steps_for(103) == 7
+    with pytest.raises(ValueError, match="total_steps"):
+        config.steps_for(None)
+    with pytest.raises(ValueError, match="multiple of 3"):
+        config.check_share(3)
+
+
+def test_layouts_are_drawn_as_often_as_configured() -> None:
+    config = TrainConfig(base="x", tokens={"8": 0.5, "all": 0.5}, uncoded_share=0.2)
+    rng = np.random.default_rng(0)
+    drawn = [config.draw_layout(rng, asking=True) for _ in range(4000)]
+    share = {layout: drawn.count(layout) / 4000 for layout in set(drawn)}
+    assert share == pytest.approx({(None, False): 0.2, (8, True): 0.4, (None, True): 0.4}, abs=0.03)
+    assert all(config.draw_layout(rng, asking=False)[1] for _ in range(100))
+
+
+@pytest.fixture
+def tuned(base_folder: Path, tmp_path: Path):
+    """A base model with adapters and a projector that differ from zero; their folder as peft writes it."""
+    from transformers import LlavaOnevisionForConditionalGeneration
+
+    model = LlavaOnevisionForConditionalGeneration.from_pretrained(base_folder, dtype=torch.float32)
+    state = torch.get_rng_state()
+    adapted = attach(model, AdapterConfig(rank=4, alpha=8), seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if parameter.requires_grad:
+                assert "lora_" in name or "multi_modal_projector" in name
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(str(tmp_path / "peft"))
+    return adapted, tmp_path / "peft"
+
+
+def test_adapters_beside_the_base_are_the_merged_model(
+    tuned, base_folder: Path, picture, tmp_path: Path
+) -> None:
+    """Both ways to keep fine-tuning give the same features and the same answers; neither is the base's."""
+    adapted, folder = tuned
+    codec = make_codec(CodecConfig(width=WIDTH), "logistic", 0).export(make_features(WIDTH)[None])
+    beside = save_checkpoint(tmp_path / "beside", base_folder, codec, adapters=folder)
+    whole = adapted.merge_and_unload()
+    merged_base = tmp_path / "merged-base"
+    whole.save_pretrained(merged_base)
+    for file in base_folder.iterdir():
+        if not (merged_base / file.name).exists():
+            (merged_base / file.name).write_bytes(file.read_bytes())
+    merged = save_checkpoint(tmp_path / "merged", merged_base, codec)
+    plain = save_checkpoint(tmp_path / "plain", base_folder, codec)
+
+    def seen(checkpoint: Path) -> torch.Tensor:
+        return tofc.Device.from_pretrained(checkpoint).features(picture, tokens=9).tokens
+
+    assert torch.allclose(seen(beside), seen(merged), atol=1e-4)
+    assert not torch.allclose(seen(beside), seen(plain), atol=1e-2)
+    sides = [tofc.Edge.from_pretrained(checkpoint).model for checkpoint in (beside, merged, plain)]
+    ids = torch.arange(5, 25)[None]
+    logits = [side(input_ids=ids).logits for side in sides]
+    assert torch.allclose(logits[0], logits[1], atol=1e-4)
+    assert not torch.allclose(logits[0], logits[2], atol=1e-2)
+    probe = torch.randn(1, 3, WIDTH, generator=torch.Generator().manual_seed(0))
+    projected = [side.model.multi_modal_projector(probe) for side in sides]
+    assert torch.allclose(projected[0], projected[1], atol=1e-5)
+    assert not torch.allclose(projected[0], projected[2], atol=1e-2)
+
+
+def test_adapters_of_another_model_are_named(tuned, base_folder: Path) -> None:
+    folder = tuned[1]
+    model = load_language_side(base_folder)
+    del model.model.language_model.layers[1]
+    with pytest.raises(CheckpointError, match="another base"):
+        add_adapters(model, folder, LANGUAGE_SIDE)
+    (folder / "adapter_model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="not a whole folder"):
+        add_adapters(model, folder, LANGUAGE_SIDE)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "use_dora": True}))
+    with pytest.raises(CheckpointError):
+        add_adapters(model, folder, LANGUAGE_SIDE)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "compressai.entropy_models", None)
     with pytest.raises(ImportError, match=r"tofc\[train\]"):
         make_density("entropy_bottleneck", 0)(3)
     with pytest.raises(ValueError, match="logistic"):
         make_density("other", 0)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"tofc\[train\]"):
+        attach(None, AdapterConfig(), 0)  # type: ignore[arg-type]
+
+
+def test_a_codec_without_hyperprior_spends_nothing_on_it() -> None:
+    features = make_features(16)[None]
+    config = CodecConfig(width=16, experts=1, hyper=3, hyperprior=False)
+    codec = TrainableCodec(config, make_density("logistic", 0))
+    codec.fit_transform(features)
+    output = codec(features, 3)
+    (output.rate.mean() + (output.decoded - features).square().mean()).backward()
+    exported = codec.export(features)
+    payload = exported.encode(features[0], 4)
+    symbols = exported.sections(payload)
+    assert codec.analysis.output.weight.grad is None
+    assert len(set(map(tuple, exported.scale_indices(features[0], 4)))) == 1  # no token has scales of its own
+    assert symbols["hyperprior"] > 0  # an untrained prior still expects other values than zero

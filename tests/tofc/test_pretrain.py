@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
-
-import tofc
-from eval.scenes.world import make_scene
 
 CONFIG = """
 name: trial
@@ -34,14 +32,6 @@ validation_pictures: 4
 validate_every: 20
 save_every: 10
 precision: fp32
-"""
-CODEC_CONFIG = """
-base: {base}
-data: {{source: "eval.scenes.corpus:SceneCorpus", options: {{size: 112, patch: 16, questions: 3}}}}
-num_pictures: 32
-tokens: [12, 49]
-codec: {{total_steps: 12, batch_size: 4, codec: {{width: 32, experts: 2}}}}
-checkpoint: {{merging: {{tokens: 12}}, default_quality: 3}}
 """
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,17 +104,26 @@ def test_curves_are_drawn(runs):
     assert dark > 2000
 
 
-def test_a_codec_is_trained_on_the_checkpoint_and_answers_travel_through_it(runs, tmp_path):
-    config = tmp_path / "codec.yaml"
-    config.write_text(CODEC_CONFIG.format(base=runs[0] / "base"))
-    checkpoint = tmp_path / "trial-tofc"
-    finish(start("train", config, "--out", checkpoint))
-    device, edge = tofc.Device.from_pretrained(checkpoint), tofc.Edge.from_pretrained(checkpoint)
-    picture = Image.fromarray(make_scene("test", 0)[1])
-    packet = device.encode(picture)
-    decoded = edge.decode(packet)
-    uncoded = device.features(picture).tokens
-    assert decoded.shape == uncoded.shape == (12, 32)
-    # Twelve steps of training teach little, but the transform alone must beat sending nothing.
-    assert (decoded - uncoded).square().mean() < 0.9 * uncoded.var()
-    assert edge.answer(packet, "How many cars are there?", max_new_tokens=4).exit == "full"
+def test_a_run_goes_on_from_another_s_checkpoint_with_its_tower_standing_still(runs, tmp_path):
+    begin = runs[0] / "base"
+    config = tmp_path / "more.yaml"
+    more = CONFIG.replace("dense_steps: 40", "dense_steps: 0").replace("total_steps: 60", "total_steps: 4")
+    config.write_text(f"{more}start_from: {begin}\noptimizer: {{tower_ratio: 0.0}}\n")
+    finish(start("pretrain", config, "--out", tmp_path / "more"))
+    before, after = (
+        load_file(begin / "model.safetensors"),
+        load_file(tmp_path / "more/base/model.safetensors"),
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("language_model" in name for name in changed)
+    assert not any("vision_tower" in name for name in changed)
+    vocabularies = [
+        AutoProcessor.from_pretrained(folder).tokenizer.get_vocab()
+        for folder in (begin, tmp_path / "more/base")
+    ]
+    assert vocabularies[0] == vocabularies[1]
+
+    config.write_text(config.read_text().replace("vision_width: 32", "vision_width: 64"))
+    process = start("pretrain", config, "--out", tmp_path / "wide")
+    assert "width 32" in process.communicate(timeout=300)[1]
+    assert process.returncode == 2

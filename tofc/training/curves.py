@@ -10,16 +10,16 @@ from typing import Any
 class RunLog:
     """Appends scalars to `folder/log.jsonl` and to TensorBoard event files beside it.
 
-    On resuming at step s, entries from s on are dropped first, so that the file reads as one unbroken run.
+    On resuming after step s, entries of later steps are dropped first: the file reads as one unbroken run.
     """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "log.jsonl"
-        kept = [entry for entry in self.read(self.path) if entry["step"] < resume_step]
+        kept = [entry for entry in self.read(self.path) if entry["step"] <= resume_step]
         self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,15 @@ STOCK = "stock"  # the token layout of the unmodified processor: base tile, then
 
 @dataclass(frozen=True)
 class AnswerLoss:
-    """Loss of a batch, and for each conversation whether every token of its answers was predicted."""
+    """Losses of a batch of questions, and which of them greedy decoding would answer in whole as asked.
+
+    `loss` is the weighted mean over tokens, `by_picture` [B] the weighted sums of each picture. `exact`, bool
+    [B, Q], is True also where a picture has fewer than Q questions.
+    """
 
     loss: Tensor
-    exact: Tensor  # bool [B, Q]; True also where a row has fewer than Q conversations
+    by_picture: Tensor
+    exact: Tensor
 
 
 class GroundedModel(nn.Module):
@@ -49,12 +55,14 @@ class GroundedModel(nn.Module):
     @property
     def image_size(self) -> int:
         """Side of the tower's square input, in pixels."""
-        return int(self.model.config.vision_config.image_size)
+        vision: Any = self.model.config.vision_config  # typed by transformers as possibly absent
+        return int(vision.image_size)
 
     @property
     def num_tokens(self) -> int:
         """Tokens that the tower gives for one picture."""
-        return (self.image_size // int(self.model.config.vision_config.patch_size)) ** 2
+        vision: Any = self.model.config.vision_config
+        return (self.image_size // int(vision.patch_size)) ** 2
 
     def dense(self, pictures: list[GroundedPicture], features: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Loss and accuracies of the dense heads on `features`."""
@@ -106,7 +114,8 @@ class GroundedModel(nn.Module):
         exact = torch.stack([~(wrong & (packed.segments == number)).any(1) for number in range(count)], dim=1)
         # Rows that were cut off before their answer teach nothing, and a batch may have no others.
         total = packed.weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
-        return AnswerLoss((losses * packed.weights).sum() / total, exact)
+        by_picture = (losses * packed.weights).sum(1)
+        return AnswerLoss(by_picture.sum() / total, by_picture, exact)
 
 
 def roughen(features: Tensor, largest: float, generator: torch.Generator) -> Tensor:

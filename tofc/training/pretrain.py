@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,8 +45,8 @@ class PretrainConfig:
     `answer_batch` pictures, teach all with the dense loss at `dense_weight`. `layouts` maps a token layout
     ("stock", or a number of merged tokens) to how often it is drawn. `feature_noise` is in channel
     deviations; a picture's questions fill at most `max_text_tokens`. `precision` is "auto" (bf16 where the
-    hardware has it), "bf16" or "fp32". `start_from`, the folder of a checkpoint that this command wrote, gives
-    the first weights and the vocabulary in the place of random ones; `model` must be of its geometry.
+    hardware has it), "bf16" or "fp32". `start_from`, a checkpoint's folder that this command wrote, gives the
+    first weights and the vocabulary in the place of random ones; `model` must be of its geometry.
     """
 
     name: str = "scenes-tiny"
@@ -132,11 +133,9 @@ class Pretrainer:
         config = self.config
         if config.start_from is None:
             return build_model(config.model, tokenizer, config.seed)
-        model = LlavaOnevisionForConditionalGeneration.from_pretrained(
-            config.start_from, dtype=torch.float32
-        )
-        patches = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
-        widths = (model.config.vision_config.hidden_size, patches)
+        model = LlavaOnevisionForConditionalGeneration.from_pretrained(config.start_from, dtype=torch.float32)
+        vision: Any = model.config.vision_config  # typed by transformers as possibly absent
+        widths = (vision.hidden_size, (vision.image_size // vision.patch_size) ** 2)
         if widths != (config.model.vision_width, config.model.num_patches):
             raise UserError(
                 f"{config.start_from} has a tower of width {widths[0]} with {widths[1]} patches, the "

@@ -1,121 +1,227 @@
-"""`tofc train CONFIG`: fit the codec to a trained base model, and bind both into a checkpoint.
+"""`tofc train CONFIG`: a codec for a base model, trained with its answers, bound into a checkpoint.
 
-The distortion is task-oriented to second order: near the true features the language model's cross-entropy
-grows as the quadratic form of its expected squared gradient (the Fisher matrix over channels). That matrix,
-mixed with the identity, weighs the codec's squared error. The answers are the corpus' own.
+First the features: what they are like, and which of their errors matter. To second order, near the true
+features, the language model's cross-entropy grows as the quadratic form of its expected squared gradient (the
+Fisher matrix over channels); that matrix, mixed with the identity, gives the coordinates in which the codec
+quantises. Then the codec alone learns these, and then all together learn to answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
+from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
 
-from encoders.merging import dpc_knn, merge_tokens
 from entropy import FeatureCodec
-from tofc.config import CheckpointConfig
 from tofc.errors import UserError
 from tofc.model import save_checkpoint
-from tofc.training.codec import WEIGHTS_NAME, CodecTrainingConfig, train_codec
-from tofc.training.data import DataConfig, GroundedCorpus, GroundedPicture, load_corpus
+from tofc.training.adapters import attach
+from tofc.training.codec import (
+    WEIGHTS_NAME,
+    LevelReport,
+    evaluate,
+    make_codec,
+    report_table,
+    save_trainable,
+)
+from tofc.training.data import Corpus, load_corpus
 from tofc.training.grounded import GroundedModel
 from tofc.training.packing import Packer
+from tofc.training.pretrain import has_bf16
+from tofc.training.settings import TrainConfig
+from tofc.training.task import Merge, TaskModel, dpc_merge
+from tofc.training.trainer import STATE_NAME, Trainer, make_accelerator
 
-BATCH = 16
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A codec for a base model.
-
-    `base` is a LLaVA-OneVision folder or hub id. The codec learns from `num_pictures` pictures of the corpus'
-    training split, merged to each of `tokens` in turn. `plain_share` in (0, 1] is how much of the distortion
-    is plain squared error; the rest is the task's. `checkpoint` is what the checkpoint says of itself.
-    """
-
-    base: str
-    data: DataConfig = field(default_factory=DataConfig)
-    num_pictures: int = 1600
-    tokens: tuple[int, ...] = (64, 32, 64, 196)
-    plain_share: float = 0.1
-    codec: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-
-    def __post_init__(self) -> None:
-        if self.num_pictures < BATCH or not self.tokens or min(self.tokens) < 1:
-            raise ValueError(
-                f"give num_pictures of at least {BATCH}, and at least one positive number in tokens"
-            )
-        if not 0.0 < self.plain_share <= 1.0:
-            raise ValueError(f"plain_share is {self.plain_share}: give a share in (0, 1]")
-
-
-@dataclass(frozen=True)
-class CodecMaterial:
-    """What the codec learns from: merged features [K_i, C] by picture, and the distortion's [C, C] weight."""
-
-    features: list[Tensor]
-    weight: Tensor
+SURVEYED_AT_ONCE = 4  # pictures; a setting that is about memory must not change what is learned
+REPORT_NAME = "codec-report.json"
+SHOWN = {"loss/answers": "answers", "rate/bits_a_coefficient": "bits", "distortion/relative": "distortion"}
 
 
 def run(config: TrainConfig, folder: Path, console: Console) -> Path:
-    """Collects features, trains the codec and writes the checkpoint into `folder`; returns it.
+    """Trains, or goes on where an interrupted run saved, and writes the checkpoint into `folder`; returns it.
 
-    Raises UserError where the base model cannot be read.
+    The run's own files (state, log, TensorBoard events) are in `folder`-run. Raises UserError where the base
+    model cannot be read or does not fit the configuration.
     """
+    work = folder.parent / f"{folder.name}-run"
+    training = Run(config, work, console)
+    _run_with_bar(training.trainer, console)
+    if training.trainer.accelerator.is_main_process:
+        training.write(folder)
+    return folder
+
+
+class Run:
+    """Everything that one training run needs, set up from its configuration; `work` holds its files.
+
+    `merge` takes the place of DPC-KNN, for comparisons.
+    """
+
+    def __init__(self, config: TrainConfig, work: Path, console: Console, merge: Merge | None = None) -> None:
+        self.config, self.work, self.console = config, work, console
+        work.mkdir(parents=True, exist_ok=True)
+        accelerator = make_accelerator()
+        model, self.processor = load_base(config, accelerator.device)
+        self.packer = Packer(self.processor.tokenizer, self.processor.image_token)
+        self.corpus: Corpus = load_corpus(config.data.source, **config.data.options)
+        self.tuned: Any = model.requires_grad_(False)
+        if config.adapters:
+            self.tuned = attach(model, config.adapters, config.seed)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        codec = make_codec(config.codec, config.prior, config.seed).to(accelerator.device)
+        merge = merge or dpc_merge(config.checkpoint.merging.neighbours)
+        self.task = TaskModel(GroundedModel(model), codec, merge, _bf16(config, accelerator))
+        if not (work / STATE_NAME).exists():
+            with console.status("looking at features, and at which of their errors matter"):
+                material = survey(self.task, self.packer, self.corpus, config)
+            codec.fit_transform(material.features, material.weight)
+        self.trainer = Trainer(config, self.task, self.packer, self.corpus, work, accelerator, console)
+
+    def write(self, folder: Path) -> None:
+        """Writes the checkpoint into `folder`, and the codec's report beside the run."""
+        config = self.config
+        reports, exported = finish(self)
+        self.console.print(report_table(reports))
+        weights = load_file(self.work / WEIGHTS_NAME)
+        if config.adapters and config.merge_adapters:
+            whole: Any = self.tuned.merge_and_unload()
+            save_checkpoint(
+                folder, whole, exported, config.checkpoint, processor=self.processor, codec_weights=weights
+            )
+            return
+        adapters = self.work / "adapters" if config.adapters else None
+        if adapters:
+            self.tuned.save_pretrained(str(adapters))
+        save_checkpoint(
+            folder,
+            config.base,
+            exported,
+            config.checkpoint,
+            copy_base=config.merge_adapters,
+            codec_weights=weights,
+            adapters=adapters,
+        )
+
+
+def load_base(
+    config: TrainConfig, device: torch.device
+) -> tuple[LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor]:
+    """The base model in the precision that training holds it in, and its processor; UserError where unfit."""
+    dtype = torch.bfloat16 if device.type == "cuda" and config.precision != "fp32" else torch.float32
     try:
-        model = LlavaOnevisionForConditionalGeneration.from_pretrained(config.base, dtype=torch.float32)
-        processor = AutoProcessor.from_pretrained(config.base)
+        model = LlavaOnevisionForConditionalGeneration.from_pretrained(config.base, dtype=dtype)
+        processor = LlavaOnevisionProcessor.from_pretrained(config.base)
     except OSError as error:
         raise UserError(
             f"base {config.base!r} cannot be read ({error}); train it first, e.g. tofc pretrain scenes-tiny"
         ) from error
-    packer = Packer(processor.tokenizer, processor.image_token)
-    with console.status("collecting features and the task's sensitivity to them"):
-        material = collect(GroundedModel(model).eval(), packer, config)
-    work = folder.parent / f"{folder.name}-codec"
-    train_codec(material.features, config.codec, work, distortion_weight=material.weight, console=console)
-    return save_checkpoint(
-        folder,
-        config.base,
-        FeatureCodec.load(work),
-        config.checkpoint,
-        codec_weights=load_file(work / WEIGHTS_NAME),
-    )
+    vision: Any = model.config.vision_config  # typed by transformers as possibly absent
+    width = vision.hidden_size
+    if width != config.codec.width:
+        raise UserError(f"codec.width is {config.codec.width}, the tower of {config.base} gives {width}")
+    images = processor.image_processor
+    if {*images.image_mean, *images.image_std} != {0.5}:
+        raise UserError(
+            f"{config.base} normalises pictures by mean {images.image_mean}, deviation {images.image_std}; "
+            "training knows SigLIP's 0.5 alone"
+        )
+    moved: LlavaOnevisionForConditionalGeneration = model.to(device)  # type: ignore[arg-type]  # its stub takes modules
+    return moved, processor
 
 
-def collect(grounded: GroundedModel, packer: Packer, config: TrainConfig) -> CodecMaterial:
-    """Merged features of the training split, and the weight that their errors carry for the answers."""
-    grounded.requires_grad_(False)
+@dataclass(frozen=True)
+class Survey:
+    """Merged tokens [n, C] of training pictures, and the [C, C] weight that their errors carry."""
+
+    features: Tensor
+    weight: Tensor
+
+
+def survey(
+    task: TaskModel, packer: Packer, corpus: Corpus, config: TrainConfig, with_weight: bool = True
+) -> Survey:
+    """Looks at `init_pictures` training pictures, each merged to one of the numbers of tokens in turn."""
+    task.eval()
+    layouts = [None if name == "all" else int(name) for name, share in config.tokens.items() if share > 0]
     features: list[Tensor] = []
-    fisher: Tensor | None = None
-    for number, pictures in enumerate(
-        _batches(load_corpus(config.data.source, **config.data.options), config)
-    ):
-        tokens = config.tokens[number % len(config.tokens)]
-        seen = grounded.features(pictures, torch.device("cpu"))
-        if tokens < seen.shape[1]:
-            seen = merge_tokens(seen, dpc_knn(seen, tokens, k=config.checkpoint.merging.neighbours))[0]
-        features.extend(seen)
-        merged = seen.clone().requires_grad_()
-        packed = packer.pack([picture.turns for picture in pictures])
-        loss = grounded.answers(grounded.visual_embeddings(merged, merged.shape[1]), packed).loss
-        (gradient,) = torch.autograd.grad(loss, merged)
-        flat = gradient.flatten(0, 1).double()
-        fisher = flat.T @ flat if fisher is None else fisher + flat.T @ flat
-    assert fisher is not None  # num_pictures is at least one batch
-    width = fisher.shape[0]
-    task = fisher * (width / fisher.trace().clamp(min=1e-30))
+    width = config.codec.width
+    fisher = torch.zeros(width, width, dtype=torch.float64)
+    for number, start in enumerate(range(0, config.init_pictures, SURVEYED_AT_ONCE)):
+        numbers = range(start, min(start + SURVEYED_AT_ONCE, config.init_pictures))
+        examples = [corpus.picture("train", index, config.seed) for index in numbers]
+        examples = [example for example in examples if example.pixels is not None]
+        if not examples:
+            continue
+        pixels = torch.from_numpy(np.stack([e.pixels for e in examples if e.pixels is not None]))
+        with torch.no_grad():
+            merged = task.merged(pixels.to(task.device), layouts[number % len(layouts)])
+        features.append(merged.flatten(0, 1).cpu())
+        if not with_weight:
+            continue
+        packed = packer.pack([example.turns for example in examples], config.max_text_tokens)
+        probe = merged.detach().requires_grad_()
+        visual = task.grounded.visual_embeddings(probe, probe.shape[1])
+        loss = task.grounded.answers(visual, packed.to(task.device)).loss
+        (gradient,) = torch.autograd.grad(loss, probe)
+        flat = gradient.flatten(0, 1).double().cpu()
+        fisher += flat.T @ flat
+    if not features:
+        raise UserError("none of the first pictures of the corpus can be looked at: it has text only")
+    sensitivity = fisher * (width / fisher.trace().clamp(min=1e-30))
     plain = torch.eye(width, dtype=torch.float64)
-    return CodecMaterial(features, (1.0 - config.plain_share) * task + config.plain_share * plain)
+    weight = (1.0 - config.plain_share) * sensitivity + config.plain_share * plain
+    return Survey(torch.cat(features), weight)
 
 
-def _batches(corpus: GroundedCorpus, config: TrainConfig) -> Iterator[list[GroundedPicture]]:
-    for start in range(0, config.num_pictures - BATCH + 1, BATCH):
-        yield [corpus.picture("train", index, config.codec.seed) for index in range(start, start + BATCH)]
+def finish(run: Run) -> tuple[list[LevelReport], FeatureCodec]:
+    """The codec in integers, with its float weights and a report on validation pictures beside the run."""
+    config, task = run.config, run.task
+    features = survey(task, run.packer, run.corpus, config, with_weight=False).features
+    codec = task.codec.eval().cpu()
+    order = np.random.default_rng(config.seed).permutation(len(features))[:4096]
+    exported = codec.export(features[torch.from_numpy(order)][None])
+    save_trainable(codec, run.work)
+    exported.save(run.work)
+    held_out: list[Tensor] = []
+    for index in range(config.validation_pictures):
+        pixels = run.corpus.picture("validation", index, config.seed).pixels
+        if pixels is not None:
+            with torch.no_grad():
+                batch = torch.from_numpy(pixels)[None].to(task.device)
+                held_out.append(task.merged(batch, config.main_tokens())[0].cpu())
+    reports = evaluate(codec, exported, held_out)
+    (run.work / REPORT_NAME).write_text(json.dumps([asdict(r) for r in reports], indent=2) + "\n")
+    return reports, exported
+
+
+def _bf16(config: TrainConfig, accelerator: Accelerator) -> bool:
+    return config.precision == "bf16" or (config.precision == "auto" and has_bf16(accelerator.device))
+
+
+def _run_with_bar(trainer: Trainer, console: Console) -> None:
+    """A progress bar on a terminal, a line every 100 steps elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = console.is_terminal and trainer.accelerator.is_main_process
+    with Progress(*columns, console=console, disable=not shown) as bar:
+        task = bar.add_task("training", total=trainer.total_steps, completed=trainer.step)
+
+        def show(step: int, scalars: dict[str, float]) -> None:
+            words = "  ".join(
+                f"{word} {scalars[name]:.4f}" for name, word in SHOWN.items() if name in scalars
+            )
+            bar.update(task, completed=step, description=words)
+            if not console.is_terminal and step % 100 == 0:
+                trainer.say(f"step {step}/{trainer.total_steps}  {words}")
+
+        trainer.run(show)

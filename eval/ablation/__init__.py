@@ -1,0 +1,1 @@
+"""What each part of the codec brings: the same training with one part left out, at the same seed."""

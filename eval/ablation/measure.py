@@ -1,0 +1,67 @@
+"""A trained variant on test pictures: bytes that its integer codec writes, and how well answers survive."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from entropy import FeatureCodec
+from tofc.training.task import TaskModel
+from tofc.training.train import Run
+
+PACKET_BYTES = 11  # header, model tag, picture size and checksum around the payload of one picture
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture at one quality: packet bytes, weighted cross-entropy of its answers in nats, how many."""
+
+    variant: str
+    picture: int
+    quality: int
+    bytes: int
+    cross_entropy: float
+    questions: int
+    right: int
+
+    def as_dict(self) -> dict[str, object]:
+        """The row by column names."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def measure(name: str, run: Run, codec: FeatureCodec, pictures: int) -> list[Row]:
+    """Rows of every quality level, and of quality 0: features merged but not coded, 2 bytes a value."""
+    run.task.eval()
+    rows: list[Row] = []
+    for start in range(0, pictures, BATCH):
+        numbers = range(start, min(start + BATCH, pictures))
+        examples = [run.corpus.picture("test", number, run.config.seed) for number in numbers]
+        pixels = torch.from_numpy(np.stack([e.pixels for e in examples if e.pixels is not None]))
+        features = run.task.merged(pixels.to(run.task.device), run.config.main_tokens())
+        packed = run.packer.pack([example.turns for example in examples]).to(run.task.device)
+        for quality in (0, *codec.qualities):
+            sizes, decoded = _coded(features, codec, quality)
+            losses, exact = _answers(run.task, decoded, packed)
+            for place, number in enumerate(numbers):
+                asked = len(examples[place].turns)
+                right = int(exact[place, :asked].sum())
+                rows.append(Row(name, number, quality, sizes[place], losses[place], asked, right))
+    return rows
+
+
+def _coded(features: torch.Tensor, codec: FeatureCodec, quality: int) -> tuple[list[int], torch.Tensor]:
+    if quality == 0:
+        return [2 * picture.numel() for picture in features], features
+    payloads = [codec.encode(picture, quality) for picture in features]
+    decoded = np.stack([codec.decode(payload) for payload in payloads])
+    return [len(payload) + PACKET_BYTES for payload in payloads], torch.from_numpy(decoded).to(features)
+
+
+def _answers(task: TaskModel, decoded: torch.Tensor, packed) -> tuple[list[float], torch.Tensor]:  # type: ignore[no-untyped-def]
+    visual = task.grounded.visual_embeddings(decoded, decoded.shape[1])
+    found = task.grounded.answers(visual, packed)
+    return found.by_picture.tolist(), found.exact

@@ -1,0 +1,90 @@
+"""The variants: a training configuration with one part changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tofc.training.settings import TrainConfig
+from tofc.training.task import Merge
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the ablation: what it says it is, the change, and the merging where that is not DPC-KNN.
+
+    `tokens` is the number that it is measured with, None for the configuration's own.
+    """
+
+    title: str
+    change: Callable[[TrainConfig], TrainConfig]
+    merge: Merge | None = None
+    tokens: int | str | None = None
+
+
+def pool(features: Tensor, tokens: int) -> Tensor:
+    """Averages equal square blocks of the grid of patches: [B, N, C] to [B, K, C]."""
+    batch, count, width = features.shape
+    side, coarse = round(count**0.5), round(tokens**0.5)
+    if coarse**2 != tokens or side % coarse:
+        raise ValueError(f"{count} patches do not pool into {tokens} equal blocks")
+    grid = features.transpose(1, 2).reshape(batch, width, side, side)
+    return torch.nn.functional.avg_pool2d(grid, side // coarse).flatten(2).transpose(1, 2)
+
+
+def _same(config: TrainConfig) -> TrainConfig:
+    return config
+
+
+def _codec(**changes: object) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, codec=replace(config.codec, **changes))  # type: ignore[arg-type]  # checked by CodecConfig
+
+
+def _merged_to(tokens: int | str) -> Callable[[TrainConfig], TrainConfig]:
+    def change(config: TrainConfig) -> TrainConfig:
+        merging = replace(config.checkpoint.merging, tokens=tokens)
+        return replace(
+            config, tokens={str(tokens): 1.0}, checkpoint=replace(config.checkpoint, merging=merging)
+        )
+
+    return change
+
+
+def _single(level: int) -> Callable[[TrainConfig], TrainConfig]:
+    """A codec for one rate alone: the step and the rate weight of one level of the configuration."""
+
+    def change(config: TrainConfig) -> TrainConfig:
+        weight = config.rate_weights()[level - 1]
+        return replace(
+            config,
+            codec=replace(config.codec, steps=(config.codec.steps[level - 1],)),
+            rate_weight=(weight, weight),
+            checkpoint=replace(config.checkpoint, default_quality=1),
+        )
+
+    return change
+
+
+POOLED = 49  # blocks of 2 x 2 of the 14 x 14 patches of scenes-tiny
+
+VARIANTS: dict[str, Variant] = {
+    "full": Variant("4 entropy models, hyperprior, balance loss, DPC-KNN, LoRA", _same),
+    "seed": Variant("the same with another seed", lambda config: replace(config, seed=config.seed + 1)),
+    "experts_1": Variant("one entropy model", _codec(experts=1)),
+    "experts_8": Variant("8 entropy models", _codec(experts=8)),
+    "no_hyperprior": Variant("no hyperprior", _codec(hyperprior=False)),
+    "factorised": Variant(
+        "factorised: one entropy model, no hyperprior", _codec(experts=1, hyperprior=False)
+    ),
+    "no_balance": Variant("no balance loss", lambda config: replace(config, balance=0.0)),
+    "frozen": Variant("base model frozen", lambda config: replace(config, adapters=None)),
+    "dpc_49": Variant(f"DPC-KNN to {POOLED} tokens", _merged_to(POOLED)),
+    "pooled_49": Variant(f"uniform pooling to {POOLED} tokens", _merged_to(POOLED), merge=pool),
+    "unmerged": Variant("no merging: all tokens", _merged_to("all")),
+    "single_2": Variant("a codec for quality 2 alone", _single(2)),
+    "single_4": Variant("a codec for quality 4 alone", _single(4)),
+    "single_6": Variant("a codec for quality 6 alone", _single(6)),
+}
