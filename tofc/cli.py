@@ -66,7 +66,11 @@ QualityOption = Annotated[
 ]
 MaxBytesOption = Annotated[
     int | None,
-    typer.Option("--max-bytes", metavar="N", help="The best quality whose packet is at most N bytes."),
+    typer.Option(
+        "--max-bytes",
+        metavar="N",
+        help="At most N bytes: quality and tokens are found, but for the one given.",
+    ),
 ]
 TokensOption = Annotated[
     str | None,
@@ -253,8 +257,8 @@ def _rate_options(quality: int | None, max_bytes: int | None, tokens: str | None
     """The arguments of `Device.encode` that the options mean; raises UserError where they make no sense."""
     from tofc.config import QUALITIES
 
-    if quality is not None and max_bytes is not None:
-        raise UserError("--quality and --max-bytes both choose the rate; give one of them")
+    if quality is not None and max_bytes is not None and tokens is not None:
+        raise UserError("--quality and --tokens leave --max-bytes nothing to choose; give two of the three")
     if quality is not None and quality not in QUALITIES:
         raise UserError(
             f"--quality is {quality}; it goes from {QUALITIES[0]} (fewest bytes) to {QUALITIES[-1]} (best)"

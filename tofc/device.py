@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import AutoImageProcessor, BaseImageProcessor, LlavaOnevisionC
 
 from encoders import VisionEncoder, dpc_knn, merge_tokens
 from entropy import FeatureCodec
+from tofc.budget import BudgetSearch, default_ladder
 from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError
@@ -114,18 +116,27 @@ class Device:
         """Codes one picture, or a list of them, into one packet.
 
         `quality` 1..8 and `tokens` (a number, or "all") default to the checkpoint's. With `max_bytes` the
-        whole packet stays within that many bytes: it gets the highest quality that fits, and fewer tokens
-        only where not even the lowest quality does (never fewer than `tokens`, if given). Raises UserError
-        where nothing fits, ImageError for what is no picture.
+        whole packet stays within that many bytes, and whichever of the two is not given is chosen: both along
+        the checkpoint's ladder (`MergingConfig.ladder`), so that at least nine tenths are used where any
+        choice does, or the highest quality, or the most tokens, that fit. Raises UserError where nothing
+        fits, ImageError for what is no picture.
         """
-        count = self._check_tokens(tokens)
-        if quality is not None and max_bytes is not None:
-            raise UserError("quality and max_bytes exclude each other: max_bytes finds the quality itself")
-        quality = self._check_quality(quality)
+        count, level = self._check_tokens(tokens), self._check_quality(quality)
+        if max_bytes is not None and quality is not None and tokens is not None:
+            raise UserError("quality and tokens leave max_bytes nothing to choose; give two of the three")
         pictures = self._see(images if isinstance(images, (list, tuple)) else [images], max_pixels)
         if max_bytes is None:
-            return self._code([self._merge(picture, count) for picture in pictures], quality)
-        return self._fit(pictures, count, max_bytes, may_drop_tokens=tokens is None)
+            return self._code([self._merge(picture, count) for picture in pictures], level)
+        search = self._search(pictures, max_bytes)
+        watch = Stopwatch(torch.device("cpu"))
+        if quality is not None:
+            packet = search.at_quality(quality)
+        elif tokens is not None:
+            packet = search.at_tokens(search.most if count is None else min(count, search.most))
+        else:
+            packet = search.along(self._ladder(search.most))
+        spent = watch.lap() - packet.timing["merge"] - packet.timing["code"]  # on all that was not sent
+        return replace(packet, timing={**packet.timing, "search": spent})
 
     def _check_quality(self, quality: int | None) -> int:
         levels = self._require_codec().qualities
@@ -225,35 +236,24 @@ class Device:
             timing={**timing, "code": watch.lap()},
         )
 
-    def _fit(
-        self, pictures: list[Features], count: int | None, max_bytes: int, may_drop_tokens: bool
-    ) -> Packet:
-        """The best packet of at most `max_bytes`: a closed loop over features that were computed once."""
-        levels = self._require_codec().qualities
-        merged = [self._merge(picture, count) for picture in pictures]
-        for quality in reversed(levels):
-            packet = self._code(merged, quality)
-            if len(packet) <= max_bytes:
-                return packet
-        most = max(p.tokens.shape[0] for p in merged)
-        if not may_drop_tokens:
-            raise UserError(
-                f"{most} tokens need at least {len(packet)} bytes at the lowest quality, max_bytes is "
-                f"{max_bytes}: allow more bytes or fewer tokens, or leave tokens out to have them found too"
-            )
-        # Size grows with tokens but for small exceptions, so what the bisection finds is checked.
-        low, high = 1, most - 1
-        best = None
-        while low <= high:
-            middle = (low + high) // 2
-            packet = self._code([self._merge(picture, middle) for picture in pictures], levels[0])
-            if len(packet) <= max_bytes:
-                best, low = packet, middle + 1
-            else:
-                high = middle - 1
-        if best is None:
-            raise UserError(
-                f"max_bytes is {max_bytes}, and the smallest packet (1 token, quality {levels[0]}) has "
-                f"{len(packet)} bytes: allow at least that many"
-            )
-        return best
+    def _search(self, pictures: list[Features], max_bytes: int) -> BudgetSearch:
+        """A closed loop over features that were computed once, merged once for each number of tokens."""
+
+        @functools.cache
+        def merge(tokens: int) -> list[Features]:
+            return [self._merge(picture, tokens) for picture in pictures]
+
+        return BudgetSearch(
+            lambda quality, tokens: self._code(merge(tokens), quality),
+            self._require_codec().qualities,
+            max(picture.layout.num_tokens for picture in pictures),
+            max_bytes,
+        )
+
+    def _ladder(self, most: int) -> Sequence[int]:
+        """Preferred tokens at each quality: the checkpoint's own, or doubling through its default point."""
+        merging = self.config.merging
+        if merging.ladder:
+            return [min(tokens, most) for tokens in merging.ladder]
+        tokens = most if merging.tokens == "all" else int(merging.tokens)
+        return default_ladder(self._require_codec().qualities, self.config.default_quality, tokens, most)

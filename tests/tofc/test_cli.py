@@ -302,7 +302,10 @@ def test_empty_question(question: str, picture: Path, packet_file: Path) -> None
         (["--quality", "9"], ["--quality is 9"]),
         (["--max-bytes", "0"], ["--max-bytes is 0"]),
         (["--max-bytes", "5"], ["5"]),  # no packet is that small
-        (["--quality", "4", "--max-bytes", "400"], ["--quality", "--max-bytes", "one of them"]),
+        (
+            ["--quality", "4", "--tokens", "9", "--max-bytes", "400"],
+            ["--max-bytes nothing", "two of the three"],
+        ),
         (["--tokens", "0"], ["--tokens is 0"]),
         (["--tokens", "many"], ["--tokens is many"]),
         (["--model", "no-such-model"], ["no-such-model", "scenes-tiny"]),
