@@ -2,16 +2,17 @@
 decisions.
 
 Encoding runs left to right: transform (a KLT) -> gain of the quality level -> router -> analysis ->
-hyperprior -> integer synthesis (scale indices and means) -> residual symbols -> one range-coded stream of
-router choices, hyperprior and residuals. Whatever decides a symbol or its table is integer arithmetic or one
-correctly rounded float64 operation, so every machine makes the same bytes and reads the same features.
+hyperprior -> integer synthesis (scale indices and means) -> residual symbols -> one range-coded stream, token
+by token in an order of which every prefix is an even sample. Whatever decides a symbol or its table is
+integer arithmetic or one correctly rounded float64 operation, so every machine makes the same bytes and reads
+the same features.
 Source: AI Flow (arXiv 2506.12479), section II-B1. The payload is specified in docs/bitstream.md.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from entropy import rans
 from entropy.errors import StreamError
 from entropy.integer import FixedPointMatrix, IntegerNetwork
 from entropy.storage import FILE_NAME, read_tensors, write_tensors
+from entropy.stream import MAX_LEVELS, MAX_TOKENS, Head, ScaleNetworks, Symbols, TokenStream
 from entropy.tables import NUM_SCALES, RansTables
-from entropy.varint import decode_varint, encode_varint
 
-MAX_TOKENS = 65535
-HYPER_LIMIT = 127  # hyperprior values are 8-bit inputs of the synthesis network
 INPUT_STEPS = 256  # integer networks see compressed coefficients in steps of 1/256 ...
 INPUT_LIMIT = 32767  # ... up to 128
 MEAN_STEPS = 256  # means are multiples of 1/256 of a quantisation step
@@ -37,17 +35,6 @@ MEAN_STEPS = 256  # means are multiples of 1/256 of a quantisation step
 def compress_range(coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
     """Tame heavy tails before a network: 2 sign(x) (sqrt(1 + |x|) - 1), slope one at zero."""
     return np.copysign(2.0 * (np.sqrt(1.0 + np.abs(coefficients)) - 1.0), coefficients)
-
-
-@dataclass(frozen=True)
-class _Symbols:
-    """All that one stream codes, and what is needed to turn it into features again."""
-
-    experts: NDArray[np.int32]  # [K]
-    hyper: NDArray[np.int32]  # [K, D]
-    residual: NDArray[np.int32]  # [K, C]
-    scale_index: NDArray[np.uint16]  # [K, C]
-    mean: NDArray[np.float64]  # [K, C]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +70,8 @@ class FeatureCodec:
             raise ValueError(f"gains must be positive, [levels, {width}]; they are {self.gains.shape}")
         if not len(self.trunk) == len(self.scale) == len(self.mean) == experts or experts < 1:
             raise ValueError("every expert needs an analysis, a trunk, a scale and a mean network")
+        if levels > MAX_LEVELS:
+            raise ValueError(f"codec with {levels} quality levels; streams can name {MAX_LEVELS}")
         expected = NUM_SCALES + levels * (experts + 1 + experts * self.hyper_width)
         if self.tables.num_tables != expected:
             raise ValueError(f"codec with {self.tables.num_tables} tables, its shape asks for {expected}")
@@ -99,6 +88,7 @@ class FeatureCodec:
         )
         if float((row_reach * self.gains).max()) > 2.0**31 - 2.0**24:
             raise ValueError("codec whose gains could carry a symbol out of int32")
+        _ = self._stream  # made now, so that networks which do not fit are refused when the codec is loaded
 
     # -- what it is --------------------------------------------------------------------------------------
 
@@ -134,159 +124,148 @@ class FeatureCodec:
 
     # -- coding ------------------------------------------------------------------------------------------
 
-    def encode(self, features: ArrayLike, quality: int) -> bytes:
+    def encode(self, features: ArrayLike, quality: int, leading: Sequence[int] = ()) -> bytes:
         """Code features into bytes.
 
         features: [K, width], array or tensor of any float type, 0 <= K <= 65535. quality: one of `qualities`.
-        Raises ValueError for a wrong shape, NaN or infinity, values far outside what the codec was made for,
-        and qualities it does not have.
+        leading: tokens that are to come first in the stream, ascending, fewer than K; for each of them about
+        3 bits travel. Raises ValueError for a wrong shape, NaN or infinity, values far outside what the
+        codec was made for, and qualities and tokens it does not have.
         """
+        return self.encode_with_ends(features, quality, leading)[0]
+
+    def encode_with_ends(
+        self, features: ArrayLike, quality: int, leading: Sequence[int] = ()
+    ) -> tuple[bytes, NDArray[np.int64]]:
+        """`encode`, and where the tokens end, see `token_ends`."""
         values, level = self._check(features), self._level(quality)
-        header = encode_varint(len(values) * len(self.gains) + level)
+        head = Head(len(values), level, leading=tuple(leading))
+        steps = np.diff([-1, *leading, len(values)])
+        if leading and (len(leading) >= len(values) or min(steps) < 1):
+            raise ValueError(f"leading tokens must be ascending, below {len(values)} and not all of them")
         if len(values) == 0:
-            return header
-        symbols = self._analyse(values, level)
-        parts = self._parts(symbols, level)
-        stream = rans.encode(
-            np.concatenate([part.ravel() for part, _ in parts.values()]),
-            np.concatenate([index.ravel() for _, index in parts.values()]),
-            self.tables,
-        )
-        return header + stream
+            return bytes(head), np.zeros(0, dtype=np.int64)
+        symbols, _ = self._analyse(values[head.order], level)
+        stream, ends = self._stream.encode(symbols, head)
+        return bytes(head) + stream, ends
 
     def decode(self, payload: bytes) -> NDArray[np.float32]:
         """Features [K, width] float32 of a payload: exactly what `reconstruct` gave the encoder.
 
-        Raises StreamError for anything that `encode` did not write in whole.
+        Of a payload that was cut, those tokens that it still has, in raster order. Raises StreamError for
+        anything that `encode` did not write, or `stream.cut` cut.
         """
-        symbols, level = self._read(bytes(payload))
-        return self._synthesise(symbols, level)
+        symbols, head, _ = self._read(bytes(payload))
+        mean = self._means(symbols, head.level)
+        features = np.empty((head.num_tokens, self.width), dtype=np.float32)
+        features[head.order] = self._synthesise(symbols, mean, head.level)
+        return features
+
+    def token_ends(self, payload: bytes) -> NDArray[np.int64]:
+        """How many bytes of a payload's stream, which begins behind its head, go up to each token's end.
+
+        int64 [K], in the order of the stream; what `stream.cut` needs. Raises StreamError like `decode`.
+        """
+        return self._read(bytes(payload))[2]
 
     def reconstruct(self, features: ArrayLike, quality: int) -> NDArray[np.float32]:
         """What the other side will decode, without coding; arguments and errors of `encode`."""
         values, level = self._check(features), self._level(quality)
-        return self._synthesise(self._analyse(values, level), level)
+        return self._synthesise(*self._analyse(values, level), level)
 
     def estimate(self, features: ArrayLike, quality: int) -> float:
         """Ideal size in bits of what `encode` codes: -log2 of each symbol's probability, summed."""
         values, level = self._check(features), self._level(quality)
-        parts = self._parts(self._analyse(values, level), level)
-        return float(
-            sum(self.tables.cost(part.ravel(), index.ravel()).sum() for part, index in parts.values())
-        )
+        head = Head(len(values), level)
+        symbols, _ = self._analyse(values[head.order], level)
+        return 8 * sum(self._ideal_bytes(symbols, head).values())
 
     def sections(self, payload: bytes) -> dict[str, float]:
-        """Bytes by part: counts, router, hyperprior, features, coder (state and rounding); they sum to the
+        """Bytes by part: head, router, hyperprior, features, coder (state and rounding); they sum to the
         payload.
 
         Raises StreamError like `decode`.
         """
-        symbols, level = self._read(bytes(payload))
-        _, start = decode_varint(payload)
-        sizes = {"counts": float(start)}
-        for name, (part, index) in self._parts(symbols, level).items():
-            sizes[name] = float(self.tables.cost(part.ravel(), index.ravel()).sum()) / 8
-        sizes["coder"] = len(payload) - sum(sizes.values())
-        return sizes
+        symbols, head, _ = self._read(bytes(payload))
+        sizes = {"head": float(len(bytes(head))), **self._ideal_bytes(symbols, head)}
+        return {**sizes, "coder": len(payload) - sum(sizes.values())}
 
     def quality_of(self, payload: bytes) -> int:
-        """Quality level that a payload was coded at; StreamError where its counts are damaged."""
-        return self._counts(payload)[1] + 1
+        """Quality level that a payload was coded at; StreamError where its head is damaged."""
+        return Head.split(payload)[0].level + 1
 
     def num_tokens_of(self, payload: bytes) -> int:
-        """Number of tokens K that a payload declares; StreamError where its counts are damaged."""
-        return self._counts(payload)[0]
+        """Number of tokens K that a payload declares; StreamError where its head is damaged."""
+        return Head.split(payload)[0].num_tokens
 
     def scale_indices(self, features: ArrayLike, quality: int) -> NDArray[np.uint16]:
         """Laplacian table of every coefficient, [K, width]; what must agree bit for bit on both sides."""
         values, level = self._check(features), self._level(quality)
-        return self._analyse(values, level).scale_index
+        return self._analyse(values, level)[0].scale_index
 
     # -- one side ----------------------------------------------------------------------------------------
 
-    def _analyse(self, values: NDArray[np.float64], level: int) -> _Symbols:
+    @cached_property
+    def _stream(self) -> TokenStream:
+        networks = [
+            IntegerNetwork((*trunk.layers, *scale.layers))
+            for trunk, scale in zip(self.trunk, self.scale, strict=True)
+        ]
+        packed = ScaleNetworks.pack(networks, self.hyper_width, self.width)
+        return TokenStream(
+            self.tables, packed, len(self.gains), self.num_experts, self.hyper_width, self.width
+        )
+
+    def _analyse(self, values: NDArray[np.float64], level: int) -> tuple[Symbols, NDArray[np.float64]]:
+        """Symbols and means [K, C] of values, in their order."""
         scaled = self.forward(values - self.center) * self.gains[level]  # [K, C]
         inputs = np.rint(compress_range(scaled) * INPUT_STEPS)
         experts = np.argmax(self.router(inputs, level), axis=1).astype(np.int32)  # first of equals
         hyper = np.zeros((len(values), self.hyper_width), dtype=np.int32)
-        for expert, rows in self._by_expert(experts):
+        scale_index = np.zeros((len(values), self.width), dtype=np.uint16)
+        mean = np.zeros((len(values), self.width))
+        for expert, rows in _by_expert(experts):
             hyper[rows] = self.analysis[expert](inputs[rows], level)
-        scale_index, mean = self._entropy_parameters(experts, hyper, level)
-        deviation = scaled - mean
-        magnitude = np.floor(np.abs(deviation) + (0.5 - self.dead_zone[0]))
-        residual = np.copysign(magnitude, deviation).astype(np.int32)
-        return _Symbols(experts, hyper, residual, scale_index, mean)
-
-    def _entropy_parameters(
-        self, experts: NDArray[np.int32], hyper: NDArray[np.int32], level: int
-    ) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
-        scale_index = np.zeros((len(hyper), self.width), dtype=np.uint16)
-        mean = np.zeros((len(hyper), self.width))
-        for expert, rows in self._by_expert(experts):
             hidden = self.trunk[expert](hyper[rows].astype(np.float64), level)
             scale_index[rows] = self.scale[expert](hidden, level)
             mean[rows] = self.mean[expert](hidden, level) / MEAN_STEPS
-        return scale_index, mean
+        deviation = scaled - mean
+        magnitude = np.floor(np.abs(deviation) + (0.5 - self.dead_zone[0]))
+        residual = np.copysign(magnitude, deviation).astype(np.int32)
+        return Symbols(experts, hyper, residual, scale_index), mean
 
-    def _synthesise(self, symbols: _Symbols, level: int) -> NDArray[np.float32]:
+    def _means(self, symbols: Symbols, level: int) -> NDArray[np.float64]:
+        mean = np.zeros((len(symbols.experts), self.width))
+        for expert, rows in _by_expert(symbols.experts):
+            hidden = self.trunk[expert](symbols.hyper[rows].astype(np.float64), level)
+            mean[rows] = self.mean[expert](hidden, level) / MEAN_STEPS
+        return mean
+
+    def _synthesise(self, symbols: Symbols, mean: NDArray[np.float64], level: int) -> NDArray[np.float32]:
         residual = symbols.residual.astype(np.float64)
-        scaled = residual + np.sign(residual) * self.offsets[symbols.scale_index] + symbols.mean
+        scaled = residual + np.sign(residual) * self.offsets[symbols.scale_index] + mean
         return (self.inverse(scaled / self.gains[level]) + self.center).astype(np.float32)
 
-    def _by_expert(self, experts: NDArray[np.int32]) -> list[tuple[int, NDArray[np.intp]]]:
-        return [(expert, np.flatnonzero(experts == expert)) for expert in np.unique(experts).tolist()]
-
-    # -- the stream --------------------------------------------------------------------------------------
-
-    def _router_table(self, level: int) -> int:
-        return NUM_SCALES + level * (self.num_experts + 1)
-
-    def _hyper_tables(self, experts: NDArray[np.int32], level: int) -> NDArray[np.int64]:
-        first = NUM_SCALES + len(self.gains) * (self.num_experts + 1)
-        rows = (level * self.num_experts + experts.astype(np.int64)) * self.hyper_width
-        return first + rows[:, None] + np.arange(self.hyper_width)  # [K, D]
-
-    def _parts(
-        self, symbols: _Symbols, level: int
-    ) -> dict[str, tuple[NDArray[np.int32], NDArray[np.uint16]]]:
-        """The three parts of a stream in order, each as symbols and their tables."""
-        before = np.concatenate([[self.num_experts], symbols.experts])[
-            : len(symbols.experts)
-        ]  # left neighbour
-        return {
-            "router": (symbols.experts, (self._router_table(level) + before).astype(np.uint16)),
-            "hyperprior": (symbols.hyper, self._hyper_tables(symbols.experts, level).astype(np.uint16)),
-            "features": (symbols.residual, symbols.scale_index),
+    def _ideal_bytes(self, symbols: Symbols, head: Head) -> dict[str, float]:
+        """-log2 of the probability of all symbols by part, in bytes."""
+        router, hyper = self._stream.table_indices(symbols, head)
+        parts = {
+            "router": (symbols.experts, router),
+            "hyperprior": (symbols.hyper.ravel(), hyper.ravel()),
+            "features": (symbols.residual.ravel(), symbols.scale_index.ravel()),
         }
+        return {name: float(self.tables.cost(part, index).sum()) / 8 for name, (part, index) in parts.items()}
 
-    def _read(self, payload: bytes) -> tuple[_Symbols, int]:
-        num_tokens, level, start = self._counts(payload)
-        if num_tokens == 0:
-            if len(payload) != start:
-                raise StreamError(f"{len(payload) - start} bytes follow a stream of no tokens")
-            return self._analyse(np.zeros((0, self.width)), level), level
-        decoder = rans.Decoder(payload[start:], self.tables)
-        routes = np.full(num_tokens, self._router_table(level), dtype=np.uint16)
-        experts = decoder.read(routes, chain_from=self.num_experts)
-        if int(experts.min()) < 0 or int(experts.max()) >= self.num_experts:
-            raise StreamError(f"a token names an entropy model beyond the {self.num_experts} there are")
-        hyper = decoder.read(self._hyper_tables(experts, level).ravel()).reshape(num_tokens, self.hyper_width)
-        if int(hyper.min()) < -HYPER_LIMIT or int(hyper.max()) > HYPER_LIMIT:
-            raise StreamError(f"a hyperprior value lies outside -{HYPER_LIMIT} .. {HYPER_LIMIT}")
-        scale_index, mean = self._entropy_parameters(experts, hyper, level)
-        residual = decoder.read(scale_index.ravel()).reshape(num_tokens, self.width)
-        decoder.finish()
-        return _Symbols(experts, hyper, residual, scale_index, mean), level
-
-    def _counts(self, payload: bytes) -> tuple[int, int, int]:
-        """Number of tokens, level, and where the stream begins."""
-        declared, start = decode_varint(payload)
-        num_tokens, level = divmod(declared, len(self.gains))
-        if num_tokens > MAX_TOKENS:
-            raise StreamError(
-                f"the stream declares {num_tokens} tokens, more than {MAX_TOKENS}: it is damaged"
-            )
-        return num_tokens, level, start
+    def _read(self, payload: bytes) -> tuple[Symbols, Head, NDArray[np.int64]]:
+        """Symbols, head and token ends of a payload."""
+        head, stream = Head.split(payload)
+        if head.level >= len(self.gains):
+            raise StreamError(f"the stream is of quality {head.level + 1}, this codec has {len(self.gains)}")
+        if head.num_tokens == 0:
+            nothing, _ = self._analyse(np.zeros((0, self.width)), head.level)
+            return nothing, head, np.zeros(0, dtype=np.int64)
+        symbols, ends = self._stream.decode(stream, head)
+        return symbols, head, ends
 
     # -- checks ------------------------------------------------------------------------------------------
 
@@ -377,3 +356,7 @@ class FeatureCodec:
             return cls.from_tensors(read_tensors(path))
         except (KeyError, IndexError) as error:
             raise ValueError(f"{path} is not a whole codec: {error} is missing") from error
+
+
+def _by_expert(experts: NDArray[np.int32]) -> list[tuple[int, NDArray[np.intp]]]:
+    return [(expert, np.flatnonzero(experts == expert)) for expert in np.unique(experts).tolist()]

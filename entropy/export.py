@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from entropy.codec import HYPER_LIMIT, INPUT_LIMIT, INPUT_STEPS, MEAN_STEPS, FeatureCodec
+from entropy.codec import INPUT_LIMIT, INPUT_STEPS, MEAN_STEPS, FeatureCodec
 from entropy.hyperprior import ExpertLinear
 from entropy.integer import FixedPointMatrix, IntegerLayer, IntegerNetwork, quantize_layer
+from entropy.stream import HYPER_LIMIT
 from entropy.tables import (
     NUM_SCALES,
     RansTables,

@@ -104,8 +104,6 @@ def decode(
     state: Any,
     position: Any,
     indices: Array,
-    chained: bool,
-    previous: Any,
     entries: Array,
     buckets: Array,
     layout: Array,
@@ -118,8 +116,6 @@ def decode(
     low = np.uint64(0xFFFF)
     for i in range(out.size):
         table = np.int64(indices[i])
-        if chained:
-            table += np.int64(previous)
         if table < 0 or table >= layout.shape[0]:
             return BAD_TABLE, state, position
         slot = state & low
@@ -164,5 +160,90 @@ def decode(
             if value < -2147483648 or value > 2147483647:
                 return BAD_ESCAPE, state, position
         out[i] = value
-        previous = value
+    return OK, state, position
+
+
+@_compiled
+def decode_tokens(
+    data: Array,
+    end: int,
+    least: Any,
+    state: Any,
+    position: Any,
+    entries: Array,
+    buckets: Array,
+    layout: Array,
+    router_table: int,
+    hyper_table: int,
+    hyper_limit: int,
+    weights: Array,
+    bias: Array,
+    multiplier: Array,
+    step: Array,
+    bounds: Array,
+    shapes: Array,
+    chain: Array,
+    left: Array,
+    experts: Array,
+    first: int,
+    hyper: Array,
+    residual: Array,
+    scale_index: Array,
+    ends: Array,
+) -> tuple[int, Any, int]:
+    """Decode the router choice, hyperprior and residuals of one token after the other, from token `first` on.
+
+    For the networks from `weights` to `chain` see `stream.ScaleNetworks`, for `left` `order.left_neighbours`.
+    experts: [all tokens], known before `first`; hyper [n, D], residual and scale_index [n, C] and ends [n],
+    the position after each token, are written. Returns (status, state, position).
+    """
+    num_experts = chain.size - 1
+    num_hyper, width = hyper.shape[1], residual.shape[1]
+    index = np.empty(max(1, num_hyper), dtype=np.uint16)
+    values = np.empty(shapes[:, :2].max(), dtype=np.float64)
+    total = np.empty_like(values)
+    for row in range(hyper.shape[0]):
+        token = first + row
+        before = experts[left[token]] if left[token] >= 0 else num_experts
+        index[0] = router_table + before
+        status, state, position = decode(
+            data, end, least, state, position, index[:1], entries, buckets, layout, experts[token : token + 1]
+        )
+        if status != OK:
+            return status, state, position
+        expert = np.int64(experts[token])
+        if expert < 0 or expert >= num_experts:
+            return BAD_EXPERT, state, position
+        for i in range(num_hyper):
+            index[i] = hyper_table + expert * num_hyper + i
+        status, state, position = decode(
+            data, end, least, state, position, index[:num_hyper], entries, buckets, layout, hyper[row]
+        )
+        if status != OK:
+            return status, state, position
+        for i in range(num_hyper):
+            if abs(np.int64(hyper[row, i])) > hyper_limit:
+                return BAD_HYPER, state, position
+            values[i] = hyper[row, i]
+        for layer in range(chain[expert], chain[expert + 1]):
+            num_in, num_out, matrix, vector = shapes[layer]
+            limit, low, high = bounds[layer]
+            for o in range(num_out):
+                total[o] = bias[vector + o]
+            for i in range(num_in):
+                value = min(max(values[i], -limit), limit)
+                if value != 0:
+                    for o in range(num_out):
+                        total[o] += weights[matrix + i * num_out + o] * value
+            for o in range(num_out):
+                scaled = np.floor(total[o] * multiplier[vector + o] * step[vector + o] + 0.5)
+                values[o] = min(max(scaled, low), high)
+        for i in range(width):
+            scale_index[row, i] = np.uint16(values[i])
+        status, state, position = decode(
+            data, end, least, state, position, scale_index[row], entries, buckets, layout, residual[row]
+        )
+        if status != OK:
+            return status, state, position
+        ends[row] = position
     return OK, state, position

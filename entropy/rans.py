@@ -9,6 +9,9 @@ format. Source of the method: J. Duda, "Asymmetric numeral systems", arXiv 1311.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -23,6 +26,8 @@ ESCAPED_BYTES = 12  # one symbol with the longest escape takes fewer
 _MESSAGES = {
     kernels.EXHAUSTED: "the stream ends before its last symbol: it was cut short or damaged",
     kernels.BAD_TABLE: "a decoded symbol names a table that does not exist: the stream is damaged",
+    kernels.BAD_EXPERT: "a token names an entropy model that there is not: the stream is damaged",
+    kernels.BAD_HYPER: "a hyperprior value lies out of range: the stream is damaged",
     kernels.BAD_ESCAPE: "an escaped symbol lies outside int32: the stream is damaged",
 }
 
@@ -51,24 +56,26 @@ class Decoder:
         self._state, self._position = np.uint64(state), position
         self._tables = tables
 
-    def read(self, indices: ArrayLike, chain_from: int | None = None) -> NDArray[np.int32]:
+    def read(self, indices: ArrayLike) -> NDArray[np.int32]:
         """Decode one symbol for each table index.
 
-        indices: [n] integers, the table of each symbol. chain_from: where given, the symbol before is added
-        to each index (`chain_from` stands before the first): a context of one symbol. Returns int32 [n].
-        Raises StreamError where the stream ends too early or holds what no encoder writes.
+        indices: [n] integers, the table of each symbol. Returns int32 [n]. Raises StreamError where the
+        stream ends too early or holds what no encoder writes.
         """
-        tables, index = self._tables, _as_indices(indices)
+        index = _as_indices(indices)
         symbols = np.empty(index.size, dtype=np.int32)
-        chained, before = chain_from is not None, np.int64(chain_from or 0)
-        status, state, position = kernels.decode(
-            self._data, self._end, self._least, self._state, self._position, index, chained, before,
-            tables.entries, tables.buckets, tables.layout, symbols,
-        )  # fmt: skip
+        tables = self._tables
+        self.run(kernels.decode, index, tables.entries, tables.buckets, tables.layout, symbols)
+        return symbols
+
+    def run(self, kernel: Callable[..., tuple[int, Any, int]], *arguments: Any) -> None:
+        """Go on with a decoding kernel, which takes the stream before its own arguments; errors of `read`."""
+        status, state, position = kernel(
+            self._data, self._end, self._least, self._state, self._position, *arguments
+        )
         if status != kernels.OK:
             raise StreamError(_MESSAGES[status])
         self._state, self._position = np.uint64(state), int(position)
-        return symbols
 
     def finish(self) -> None:
         """Check that the stream ends here, in the state the encoder began with; else StreamError."""

@@ -159,6 +159,12 @@ def encode(
     quality: QualityOption = None,
     max_bytes: MaxBytesOption = None,
     tokens: TokensOption = None,
+    progressive: Annotated[
+        bool,
+        typer.Option(
+            "--progressive", help="Send what stands for most of the picture first: better when truncated."
+        ),
+    ] = False,
     model: ModelOption = "scenes-tiny",
     max_pixels: MaxPixelsOption = None,
     json_: JsonOption = False,
@@ -173,7 +179,7 @@ def encode(
     check_output(output, inputs=(image,))
     picture = _open_picture(image, max_pixels)
     device = _load_device(model)
-    packet = _encode(device, picture, rate)
+    packet = _encode(device, picture, {**rate, "progressive": progressive})
     write_output(output, bytes(packet))
     if json_:
         fields = packet_fields(packet, device.codec)

@@ -25,7 +25,8 @@ def packet_fields(packet: Packet, codec: FeatureCodec | None) -> dict[str, Any]:
     }
     if codec is not None:
         fields["quality"] = codec.quality_of(packet.payload)
-        fields["tokens"] = codec.num_tokens_of(packet.payload)
+        fields["tokens"] = packet.num_tokens
+        fields["truncated"] = packet.is_truncated
     return fields
 
 

@@ -111,6 +111,7 @@ class Device:
         tokens: int | str | None = None,
         max_bytes: int | None = None,
         *,
+        progressive: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> Packet:
         """Codes one picture, or a list of them, into one packet.
@@ -118,16 +119,17 @@ class Device:
         `quality` 1..8 and `tokens` (a number, or "all") default to the checkpoint's. With `max_bytes` the
         whole packet stays within that many bytes, and whichever of the two is not given is chosen: both along
         the checkpoint's ladder (`MergingConfig.ladder`), so that at least nine tenths are used where any
-        choice does, or the highest quality, or the most tokens, that fit. Raises UserError where nothing
-        fits, ImageError for what is no picture.
+        choice does, or the highest quality, or the most tokens, that fit. `progressive` lets the tokens that
+        stand for most of a picture travel first, so that more is left of a packet that is truncated, for
+        about 1 % more bytes. Raises UserError where nothing fits, ImageError for what is no picture.
         """
         count, level = self._check_tokens(tokens), self._check_quality(quality)
         if max_bytes is not None and quality is not None and tokens is not None:
             raise UserError("quality and tokens leave max_bytes nothing to choose; give two of the three")
         pictures = self._see(images if isinstance(images, (list, tuple)) else [images], max_pixels)
         if max_bytes is None:
-            return self._code([self._merge(picture, count) for picture in pictures], level)
-        search = self._search(pictures, max_bytes)
+            return self._code([self._merge(picture, count) for picture in pictures], level, progressive)
+        search = self._search(pictures, max_bytes, progressive)
         watch = Stopwatch(torch.device("cpu"))
         if quality is not None:
             packet = search.at_quality(quality)
@@ -218,11 +220,12 @@ class Device:
         timing = {**picture.timing, "merge": watch.lap()}
         return replace(picture, tokens=merged, clusters=clusters, timing=timing)
 
-    def _code(self, pictures: list[Features], quality: int) -> Packet:
+    def _code(self, pictures: list[Features], quality: int, progressive: bool = False) -> Packet:
         codec = self._require_codec()
         watch = Stopwatch(torch.device("cpu"))
+        tokens = torch.cat([p.tokens for p in pictures])  # [sum K, C]
         try:
-            payload = codec.encode(torch.cat([p.tokens for p in pictures]), quality)
+            payload, ends = codec.encode_with_ends(tokens, quality, _leading(pictures) if progressive else ())
         except ValueError as error:
             raise UserError(f"the codec refuses these features: {error}") from error
         stages = pictures[0].timing
@@ -234,9 +237,10 @@ class Device:
             tiling=pictures[0].tiling,
             token_counts=tuple(p.tokens.shape[0] for p in pictures[:-1]),
             timing={**timing, "code": watch.lap()},
+            token_ends=tuple(ends.tolist()),
         )
 
-    def _search(self, pictures: list[Features], max_bytes: int) -> BudgetSearch:
+    def _search(self, pictures: list[Features], max_bytes: int, progressive: bool) -> BudgetSearch:
         """A closed loop over features that were computed once, merged once for each number of tokens."""
 
         @functools.cache
@@ -244,7 +248,7 @@ class Device:
             return [self._merge(picture, tokens) for picture in pictures]
 
         return BudgetSearch(
-            lambda quality, tokens: self._code(merge(tokens), quality),
+            lambda quality, tokens: self._code(merge(tokens), quality, progressive),
             self._require_codec().qualities,
             max(picture.layout.num_tokens for picture in pictures),
             max_bytes,
@@ -257,3 +261,17 @@ class Device:
             return [min(tokens, most) for tokens in merging.ladder]
         tokens = most if merging.tokens == "all" else int(merging.tokens)
         return default_ladder(self._require_codec().qualities, self.config.default_quality, tokens, most)
+
+
+def _leading(pictures: Sequence[Features]) -> list[int]:
+    """The quarter of each picture's tokens that most of its patches were merged into, ascending."""
+    places: list[int] = []
+    first = 0
+    for picture in pictures:
+        size = picture.tokens.shape[0]
+        if picture.is_merged and picture.clusters is not None:
+            counts = torch.bincount(picture.clusters.assignment[0].cpu(), minlength=size)
+            order = torch.argsort(counts, descending=True, stable=True)
+            places += (first + order[: size // 4].sort().values).tolist()
+        first += size
+    return places

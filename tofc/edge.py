@@ -140,25 +140,26 @@ class Edge:
         """The pictures of a packet as decoded features with their layout; errors of `decode`."""
         packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
         codec = self._check(packet)
+        counts = [*packet.token_counts, packet.num_tokens - sum(packet.token_counts)]
+        if min(counts) < 1:
+            raise PacketError(f"the packet's token counts {counts} leave a picture without tokens")
+        layouts = [tile_layout(size, packet.tiling, self.model.config) for size in packet.image_sizes]
+        for count, (height, width), layout in zip(counts, packet.image_sizes, layouts, strict=True):
+            if count > layout.num_tokens:  # looked at first: no more is decoded than a picture can hold
+                raise PacketError(
+                    f"the packet holds {count} tokens for a picture of {width}x{height}, "
+                    f"which has {layout.num_tokens}"
+                )
         watch = Stopwatch(torch.device("cpu"))
         try:
             decoded = torch.from_numpy(codec.decode(packet.payload))  # [sum K, C]
         except StreamError as error:
             raise PacketError(f"the packet's payload cannot be decoded: {error}") from error
-        counts = [*packet.token_counts, decoded.shape[0] - sum(packet.token_counts)]
-        if min(counts) < 1:
-            raise PacketError(f"the packet's token counts {counts} leave a picture without tokens")
-        seconds = watch.lap() / len(counts)
-        pictures = []
-        for tokens, size in zip(decoded.split(counts), packet.image_sizes, strict=True):
-            layout = tile_layout(size, packet.tiling, self.model.config)
-            if tokens.shape[0] > layout.num_tokens:
-                raise PacketError(
-                    f"the packet holds {tokens.shape[0]} tokens for a picture of {size[1]}x{size[0]}, "
-                    f"which has {layout.num_tokens}"
-                )
-            pictures.append(Features(tokens, size, packet.tiling, layout, timing={"decode": seconds}))
-        return pictures
+        timing = {"decode": watch.lap() / len(counts)}
+        return [
+            Features(tokens, size, packet.tiling, layout, timing=timing)
+            for tokens, size, layout in zip(decoded.split(counts), packet.image_sizes, layouts, strict=True)
+        ]
 
     def sections(self, packet: Packet | bytes) -> dict[str, float]:
         """Bytes by part, those of the payload too; they sum to the packet's size. Errors of `decode`."""

@@ -14,18 +14,22 @@
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from entropy.errors import StreamError
+from entropy.stream import Head, cut
 from entropy.varint import decode_varint, encode_varint
-from tofc.errors import PacketError
+from tofc.errors import PacketError, UserError
 
 if TYPE_CHECKING:
     from entropy import FeatureCodec
 
-VERSION = 1
+VERSION = 2
 TAG_BYTES = 3
 MAX_IMAGES = 1024
 # How a picture was cut into tiles: one squashed square, the stock grid of tiles, one square padded with grey.
@@ -43,8 +47,9 @@ class Packet:
     """One or several pictures as coded features; `bytes(packet)` is what travels.
 
     `image_sizes` are (height, width) in pixels. `token_counts` has one entry for each picture but the last,
-    whose tokens are the rest of the payload. `timing` holds the seconds that each stage of encoding took;
-    it does not travel and does not take part in comparisons.
+    whose tokens are the rest of the payload. `timing` holds the seconds that each stage of encoding took, and
+    `token_ends` where each token ends in the payload's stream, so that `truncate` needs no codec: empty where
+    that is not known. Neither travels or takes part in comparisons.
     """
 
     payload: bytes
@@ -53,6 +58,7 @@ class Packet:
     tiling: str = "base"
     token_counts: tuple[int, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    token_ends: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.tiling not in TILINGS:
@@ -82,6 +88,42 @@ class Packet:
     def num_images(self) -> int:
         """Pictures in the packet."""
         return len(self.image_sizes)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all pictures together, as the payload declares them; PacketError where it is damaged."""
+        return self._payload_head().num_tokens
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether tokens were cut off; PacketError where the payload is damaged."""
+        return self._payload_head().is_cut
+
+    def truncate(self, max_bytes: int, codec: FeatureCodec | None = None) -> Packet:
+        """The packet of at most `max_bytes` with as many of the tokens as fit, or this one if it fits whole.
+
+        It decodes to exactly the features that this one has for those tokens, and can be truncated again.
+        The first tokens are those that lead in a progressive packet; before and after them, the first are
+        an even sample of the pictures. A packet that was read from bytes needs the `codec` that wrote it.
+
+        Raises UserError where `max_bytes` does not leave every picture a token, or `codec` is missing,
+        PacketError where it is that of another model or the payload is damaged.
+        """
+        if len(self) <= max_bytes:
+            return self
+        ends = self.token_ends or self._ends(codec)
+        # A cut that drops no byte of the stream is none.
+        most = bisect_left(ends, ends[-1]) if ends else 0
+        # The fewest that leave each picture one; all of these sizes and counts grow with the tokens.
+        fewest = 1 + bisect_left(range(1, most + 1), 1, key=lambda count: min(self._shares(count)))
+        fits = bisect_right(range(1, most + 1), max_bytes, key=lambda count: len(self._first(count, ends)))
+        if fits < fewest:
+            smallest = len(self._first(fewest, ends)) if fewest <= most else len(self)
+            raise UserError(
+                f"max_bytes is {max_bytes}, and the smallest packet that this one can be truncated to has "
+                f"{smallest} bytes, with a token for each picture: allow at least that many"
+            )
+        return self._first(fits, ends)
 
     @property
     def sections(self) -> dict[str, int]:
@@ -123,6 +165,44 @@ class Packet:
                 "use the same release on both sides"
             )
         return _read_body(body, flags)
+
+    def _payload_head(self) -> Head:
+        try:
+            return Head.split(self.payload)[0]
+        except StreamError as error:
+            raise PacketError(f"the packet's payload does not hold together: {error}") from error
+
+    def _ends(self, codec: FeatureCodec | None) -> tuple[int, ...]:
+        """Where the tokens end, for a packet that does not know it."""
+        if codec is None:
+            raise UserError(
+                "a packet that was read from bytes does not know where its tokens end; give truncate the "
+                "codec that wrote it: packet.truncate(max_bytes, codec=device.codec)"
+            )
+        if codec.fingerprint[:TAG_BYTES] != self.model_tag:
+            raise PacketError(
+                f"the packet was made by another model (its tag is {self.model_tag.hex()}, this codec has "
+                f"{codec.fingerprint[:TAG_BYTES].hex()}): give truncate the codec that wrote it"
+            )
+        try:
+            return tuple(codec.token_ends(self.payload).tolist())
+        except StreamError as error:
+            raise PacketError(f"the packet's payload cannot be decoded: {error}") from error
+
+    def _shares(self, num_tokens: int) -> list[int]:
+        """How many of the first tokens belong to each picture."""
+        places = self._payload_head().order[:num_tokens]
+        picture = np.searchsorted(np.cumsum(self.token_counts), places, side="right")
+        return np.bincount(picture, minlength=self.num_images).tolist()
+
+    def _first(self, num_tokens: int, ends: tuple[int, ...]) -> Packet:
+        """The packet of the first tokens."""
+        return replace(
+            self,
+            payload=cut(self.payload, num_tokens, ends[num_tokens - 1]),
+            token_counts=tuple(self._shares(num_tokens)[:-1]),
+            token_ends=ends[:num_tokens],
+        )
 
     def _head(self) -> bytes:
         flags = TILINGS.index(self.tiling)

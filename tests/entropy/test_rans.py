@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entropy import StreamError, rans, rans_reference
-from entropy.tables import NUM_SCALES, RansTables, laplacian_scales, laplacian_tables, quantize_frequencies
+from entropy.tables import NUM_SCALES, RansTables, laplacian_scales, laplacian_tables
 
 TABLES = laplacian_tables(0.1)
 FREQUENCIES = [
@@ -121,19 +121,43 @@ def test_finish_before_the_end_is_an_error(rng: np.random.Generator) -> None:
         decoder.finish()
 
 
-def test_context_of_one_symbol(rng: np.random.Generator) -> None:
-    """Chained reading adds the symbol before to the table index, and stops at a table that does not exist."""
-    rows = [quantize_frequencies(np.append(rng.random(3), 0.001)) for _ in range(4)]
-    tables = RansTables(np.concatenate(rows), np.full(4, 4, np.int32), np.zeros(4, np.int32))
-    symbols = rng.integers(0, 3, 200)
-    indices = np.concatenate([[3], symbols[:-1]])
-    data = rans.encode(symbols, indices, tables)
-    decoder = rans.Decoder(data, tables)
-    assert np.array_equal(decoder.read(np.zeros(200, np.int64), chain_from=3), symbols)
-    decoder.finish()
-    damaged = rans.encode([7, 0], [3, 0], tables)
-    with pytest.raises(StreamError, match="table"):
-        rans.Decoder(damaged, tables).read(np.zeros(2, np.int64), chain_from=3)
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_rows_can_be_cut_where_they_end(num_rows: int, width: int, seed: int) -> None:
+    """A stream cut behind a row gives all rows up to it, to kernel and reference; one byte off is noticed."""
+    symbols, indices = laplacian_symbols(np.random.default_rng(seed), num_rows * width)
+    symbols[::7] *= 1000  # some escapes
+    rows, tables = symbols.reshape(num_rows, width), indices.reshape(num_rows, width)
+    data, ends = rans.encode_rows(rows, tables, TABLES)
+    assert data == rans.encode(symbols, indices, TABLES)
+    assert ends[-1] == len(data)
+    assert np.all(np.diff(ends) >= 0)
+    for count, end in enumerate(ends.tolist(), start=1):
+        if end == len(data):
+            break
+        wanted, under = rows[:count].ravel(), tables[:count].ravel()
+
+        def read(cut: bytes, under: np.ndarray = under) -> np.ndarray:
+            decoder = rans.Decoder(cut, TABLES, is_cut=True)
+            got = decoder.read(under)
+            decoder.finish()
+            return got
+
+        assert np.array_equal(read(data[:end]), wanted)
+        reference = rans_reference.ReferenceDecoder(data[:end], FREQUENCIES, MINIMUM, is_cut=True)
+        assert [reference.read_symbol(table) for table in under.tolist()] == wanted.tolist()
+        reference.finish()
+        for damaged in (data[: end - 1], data[: end + 1]):
+            with pytest.raises(StreamError):
+                read(damaged)
+        with pytest.raises(StreamError):  # it is not a whole stream either
+            rans.decode(data[:end], under, TABLES)
+
+
+def test_no_stream_costs_three_bytes_more_than_the_ideal(rng: np.random.Generator) -> None:
+    for size in range(1, 400):
+        symbols, indices = laplacian_symbols(rng, size, low=0.05, high=3.0)
+        assert len(rans.encode(symbols, indices, TABLES)) < TABLES.cost(symbols, indices).sum() / 8 + 3
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,30 @@ def test_several_pictures_in_one_packet(device, edge, make_picture) -> None:
     assert edge.answer(packet, QUESTION, max_new_tokens=5).tokens
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_truncated_packets_answer(device, edge, make_picture, progressive: bool) -> None:
+    pictures = [make_picture(100, 70), make_picture(30, 80, 1)]
+    packet = device.encode(pictures, tokens=16, quality=6, progressive=progressive)
+    whole = edge.decode(packet)
+    part = tofc.Packet.from_bytes(bytes(packet.truncate(len(packet) // 2)))
+    assert len(bytes(part)) <= len(packet) // 2
+    for left, features in zip(edge.decode(part), whole, strict=True):
+        assert 2 <= len(left) < 16
+        assert (left[:, None] == features[None]).all(2).any(1).all()
+    assert edge.answer(part, QUESTION, max_new_tokens=3).tokens
+
+
+def test_the_tokens_that_stand_for_most_come_first(device, edge, picture) -> None:
+    counts = np.bincount(device.features(picture, tokens=16).clusters.assignment[0].numpy())
+    packet = device.encode(picture, tokens=16, progressive=True)
+    whole = edge.decode(packet)
+    assert torch.equal(whole, edge.decode(device.encode(picture, tokens=16)))
+    while packet.num_tokens > 4:
+        packet = packet.truncate(len(packet) - 1)
+    left = [int((whole == row).all(1).nonzero()[0]) for row in edge.decode(packet)]
+    assert sorted(counts[left]) == sorted(counts)[-4:]
+
+
 @pytest.mark.parametrize("size", [(48, 48), (100, 70), (400, 390)])
 @pytest.mark.parametrize("tokens", [None, "all"])
 def test_anyres_pictures(anyres, make_picture, size: tuple[int, int], tokens: str | None) -> None:

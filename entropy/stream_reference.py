@@ -1,0 +1,121 @@
+"""The payload's decoder as a specification: slow, one symbol after the other, in Python's own integers.
+
+`FeatureCodec.decode` must read the same symbols, or refuse, on any bytes; docs/bitstream.md says the same in
+words.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from entropy.codec import FeatureCodec
+from entropy.errors import StreamError
+from entropy.integer import IntegerNetwork
+from entropy.rans_reference import ReferenceDecoder
+
+SymbolsOfToken = tuple[int, list[int], list[int]]  # expert, hyperprior, residuals
+
+
+def read_payload(payload: bytes, codec: FeatureCodec) -> list[SymbolsOfToken]:
+    """The symbols of each token, in the order of the stream; StreamError for what is no whole payload."""
+    counts, position = _read_varint(payload)
+    num_tokens, level, is_cut = counts // 16, counts // 2 % 8, False
+    leading: list[int] = []
+    if num_tokens > 65535 or level >= len(codec.gains):
+        raise StreamError("impossible counts")
+    if counts % 2 == 1:
+        more, length = _read_varint(payload[position:])
+        position += length
+        is_cut = more % 2 == 1
+        if more == 0 or more // 2 >= num_tokens:
+            raise StreamError("impossible number of leading tokens")
+        leading, length = _read_places(payload[position:], more // 2, num_tokens)
+        position += length
+    if num_tokens == 0:
+        if position < len(payload):
+            raise StreamError("bytes after a stream of no tokens")
+        return []
+    frequencies = [row.tolist() for row in _rows(codec)]
+    stream = ReferenceDecoder(payload[position:], frequencies, codec.tables.minimum.tolist(), is_cut)
+    places = read_order(num_tokens, leading)
+    tokens: list[SymbolsOfToken] = []
+    for number, place in enumerate(places):
+        on_left = [other for other in places[:number] if other < place]
+        left = tokens[places.index(max(on_left))][0] if on_left else codec.num_experts
+        tokens.append(_read_token(left, stream, codec, level))
+    stream.finish()
+    return tokens
+
+
+def read_order(num_tokens: int, leading: list[int]) -> list[int]:
+    """Place in raster order of each token of the stream."""
+    places = []
+    for group in (leading, [place for place in range(num_tokens) if place not in leading]):
+        reverse = [int(f"{number:016b}"[::-1], 2) for number in range(len(group))]
+        places += [group[sorted(reverse).index(value)] for value in reverse]
+    return places
+
+
+def _read_places(data: bytes, size: int, limit: int) -> tuple[list[int], int]:
+    """Places of the leading tokens, and how many bytes they take."""
+    bits = iter("".join(f"{byte:08b}" for byte in data))
+    places: list[int] = []
+    used = 0
+    for _ in range(size):
+        ones = 0
+        while (bit := next(bits, "")) == "1":
+            ones += 1
+        low = next(bits, "")
+        if bit == "" or low == "":
+            raise StreamError("the stream ends inside of its leading places")
+        used += ones + 2
+        places.append((places[-1] if places else -1) + 1 + 2 * ones + int(low))
+        if places[-1] >= limit:
+            raise StreamError("a leading token beyond the last")
+    if any(next(bits, "") == "1" for _ in range(-used % 8)):
+        raise StreamError("padding that is not zero")
+    return places, -(-used // 8)
+
+
+def _read_token(left: int, stream: ReferenceDecoder, codec: FeatureCodec, level: int) -> SymbolsOfToken:
+    experts, levels, num_hyper = codec.num_experts, len(codec.gains), codec.hyper_width
+    expert = stream.read_symbol(64 + level * (experts + 1) + left)
+    if not 0 <= expert < experts:
+        raise StreamError("no such entropy model")
+    first = 64 + levels * (experts + 1) + (level * experts + expert) * num_hyper
+    hyper = [stream.read_symbol(first + i) for i in range(num_hyper)]
+    if not all(-127 <= value <= 127 for value in hyper):
+        raise StreamError("hyperprior out of range")
+    scales = _run(codec.scale[expert], _run(codec.trunk[expert], hyper, level), level)
+    return expert, hyper, [stream.read_symbol(scale) for scale in scales]
+
+
+def _run(network: IntegerNetwork, values: list[int], level: int) -> list[int]:
+    """An integer network on one token."""
+    for layer in network.layers:
+        limit, low, high = layer.bounds.tolist()
+        inputs = [max(-limit, min(limit, value)) for value in values]
+        parts = (layer.weight, layer.bias[level], layer.multiplier, layer.shift)
+        values = []
+        for weights, bias, multiplier, shift in zip(*(part.tolist() for part in parts), strict=True):
+            total = bias + sum(weight * value for weight, value in zip(weights, inputs, strict=True))
+            values.append(max(low, min(high, (total * multiplier + 2 ** (shift - 1)) >> shift)))
+    return values
+
+
+def _rows(codec: FeatureCodec) -> list[NDArray[np.uint16]]:
+    tables = codec.tables
+    return [tables.frequencies[a:b] for a, b in zip(tables.offsets[:-1], tables.offsets[1:], strict=True)]
+
+
+def _read_varint(data: bytes) -> tuple[int, int]:
+    """Seven bits a byte, lowest first, in the shortest form of at most five bytes; value and length."""
+    value = 0
+    for position, byte in enumerate(data[:5]):
+        value += (byte % 128) << (7 * position)
+        if byte < 128:
+            if byte == 0 and position > 0:
+                raise StreamError("counts that are not in their shortest form")
+            return value, position + 1
+    raise StreamError("counts without an end")
