@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 
+from eval.baselines import ImageCodec, Jpeg, WebP
 from eval.scenes.questions import training_description, training_questions
 from eval.scenes.world import COLOURS, KINDS, SPLITS, Scene, Thing, make_scene
 from tofc.training.data import GroundedPicture, Turn, resize
@@ -20,6 +22,8 @@ PLACE_EDGES = {
     "height": 0.07 * 1.33 ** np.arange(7),  # steps of a third, the least that questions ask about
     "area": 0.004 * 1.8 ** np.arange(7),  # of the box, in pictures
 }
+CODECS: tuple[ImageCodec, ...] = (Jpeg(), WebP())
+CODED_SCALES = (0.25, 0.375, 0.5, 1.0)
 MIN_SHARE = 0.2  # of a patch that an object must cover to own it
 
 
@@ -27,16 +31,23 @@ class SceneCorpus:
     """Grounded pictures of `eval.scenes`, each made anew from its number.
 
     `size` and `patch` are the tower's, in pixels; `questions` are asked of every picture and a description
-    of `describe_share` of them.
+    of `describe_share` of them. With `coded_share`, so many pictures have been through JPEG or WebP at a drawn
+    quality and size: what a model sees that lives behind an image codec.
     """
 
     sparse_labels = frozenset({"kind", "anchor", "glyph"})
     region_size = 5  # centre x, centre y, width, height, foot: fractions of the picture
 
     def __init__(
-        self, size: int = 224, patch: int = 16, questions: int = 8, describe_share: float = 0.3
+        self,
+        size: int = 224,
+        patch: int = 16,
+        questions: int = 8,
+        describe_share: float = 0.3,
+        coded_share: float = 0.0,
     ) -> None:
         self.size, self.side = size, size // patch
+        self.coded_share = coded_share
         self.questions, self.describe_share = questions, describe_share
         slots = {f"text_{slot}": len(CHARACTERS) + 1 for slot in range(TEXT_SLOTS)}
         places = {name: len(edges) + 1 for name, edges in PLACE_EDGES.items()}
@@ -68,6 +79,8 @@ class SceneCorpus:
             Turn(question.prompt, question.answer, f"{question.form}/{question.category}")
             for question in training_questions(scene, rng, self.questions)
         ]
+        if self.coded_share and rng.random() < self.coded_share:
+            image = through_image_codec(image, rng)
         labels, regions = self._dense(scene, owner)
         return GroundedPicture(resize(image, self.size), labels, regions, tuple(asked))
 
@@ -116,6 +129,17 @@ class SceneCorpus:
         rows, columns = np.divmod(mine, self.side)
         distance = ((columns + 0.5) / self.side - box[0]) ** 2 + ((rows + 0.5) / self.side - box[1]) ** 2
         return int(mine[distance.argmin()])
+
+
+def through_image_codec(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A picture, uint8 [H, W, 3], as JPEG or WebP leave it: a size of CODED_SCALES, a quality of 1 to 60."""
+    codec = CODECS[int(rng.integers(len(CODECS)))]
+    scale = CODED_SCALES[int(rng.integers(len(CODED_SCALES)))]
+    height, width = image.shape[:2]
+    size = (round(width * scale), round(height * scale))
+    small = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    decoded = codec.decode(codec.encode(small, int(rng.integers(1, 61))))
+    return np.asarray(decoded.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def owners_of_patches(owner: np.ndarray, side: int, num_things: int) -> np.ndarray:

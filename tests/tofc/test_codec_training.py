@@ -57,7 +57,7 @@ def test_idle_entropy_models_are_those_under_two_percent() -> None:
         ({"tokens": {}}, "tokens"),
         ({"tokens": {"some": 1.0}}, "some"),
         ({"tokens": {"64": -1.0}}, "tokens"),
-        ({"uncoded_share": 1.0}, "uncoded_share"),
+        ({"uncoded_share": 1.1}, "uncoded_share"),
         ({"rate_weight": (0.0, 1.0)}, "rate_weight"),
         ({"total_steps": 0}, "total_steps"),
         ({"batch_size": 0}, "batch_size"),

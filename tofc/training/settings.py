@@ -22,7 +22,8 @@ class TrainConfig:
     holds the changed base model, or names the base and holds the change as adapters/.
 
     tokens: numbers of merged tokens ("all" for no merging) and how often each is drawn; uncoded_share: of
-    steps with all tokens and no coding, so that pictures can still be answered without a codec.
+    steps with all tokens and no coding, so that pictures can still be answered without a codec (1 trains the
+    adapters alone).
 
     total_steps: none for one epoch of the corpus; the first feature_steps train the codec alone, by the
     squared error in the coordinates that `init_pictures` pictures show to matter (plain_share in (0, 1] of
@@ -75,8 +76,8 @@ class TrainConfig:
         for name in self.tokens:
             if name != "all" and (not name.isdigit() or int(name) < 1):
                 raise ValueError(f"tokens has {name!r}; keys are numbers of at least 1, or 'all'")
-        if not 0.0 <= self.uncoded_share < 1.0 or not 0.0 < self.plain_share <= 1.0:
-            raise ValueError("uncoded_share must be in [0, 1), plain_share in (0, 1]")
+        if not 0.0 <= self.uncoded_share <= 1.0 or not 0.0 < self.plain_share <= 1.0:
+            raise ValueError("uncoded_share must be in [0, 1], plain_share in (0, 1]")
         if min(*self.rate_weight, *self.temperature, self.codec_lr, self.clip_norm) <= 0:
             raise ValueError("rate_weight, temperature, codec_lr and clip_norm must be above 0")
         if min(self.feature_weight, self.balance, self.gain_ratio) < 0:

@@ -278,6 +278,7 @@ class Trainer:
         """Whole answers right, and bytes of the float codec, on validation pictures at some levels."""
         config = self.config
         self.task.eval()
+        num_tokens = config.main_tokens() or self.task.grounded.num_tokens
         right: dict[str, list[bool]] = {}
         size: dict[str, list[float]] = {}
         for start in range(0, config.validation_pictures, config.batch_size):
@@ -291,7 +292,7 @@ class Trainer:
             for name, number in config.validation_levels().items():
                 level = torch.full((len(examples),), number, device=self.task.device)
                 output = self.task(pixels.to(self.task.device), packed, level, config.main_tokens())
-                per_picture = output.rate * config.main_tokens() * config.codec.width / 8
+                per_picture = output.rate * num_tokens * config.codec.width / 8
                 size.setdefault(name, []).extend(per_picture.tolist())
                 asked = [len(example.turns) for example in examples]
                 for row, count in zip(output.exact.tolist(), asked, strict=True):
