@@ -15,9 +15,9 @@ from entropy.hyperprior import ExpertLinear
 
 
 class Router(nn.Module):
-    """Scores of the experts, and what it costs to name the one chosen after its left neighbour's.
+    """Scores of the experts, and what it costs to name the one chosen beside its left neighbour's.
 
-    context: logits [levels, E + 1, E], row e for a neighbour that chose e, the last row for a first token.
+    context: logits [levels, E + 1, E], row e for a neighbour that chose e, the last row for no neighbour.
     """
 
     def __init__(
@@ -32,11 +32,9 @@ class Router(nn.Module):
         """inputs: [N, C]; level: [N]. Returns scores [N, E]."""
         return self.output(torch.relu(self.hidden(inputs, level)), level)[0]
 
-    def bits(self, chosen: Tensor, level: Tensor) -> Tensor:
-        """Cost in bits of naming each expert: [B, K, E]. chosen: [B, K], the tokens' experts; level: [B]."""
-        experts = self.context.shape[-1]
-        before = functional.pad(chosen, (1, 0), value=experts)[:, :-1]
-        return -functional.log_softmax(self.context, dim=-1)[level[:, None], before] / math.log(2.0)
+    def bits(self, neighbours: Tensor, level: Tensor) -> Tensor:
+        """Bits of naming each expert, [B, K, E]. neighbours: [B, K], E where there is none; level: [B]."""
+        return -functional.log_softmax(self.context, dim=-1)[level[:, None], neighbours] / math.log(2.0)
 
 
 def usage_by_level(probabilities: Tensor, level: Tensor, levels: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from entropy.codec import FeatureCodec
 from entropy.hyperprior import Analysis, Synthesis
 from entropy.laplacian import laplacian_bits, round_through, scale_from_index, unwarp
+from entropy.order import left_neighbours, stream_order
 from entropy.prior import Density, LogisticMixture
 from entropy.router import Router
 from entropy.tables import reconstruction_offsets
@@ -181,7 +182,7 @@ class TrainableCodec(nn.Module):
             share = functional.softmax(scores / temperature, dim=-1)
         else:
             share = functional.one_hot(chosen, self.config.experts).to(scores.dtype)
-        naming = self.router.bits(chosen.reshape(batch, tokens), level).reshape(-1, self.config.experts)
+        naming = self._naming_bits(chosen.reshape(batch, tokens), level).reshape(-1, self.config.experts)
 
         if noise is None:
             noise = features.new_zeros(batch, tokens, width + self.config.hyper)
@@ -204,6 +205,15 @@ class TrainableCodec(nn.Module):
             coefficients,
             mixed,
         )
+
+    def _naming_bits(self, chosen: Tensor, level: Tensor) -> Tensor:
+        """Bits of naming each expert, [B, K, E], beside the nearest on its left that was sent before it."""
+        order = stream_order(chosen.shape[1])
+        left = left_neighbours(order)
+        place = torch.empty(len(order), dtype=torch.long)
+        place[torch.from_numpy(order)] = torch.from_numpy(np.where(left < 0, len(order), order[left]))
+        known = functional.pad(chosen, (0, 1), value=self.config.experts)
+        return self.router.bits(known[:, place.to(chosen.device)], level)
 
     def _residual_bits(self, position: Tensor, residual: Tensor, index: Tensor, noise: Tensor) -> Tensor:
         """Bits of the rounded residual; in training, with the gradient of the noisy relaxation for its

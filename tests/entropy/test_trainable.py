@@ -153,8 +153,8 @@ def test_router_names_experts_at_the_cost_of_its_tables() -> None:
     router = Router(4, 8, 3, 2, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         router.context.copy_(torch.arange(24.0).reshape(2, 4, 3).sin())
-    chosen = torch.tensor([[2, 0, 0], [1, 1, 2]])
-    bits = router.bits(chosen, torch.tensor([0, 1]))
+    neighbours = torch.tensor([[3, 2, 0], [3, 1, 1]])
+    bits = router.bits(neighbours, torch.tensor([0, 1]))
     share = router.context.softmax(-1)
     assert bits.shape == (2, 3, 3)
     for picture, (level, before) in enumerate([(0, [3, 2, 0]), (1, [3, 1, 1])]):
