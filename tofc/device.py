@@ -140,6 +140,15 @@ class Device:
         spent = watch.lap() - packet.timing["merge"] - packet.timing["code"]  # on all that was not sent
         return replace(packet, timing={**packet.timing, "search": spent})
 
+    def merge(self, features: Features, tokens: int | str | None = None) -> Features:
+        """Unmerged features merged to `tokens`, as `features` would have given them."""
+        return self._merge(features, self._check_tokens(tokens))
+
+    def encode_features(self, features: Features | Sequence[Features], quality: int | None = None) -> Packet:
+        """Codes features, merged or not, into one packet; several are the pictures of one prompt."""
+        pictures = [features] if isinstance(features, Features) else list(features)
+        return self._code(pictures, self._check_quality(quality))
+
     def _check_quality(self, quality: int | None) -> int:
         levels = self._require_codec().qualities
         quality = self.config.default_quality if quality is None else quality
