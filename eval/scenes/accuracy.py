@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from PIL import Image
 
-from eval.scenes.questions import CATEGORIES, benchmark_questions
+from eval.scenes.questions import CATEGORIES, Question, benchmark_questions
 from eval.scenes.scoring import Scored, held_out_table, mme_score, score, table
 from eval.scenes.world import make_scene
 
 if TYPE_CHECKING:
-    from tofc import Answer, Device, Edge
+    from tofc import Device, Edge
+    from tofc.edge import Seen
 
 SHORT_ANSWER, DESCRIPTION = 12, 128  # new tokens at most
+SCENES_AT_ONCE = 16  # answered together: pictures share batches
 
 
 class Answerer(Protocol):
-    """Anything that answers questions about a picture."""
+    """Anything that answers questions about pictures."""
 
-    def answer(self, image: Image.Image, prompts: Sequence[str], max_new_tokens: Sequence[int]) -> list[str]:
-        """One answer for each prompt, of at most as many new tokens as stand at the same place."""
+    def answer(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[Question]]
+    ) -> list[list[str]]:
+        """An answer to each of the questions about each of the pictures."""
 
 
 @dataclass
@@ -49,37 +52,52 @@ class PipelineAnswerer:
 
         return cls(Device.from_pretrained(checkpoint), Edge.from_pretrained(checkpoint), tokens, quality)
 
-    def answer(self, image: Image.Image, prompts: Sequence[str], max_new_tokens: Sequence[int]) -> list[str]:
-        """One answer for each prompt; questions of equal length limit are answered in one batch."""
-        ask = self._see(image)
-        answers = [""] * len(prompts)
-        for limit in sorted(set(max_new_tokens)):
-            places = [place for place, most in enumerate(max_new_tokens) if most == limit]
-            for place, given in zip(places, ask([prompts[place] for place in places], limit), strict=True):
-                answers[place] = given.text
-        return answers
+    def answer(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[Question]]
+    ) -> list[list[str]]:
+        """An answer to each of the questions about each of the pictures, which are seen once."""
+        seen = [self._see(image) for image in images]
+        asked = [[(question.prompt, max_new_tokens(question)) for question in some] for some in questions]
+        return answer_all(self.edge, seen, asked)
 
-    def _see(self, image: Image.Image) -> Callable[[list[str], int], list[Answer]]:
-        """The picture, seen once: a function of questions and the most new tokens for each answer."""
+    def _see(self, image: Image.Image) -> Seen:
         if self.quality is None:
-            features = self.device.features(image, tokens=self.tokens)
-            return lambda asked, limit: self.edge.answer_features(features, asked, max_new_tokens=limit)
+            return self.device.features(image, tokens=self.tokens)
         packet = self.device.encode(image, quality=self.quality, tokens=self.tokens)
         self.sizes.append(len(bytes(packet)))
-        return lambda asked, limit: self.edge.answer_many(
-            [(packet, question) for question in asked], max_new_tokens=limit
-        )
+        return packet
+
+
+def max_new_tokens(question: Question) -> int:
+    """The most that an answer to this question may take."""
+    return DESCRIPTION if question.form == "describe" else SHORT_ANSWER
+
+
+def answer_all(
+    edge: Edge,
+    seen: Sequence[Seen],
+    questions: Sequence[Sequence[tuple[str, int]]],
+    batch_size: int = 16,
+) -> list[list[str]]:
+    """Answers about many pictures; a question is a prompt and the most new tokens of its answer."""
+    answers = [[""] * len(some) for some in questions]
+    for limit in sorted({most for some in questions for _, most in some}):
+        places = [(p, q) for p, some in enumerate(questions) for q, (_, m) in enumerate(some) if m == limit]
+        requests = [(seen[p], questions[p][q][0]) for p, q in places]
+        given = edge.answer_many(requests, batch_size=batch_size, max_new_tokens=limit)
+        for (p, q), answer in zip(places, given, strict=True):
+            answers[p][q] = answer.text
+    return answers
 
 
 def answer_scenes(answerer: Answerer, split: str, scenes: int) -> Iterator[list[Scored]]:
     """Asks all benchmark questions of scenes 0 to `scenes` - 1; yields the scored answers scene by scene."""
-    for index in range(scenes):
-        scene, pixels, _ = make_scene(split, index)
-        questions = benchmark_questions(scene)
-        limits = [DESCRIPTION if question.form == "describe" else SHORT_ANSWER for question in questions]
-        prompts = [question.prompt for question in questions]
-        answers = answerer.answer(Image.fromarray(np.ascontiguousarray(pixels)), prompts, limits)
-        yield [score(scene, question, given) for question, given in zip(questions, answers, strict=True)]
+    for first in range(0, scenes, SCENES_AT_ONCE):
+        made = [make_scene(split, i)[:2] for i in range(first, min(first + SCENES_AT_ONCE, scenes))]
+        questions = [benchmark_questions(scene) for scene, _ in made]
+        answers = answerer.answer([Image.fromarray(pixels) for _, pixels in made], questions)
+        for (scene, _), asked, given in zip(made, questions, answers, strict=True):
+            yield [score(scene, question, one) for question, one in zip(asked, given, strict=True)]
 
 
 def summary(scored: Sequence[Scored], heldout: Sequence[Scored] = ()) -> dict[str, Any]:

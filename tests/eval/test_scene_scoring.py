@@ -121,14 +121,16 @@ class Oracle:
                     key = (pixels.tobytes(), question.prompt)
                     self.answers[key] = question.answer if known else "Yes"
 
-    def answer(self, image, prompts, max_new_tokens):
-        assert len(prompts) == len(max_new_tokens)
-        assert len(set(max_new_tokens)) == 2
-        return [self.answers[np.asarray(image).tobytes(), prompt] for prompt in prompts]
+    def answer(self, images, questions):
+        assert len(images) == len(questions)
+        return [
+            [self.answers[np.asarray(image).tobytes(), question.prompt] for question in some]
+            for image, some in zip(images, questions, strict=True)
+        ]
 
 
 def test_an_oracle_is_perfect_and_ignorance_shows_in_its_category():
-    perfect = [one for part in answer_scenes(Oracle("validation", 6), "validation", 6) for one in part]
+    perfect = [one for part in answer_scenes(Oracle("validation", 18), "validation", 18) for one in part]
     assert all(row["value"] == 1 for row in summary(perfect)["rows"])
     assert set(summary(perfect)["mme"].values()) == {200}
     ignorant = [
@@ -140,31 +142,35 @@ def test_an_oracle_is_perfect_and_ignorance_shows_in_its_category():
     assert summary(ignorant)["mme"]["count"] == 50
 
 
-def test_the_pipeline_answerer_keeps_the_order_of_prompts_and_counts_bytes():
+def test_the_pipeline_answerer_keeps_the_order_and_counts_bytes():
     class Said:
         def __init__(self, text):
             self.text = text
 
     class FakeDevice:
         def features(self, image, tokens=None):
-            return ("features", tokens)
+            return f"{image} {tokens}"
 
         def encode(self, image, quality=None, tokens=None):
-            return b"x" * (10 * quality)
+            return image.encode() * quality
 
     class FakeEdge:
-        def answer_features(self, features, questions, max_new_tokens):
-            return [Said(f"{question} {features[1]} {max_new_tokens}") for question in questions]
+        def answer_many(self, requests, batch_size, max_new_tokens):
+            return [Said(f"{question} {seen} {max_new_tokens}") for seen, question in requests]
 
-        def answer_many(self, requests, max_new_tokens):
-            return [Said(f"{question} {len(packet)} {max_new_tokens}") for packet, question in requests]
+    def questions(*forms):
+        return [Question(form, "count", f"{form}?", "", None, False) for form in forms]
 
+    given = [questions("yes_no", "describe", "free"), questions("describe", "choice")]
     uncoded = PipelineAnswerer(FakeDevice(), FakeEdge(), tokens="all")
-    assert uncoded.answer(None, ["a", "b", "c"], [9, 5, 9]) == ["a all 9", "b all 5", "c all 9"]
+    assert uncoded.answer(["a", "b"], given) == [
+        ["yes_no? a all 12", "describe? a all 128", "free? a all 12"],
+        ["describe? b all 128", "choice? b all 12"],
+    ]
     assert uncoded.sizes == []
     coded = PipelineAnswerer(FakeDevice(), FakeEdge(), quality=3)
-    assert coded.answer(None, ["a", "b"], [9, 5]) == ["a 30 9", "b 30 5"]
-    assert coded.sizes == [30]
+    assert coded.answer(["a", "bb"], given)[1] == ["describe? b'bbbbbb' 128", "choice? b'bbbbbb' 12"]
+    assert coded.sizes == [3, 6]
 
 
 def test_the_accuracy_command_prints_the_table_and_writes_the_numbers(monkeypatch, tmp_path, capsys):
