@@ -1,0 +1,1 @@
+"""Accuracy against bytes: many systems, many rate points, one model."""

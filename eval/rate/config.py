@@ -1,0 +1,150 @@
+"""What a sweep's YAML file says: a checkpoint, a data set, and the grid of every system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from eval.baselines import Jpeg, WebP
+from eval.rate.data import DataConfig
+from eval.rate.feature_codecs import Float16, GreyPicture, Int8Zstd
+from eval.rate.points import Point
+from eval.rate.senders import (
+    IMAGE_CODECS,
+    TOKENS_ALL,
+    FeatureSender,
+    PictureSender,
+    Sender,
+    TofcSender,
+    Tokens,
+)
+from tofc.config import QUALITIES
+from tofc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TofcGrid:
+    """Every `quality` with every number of `tokens`."""
+
+    quality: tuple[int, ...] = tuple(QUALITIES)
+    tokens: tuple[Tokens, ...] = (64,)
+
+
+@dataclass(frozen=True)
+class Int8Grid:
+    """Every number of `levels` (odd, 3 to 255) with every number of `tokens`."""
+
+    levels: tuple[int, ...] = (255,)
+    tokens: tuple[Tokens, ...] = (TOKENS_ALL,)
+
+    def __post_init__(self) -> None:
+        if not all(3 <= levels <= 255 and levels % 2 for levels in self.levels):
+            raise ConfigError(f"int8.levels are {self.levels}; give odd numbers from 3 to 255")
+
+
+@dataclass(frozen=True)
+class GreyGrid:
+    """Every `quality` of the image codec with every number of `tokens`."""
+
+    quality: tuple[int, ...]
+    tokens: tuple[Tokens, ...] = (64,)
+
+
+@dataclass(frozen=True)
+class PictureGrid:
+    """Every `quality` at every `scale` (share of the sides, above 0 up to 1) and `chroma` subsampling."""
+
+    quality: tuple[int, ...]
+    scale: tuple[float, ...] = (1.0,)
+    chroma: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not all(0 < scale <= 1 for scale in self.scale):
+            raise ConfigError(f"scale is {self.scale}; give shares of a side, above 0 up to 1")
+
+
+@dataclass(frozen=True)
+class Systems:
+    """The grid of each system; one that is left out does not take part. Several picture grids add up."""
+
+    tofc: TofcGrid | None = None
+    uncoded: tuple[Tokens, ...] = ()
+    int8: Int8Grid | None = None
+    merged_jpeg: GreyGrid | None = None
+    merged_webp: GreyGrid | None = None
+    jpeg: tuple[PictureGrid, ...] = ()
+    webp: tuple[PictureGrid, ...] = ()
+    avif: tuple[PictureGrid, ...] = ()
+    jpegxl: tuple[PictureGrid, ...] = ()
+
+
+@dataclass(frozen=True)
+class RateConfig:
+    """A sweep. Accuracies are compared with that of the unmerged, uncoded features (system "raw").
+
+    `limit` is the number of pictures, `baseline_tokens` what the features of decoded pictures are merged to:
+    each is a point of its own. `headline` is the form of question that tables and savings are about. Of
+    `resamples` bootstrap samples of the pictures, drawn with `seed`, come all intervals. A killed sweep loses
+    the work on at most `pictures_at_once` pictures; `batch_size` sequences are in the language model at a
+    time.
+    """
+
+    name: str
+    checkpoint: str
+    systems: Systems
+    data: DataConfig = field(default_factory=DataConfig)
+    limit: int = 500
+    baseline_tokens: tuple[Tokens, ...] = (TOKENS_ALL,)
+    headline: str = "yes_no"
+    resamples: int = 1000
+    seed: int = 0
+    pictures_at_once: int = 32
+    batch_size: int = 16
+    device: str = "cpu"
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "resamples", "pictures_at_once", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
+        points = [point for sender in self.senders() for point in sender.points]
+        if twice := sorted({p.name for p in points if points.count(p) > 1}):
+            raise ConfigError(f"points that stand twice in the grids of one system: {'; '.join(twice)}")
+
+    def senders(self) -> list[Sender]:
+        """Everything that is sent, the reference first."""
+        systems = self.systems
+        senders: list[Sender] = [FeatureSender(Point("raw"), Float16(), TOKENS_ALL)]
+        for tokens in systems.uncoded:
+            senders.append(FeatureSender(Point("uncoded", (("tokens", tokens),)), Float16(), tokens))
+        if systems.tofc is not None:
+            senders += [TofcSender(q, k) for k in systems.tofc.tokens for q in systems.tofc.quality]
+        if systems.int8 is not None:
+            for tokens in systems.int8.tokens:
+                for levels in systems.int8.levels:
+                    point = Point("int8", (("levels", levels), ("tokens", tokens)))
+                    senders.append(FeatureSender(point, Int8Zstd(levels), tokens))
+        for name, grid, codec in (
+            ("merged_jpeg", systems.merged_jpeg, Jpeg()),
+            ("merged_webp", systems.merged_webp, WebP()),
+        ):
+            for tokens in grid.tokens if grid is not None else ():
+                for quality in grid.quality if grid is not None else ():
+                    point = Point(name, (("quality", quality), ("tokens", tokens)))
+                    senders.append(FeatureSender(point, GreyPicture(codec, quality), tokens))
+        for name in IMAGE_CODECS:
+            senders += self._picture_senders(name, getattr(systems, name))
+        return senders
+
+    def _picture_senders(self, system: str, grids: tuple[PictureGrid, ...]) -> list[Sender]:
+        known = IMAGE_CODECS[system]
+        senders: list[Sender] = []
+        for grid in grids:
+            for chroma in grid.chroma or tuple(known)[:1]:
+                if chroma not in known:
+                    raise ConfigError(f"{system}.chroma is {chroma!r}; choose from {', '.join(known)}")
+                senders += [
+                    PictureSender(system, scale, chroma, quality, self.baseline_tokens)
+                    for scale in grid.scale
+                    for quality in grid.quality
+                ]
+        return senders

@@ -1,0 +1,109 @@
+"""The curves of a sweep as a figure for a paper: accuracy over bytes, one panel a form of question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.rate.points import LABELS
+from tofc.errors import UserError
+
+FORM_TITLES = {
+    "yes_no": "Yes/no",
+    "choice": "Multiple choice",
+    "free": "Short answers",
+    "describe": "Descriptions",
+}
+# Okabe and Ito's colours, which colour-blind readers tell apart; pictures are solid, features dashed.
+STYLES: Mapping[str, tuple[str, str, str]] = {
+    "tofc": ("#0072B2", "-", "o"),
+    "jpeg": ("#D55E00", "-", "s"),
+    "webp": ("#E69F00", "-", "D"),
+    "avif": ("#CC79A7", "-", "^"),
+    "jpegxl": ("#8C564B", "-", "v"),
+    "merged_jpeg": ("#009E73", "--", "s"),
+    "merged_webp": ("#56B4E9", "--", "D"),
+    "int8": ("#7F7F7F", "--", "P"),
+    "uncoded": ("#000000", ":", "o"),
+    "raw": ("#000000", "", "*"),
+}
+WIDTH, HEIGHT = 3.4, 2.9  # inches of a panel
+MARGIN = 0.03  # of accuracy, above and below
+
+
+def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
+    """Writes `curves.png` and `curves.svg` into the folder `out`.
+
+    Lines are Pareto fronts, bands the bootstrap 95 % intervals of their points, small dots the points behind
+    the front. UserError where matplotlib is missing.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(f"the figure needs matplotlib ({error}): pip install 'tofc[eval]'") from error
+    forms = list(summary["fronts"])
+    settings: Any = {
+        "font.size": 8,
+        "axes.labelsize": 8,
+        "axes.titlesize": 9,
+        "legend.fontsize": 7.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "tofc",  # the same figure gives the same file
+        "svg.fonttype": "none",
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(WIDTH * len(forms), HEIGHT + 0.5), layout="constrained")
+        panels = figure.subplots(1, len(forms), squeeze=False)[0]
+        for panel, form in zip(panels, forms, strict=True):
+            _panel(panel, summary, form)
+        panels[0].set_ylabel("accuracy (%)")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(labels), 4 * len(forms)), frameon=False
+        )
+        targets = [out / "curves.png", out / "curves.svg"]
+        for target in targets:
+            metadata = {"Date": None} if target.suffix == ".svg" else {}
+            figure.savefig(target, dpi=300, metadata=metadata)
+    return targets
+
+
+def _panel(axes: Any, summary: Mapping[str, Any], form: str) -> None:
+    points = {(point["system"], point["point"]): point for point in summary["points"]}
+    fronts = summary["fronts"][form]
+    reference = points["raw", fronts["raw"][0]]["accuracy"][form]["value"]
+    axes.axhline(100 * reference, color="#999999", linewidth=0.8, zorder=0)
+    axes.axhline(100 * reference - 1, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    lowest = reference
+    for system in sorted(fronts, key=list(STYLES).index, reverse=True):
+        best = [points[system, name] for name in fronts[system]]
+        behind = [p for (s, name), p in points.items() if s == system and name not in fronts[system]]
+        _curve(axes, system, best, behind, form)
+        lowest = min([lowest, *(p["accuracy"][form]["value"] for p in best)])
+    axes.set_xscale("log")
+    axes.set_ylim(100 * (lowest - MARGIN), 100 * min(1, reference + 2 * MARGIN))
+    axes.set_xlabel("bytes a picture")
+    axes.set_title(FORM_TITLES.get(form, form), loc="left")
+    axes.grid(True, which="major", axis="x", color="#E5E5E5", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _curve(axes: Any, system: str, best: list[Any], behind: list[Any], form: str) -> None:
+    colour, line, marker = STYLES[system]
+    size = [point["bytes"]["mean"] for point in best]
+    value, low, high = ([100 * p["accuracy"][form][key] for p in best] for key in ("value", "low", "high"))
+    ours = system == "tofc"
+    axes.scatter(
+        [p["bytes"]["mean"] for p in behind],
+        [100 * p["accuracy"][form]["value"] for p in behind],
+        s=3, color=colour, alpha=0.35, linewidths=0, zorder=1,
+    )  # fmt: skip
+    if len(best) > 1:
+        axes.fill_between(size, low, high, color=colour, alpha=0.18 if ours else 0.08, linewidth=0, zorder=1)
+    axes.plot(
+        size, value, line or "none", color=colour, marker=marker, label=LABELS[system],
+        linewidth=1.8 if ours else 1.0, markersize=3.5 if ours else 2.6, zorder=4 if ours else 3,
+    )  # fmt: skip

@@ -1,0 +1,36 @@
+"""Rate points: one way to send a picture, at one setting of its knobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+LABELS = {
+    "tofc": "TOFC",
+    "uncoded": "merged, float16",
+    "raw": "all tokens, float16",
+    "int8": "int8 + zstd",
+    "merged_jpeg": "merging + JPEG",
+    "merged_webp": "merging + WebP",
+    "jpeg": "JPEG",
+    "webp": "WebP",
+    "avif": "AVIF",
+    "jpegxl": "JPEG XL",
+}
+"""Systems by the key that stands in configs and rows, in the order of tables and legends."""
+
+GROUPS = {"best of JPEG, WebP": ("jpeg", "webp"), "best of AVIF, JPEG XL": ("avif", "jpegxl")}
+"""Systems that are one opponent: whichever of them needs fewer bytes."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting of a system. `settings` are names and values in a fixed order."""
+
+    system: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The settings in words: unique within the system."""
+        return ", ".join(f"{name} {value}" for name, value in self.settings) or "-"

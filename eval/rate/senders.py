@@ -1,0 +1,159 @@
+"""Senders: what travels at a rate point, and what the edge has of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from PIL import Image
+
+import tofc
+from eval.baselines import Avif, ImageCodec, Jpeg, JpegXl, WebP
+from eval.rate.feature_codecs import SimpleCodec
+from eval.rate.points import Point
+from tofc.edge import Seen
+
+Tokens = int | str
+TOKENS_ALL = "all"
+IMAGE_CODECS: Mapping[str, Mapping[str, ImageCodec]] = {
+    "jpeg": {"4:2:0": Jpeg(), "4:4:4": Jpeg(subsampling="4:4:4")},
+    "webp": {"4:2:0": WebP()},
+    "avif": {"4:2:0": Avif(), "4:4:4": Avif(subsampling="4:4:4")},
+    "jpegxl": {"4:4:4": JpegXl()},
+}
+"""Codecs of pictures by system and chroma; WebP knows only 4:2:0, and libjxl codes full chroma."""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """One picture at the edge: the bytes that travelled, and what is answered from."""
+
+    num_bytes: int
+    seen: Seen
+    num_tokens: int
+
+
+class Pictures:
+    """Some pictures with their uncoded features, which are computed once for all senders."""
+
+    def __init__(self, device: tofc.Device, images: Sequence[Image.Image]) -> None:
+        self.device = device
+        self.images = images
+        self._features: dict[Tokens, list[tofc.Features]] = {}
+
+    def features(self, tokens: Tokens) -> list[tofc.Features]:
+        """Uncoded features of each picture, merged to `tokens`."""
+        if tokens not in self._features:
+            if tokens == TOKENS_ALL:
+                self._features[tokens] = see(self.device, self.images)
+            else:
+                whole = self.features(TOKENS_ALL)
+                self._features[tokens] = [self.device.merge(picture, tokens) for picture in whole]
+        return self._features[tokens]
+
+
+def see(device: tofc.Device, images: Sequence[Image.Image]) -> list[tofc.Features]:
+    """Unmerged features of pictures of different prompts; single tiles go through the tower together."""
+    if device.config.tiling == "base":
+        return device.features_of(images, TOKENS_ALL)
+    return [device.features(image, TOKENS_ALL) for image in images]
+
+
+class Sender(Protocol):
+    """Sends pictures at points that share their work."""
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points."""
+
+    def send(self, pictures: Pictures) -> list[list[Arrived]]:
+        """What arrives: for each point, of each picture."""
+
+
+@dataclass(frozen=True)
+class TofcSender:
+    """Whole packets."""
+
+    quality: int
+    tokens: Tokens
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """One point."""
+        return (Point("tofc", (("quality", self.quality), ("tokens", self.tokens))),)
+
+    def send(self, pictures: Pictures) -> list[list[Arrived]]:
+        """The edge gets the bytes of the packet and nothing else."""
+        arrived = []
+        for features in pictures.features(self.tokens):
+            data = bytes(pictures.device.encode_features(features, self.quality))
+            arrived.append(Arrived(len(data), data, features.tokens.shape[0]))
+        return [arrived]
+
+
+@dataclass(frozen=True)
+class FeatureSender:
+    """Features through a simple codec."""
+
+    point: Point
+    codec: SimpleCodec
+    tokens: Tokens
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """One point."""
+        return (self.point,)
+
+    def send(self, pictures: Pictures) -> list[list[Arrived]]:
+        """The edge knows the picture's size beside the bytes, which are those of the codec alone."""
+        arrived = []
+        for features in pictures.features(self.tokens):
+            count, width = features.tokens.shape
+            data = self.codec.encode(features.tokens.numpy())
+            decoded = torch.from_numpy(self.codec.decode(data, width).copy())
+            arrived.append(Arrived(len(data), replace(features, tokens=decoded), count))
+        return [arrived]
+
+
+@dataclass(frozen=True)
+class PictureSender:
+    """The picture itself, shrunk by `scale` (a side's share; Lanczos) and coded as a whole file.
+
+    The edge has the same model and sees the decoded file as its processor scales it; no feature is coded.
+    Each number of `tokens` to which features are merged before the language model is a point.
+    """
+
+    system: str
+    scale: float
+    subsampling: str
+    quality: int
+    tokens: tuple[Tokens, ...]
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """A point for each number of tokens."""
+        shared = (("quality", self.quality), ("scale", self.scale), ("chroma", self.subsampling))
+        return tuple(Point(self.system, (*shared, ("tokens", tokens))) for tokens in self.tokens)
+
+    def send(self, pictures: Pictures) -> list[list[Arrived]]:
+        """Files are coded, decoded and seen once for all points."""
+        codec = IMAGE_CODECS[self.system][self.subsampling]
+        files = [codec.encode(shrink(image, self.scale), self.quality) for image in pictures.images]
+        decoded = Pictures(pictures.device, [codec.decode(data) for data in files])
+        return [
+            [
+                Arrived(len(data), features, features.tokens.shape[0])
+                for data, features in zip(files, decoded.features(tokens), strict=True)
+            ]
+            for tokens in self.tokens
+        ]
+
+
+def shrink(image: Image.Image, scale: float) -> Image.Image:
+    """A picture of `scale` times the sides, at least one pixel; the same picture at scale 1."""
+    if scale == 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)

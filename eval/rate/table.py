@@ -1,0 +1,86 @@
+"""The summary of a sweep as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from eval.rate.analysis import TARGETS
+from eval.rate.points import LABELS
+
+
+def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
+    """The fronts of the headline form, then what each system needs and what TOFC saves against it."""
+    yield _fronts(summary)
+    yield _savings(summary)
+
+
+def remarks(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Why figures are missing from the tables, a line each."""
+    for name, found in summary["systems"].items():
+        for what, figure in _figures(found):
+            why = figure.get("not_computed") or figure.get("interval_not_computed")
+            if why is not None:
+                yield f"{LABELS.get(name, name)}, {what}: {why}"
+
+
+def _figures(found: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for target in TARGETS:
+        yield f"bytes at {target}", found["bytes"][target]
+        if "savings" in found:
+            yield f"savings at {target}", found["savings"][target]
+    for name in ("bd_rate", "bd_accuracy"):
+        if name in found:
+            yield name.replace("bd_", "BD-"), found[name]
+
+
+def _fronts(summary: Mapping[str, Any]) -> Table:
+    form = summary["headline"]
+    reference = _interval(summary["reference"], 100, ".1f")
+    title = f"{form} on {summary['pictures']} pictures of {summary['data']}; uncoded {reference} %"
+    table = Table("system", "point", title=title, box=None, title_justify="left")
+    for name in ("bytes", "p50", "p95", "tokens", f"{form} %", "95 % interval"):
+        table.add_column(name, justify="right")
+    points = {(point["system"], point["point"]): point for point in summary["points"]}
+    for system, names in summary["fronts"][form].items():
+        for i, name in enumerate(names):
+            point = points[system, name]
+            size, rate = point["bytes"], point["accuracy"][form]
+            table.add_row(
+                "" if i else LABELS[system],
+                name,
+                *(f"{size[key]:.0f}" for key in ("mean", "p50", "p95")),
+                f"{point['tokens']:.0f}",
+                f"{100 * rate['value']:.1f}",
+                f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f}",
+            )
+    return table
+
+
+def _savings(summary: Mapping[str, Any]) -> Table:
+    table = Table("system", title="Bytes needed, and what TOFC saves", box=None, title_justify="left")
+    for target in TARGETS:
+        table.add_column(f"{target}:\nbytes", justify="right")
+        table.add_column("\nTOFC saves %", justify="right")
+    table.add_column("\nBD-rate %", justify="right")
+    for name, found in summary["systems"].items():
+        cells = []
+        for target in TARGETS:
+            cells.append(_interval(found["bytes"][target], 1, ".0f"))
+            cells.append(_interval(found["savings"][target], 100, ".1f") if "savings" in found else "-")
+        cells.append(_interval(found["bd_rate"], 100, ".1f") if "bd_rate" in found else "-")
+        table.add_row(LABELS.get(name, name), *cells)
+    return table
+
+
+def _interval(figure: Mapping[str, Any], factor: float, digits: str) -> str:
+    """A figure with its interval; "see below" for what there is not, of which `remarks` tells."""
+    if "not_computed" in figure:
+        return "see below"
+    sign = {"at most": "<=", "at least": ">="}.get(figure.get("bound", ""), "")
+    value = f"{sign}{factor * figure['value']:{digits}}"
+    if "low" not in figure:
+        return f"{value} (see below)"
+    return f"{value} [{factor * figure['low']:{digits}}, {factor * figure['high']:{digits}}]"

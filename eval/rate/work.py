@@ -1,0 +1,140 @@
+"""The work of a sweep: blocks of pictures through senders and edge into rows, in one process or more."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+import torch
+
+import tofc
+from eval.rate.config import RateConfig
+from eval.rate.data import Example, load_data
+from eval.rate.points import Point
+from eval.rate.senders import Arrived, Pictures, Sender
+from eval.rate.store import Store
+from eval.scenes.accuracy import answer_all
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One sender on one block of pictures: what is done in one go, and done again if it is interrupted."""
+
+    sender: Sender
+    block: range
+
+
+class Worker:
+    """Both sides of the model, and the block of pictures that was last worked on."""
+
+    def __init__(self, config: RateConfig, store: Store) -> None:
+        self.config, self.store = config, store
+        self.data = load_data(config.data)
+        self.device = tofc.Device.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
+        self.edge = tofc.Edge.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
+        self.block = range(0)
+        self.examples: list[Example] = []
+        self.pictures = Pictures(self.device, [])
+
+    def work(self, unit: Unit) -> int:
+        """Does one unit, writes its rows, and returns how many there are."""
+        if unit.block != self.block:
+            self.block = unit.block
+            self.examples = [self.data[index] for index in unit.block]
+            self.pictures = Pictures(self.device, [example.image for example in self.examples])
+        count = 0
+        for point, arrived in zip(unit.sender.points, unit.sender.send(self.pictures), strict=True):
+            rows = self._rows(point, arrived)
+            self.store.write(point, unit.block, rows)
+            count += len(rows)
+        return count
+
+    def _rows(self, point: Point, arrived: Sequence[Arrived]) -> list[dict[str, Any]]:
+        asked = [[(q.prompt, q.max_new_tokens) for q in example.questions] for example in self.examples]
+        answers = answer_all(self.edge, [one.seen for one in arrived], asked, self.config.batch_size)
+        rows = []
+        for example, one, given in zip(self.examples, arrived, answers, strict=True):
+            for number, (question, answer) in enumerate(zip(example.questions, given, strict=True)):
+                right, of = question.score(answer)
+                rows.append(
+                    {
+                        "system": point.system,
+                        "point": point.name,
+                        "picture": example.name,
+                        "bytes": one.num_bytes,
+                        "tokens": one.num_tokens,
+                        "question": number,
+                        "form": question.form,
+                        "category": question.category,
+                        "truth": question.truth,
+                        "answer": answer,
+                        "right": right,
+                        "of": of,
+                    }
+                )
+        return rows
+
+
+def blocks(config: RateConfig) -> list[range]:
+    """The pictures of a sweep in blocks; with another limit the same but for the last."""
+    edges = [*range(0, config.limit, config.pictures_at_once), config.limit]
+    return [range(first, last) for first, last in itertools.pairwise(edges)]
+
+
+def unfinished(config: RateConfig, store: Store) -> list[Unit]:
+    """What is left to do, block after block, so that the features of a block are computed once a process."""
+    units = (Unit(sender, block) for block in blocks(config) for sender in config.senders())
+    return [unit for unit in units if not store.has(unit.sender.points, unit.block)]
+
+
+def run(config: RateConfig, store: Store, units: Sequence[Unit], processes: int) -> Iterator[int]:
+    """Does all units; yields the number of rows of each as it is done, in any order."""
+    if processes == 1:
+        worker = Worker(config, store)
+        yield from map(worker.work, units)
+        return
+    # A forked child would inherit threads in an unknown state.
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, usable_cores() // processes)
+    with ProcessPoolExecutor(processes, context, _start, (config, store, threads)) as pool:
+        futures = [pool.submit(_work, unit) for unit in units]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: Worker | None = None  # of this process
+
+
+def _start(config: RateConfig, store: Store, threads: int) -> None:
+    global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _worker = Worker(config, store)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot stop its children: without this they would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(unit: Unit) -> int:
+    assert _worker is not None
+    return _worker.work(unit)
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

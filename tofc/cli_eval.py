@@ -1,0 +1,82 @@
+"""The commands that measure: `tofc eval rate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tofc.cli_report import note, print_json, print_table, reports_user_errors
+from tofc.errors import UserError
+
+app = typer.Typer(
+    name="eval",
+    help="Measure accuracy against bytes.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback()
+def group() -> None:
+    """Measure accuracy against bytes."""
+
+
+@app.command(
+    epilog="Examples:\n\ntofc eval rate eval-scenes --limit 64    (a bundled configuration, by its name)\n\n"
+    "tofc eval rate configs/eval-scenes.yaml --out runs/rate"
+)
+@reports_user_errors
+def rate(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
+    ],
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", help="The first N pictures; else CONFIG's limit.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="The sweep's folder, else runs/NAME; a sweep there goes on."
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", metavar="P", help="Processes at work; one a core if left out."),
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
+    ] = False,
+) -> None:
+    """Sweep systems over rate points; after a kill it goes on where it was."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from tofc.config import load_yaml
+
+    for name, value in (("--limit", limit), ("--processes", processes)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; give at least 1")
+    try:
+        from eval.rate.config import RateConfig
+        from eval.rate.sweep import sweep
+        from eval.rate.table import remarks, tables
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed; sweeps need an extra: pip install 'tofc[eval]'"
+        ) from None
+    settings = load_yaml(config, RateConfig)
+    settings = settings if limit is None else replace(settings, limit=limit)
+    folder = out if out is not None else Path("runs") / settings.name
+    summary = sweep(settings, folder, processes, Console(stderr=True))
+    if json_:
+        print_json(summary)
+        return
+    for table in tables(summary):
+        print_table(table)
+        typer.echo()
+    for remark in remarks(summary):
+        note(remark)
+    typer.echo(folder)
