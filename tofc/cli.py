@@ -1,4 +1,4 @@
-"""The command line: `tofc ask`, `encode`, `info`, `answer`, `pretrain`, `train`.
+"""The command line: `tofc ask`, `encode`, `info`, `answer`, `pretrain`, `train`, `eval`.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 2 what the user can put
 right (one line says what), 1 a fault of ours. PyTorch and the models are imported inside the commands, so
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.main import get_command
 
-from tofc import __version__
+from tofc import __version__, cli_eval
 from tofc.cli_files import STREAM, StandardInput, check_input, check_output, read_input, write_output
 from tofc.cli_packet import byte_sections, find_codec, packet_fields
 from tofc.cli_report import (
@@ -252,6 +252,7 @@ def answer(
 
 app.command(epilog=PRETRAIN_EXAMPLES)(pretrain)
 app.command(epilog=TRAIN_EXAMPLES)(train)
+app.add_typer(cli_eval.app)
 
 
 def _check_question(question: str) -> None:
