@@ -10,7 +10,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_inf
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,12 @@ format: $(VENV)/.installed-dev  ## rewrite the sources in the project's style
 
 bench: $(VENV)/.installed-dev  ## time the codec against the field's own; prints tables and JSON lines
 	@$(RUN) -m eval.bench
+
+RUNS := 200000
+
+fuzz: $(VENV)/.installed-fuzz  ## look for bytes that break the reading of packets (RUNS=200000 tries); Linux on x86-64
+	@mkdir -p build/fuzz
+	@$(RUN) tests/fuzz/fuzz_packet.py -runs=$(RUNS) -max_len=400 -artifact_prefix=build/ build/fuzz tests/fuzz/corpus
 
 clean:  ## remove the environment, caches and build leftovers
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ off. Where some tokens matter most, those lead: first they in that order, then t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,13 +32,19 @@ def stream_order(num_tokens: int, leading: Sequence[int] = ()) -> NDArray[np.int
 
 
 def _spread(size: int) -> NDArray[np.int64]:
-    number = np.arange(size)
+    places = np.empty(size, dtype=np.int64)
+    places[np.argsort(_reversed_numbers()[:size])] = np.arange(size)
+    return places
+
+
+@functools.cache
+def _reversed_numbers() -> NDArray[np.int64]:
+    """Each number of 16 bits with its bits reversed."""
+    number = np.arange(1 << BITS)
     reverse = np.zeros_like(number)
     for bit in range(BITS):
         reverse |= (number >> bit & 1) << (BITS - 1 - bit)
-    places = np.empty_like(number)
-    places[np.argsort(reverse)] = number
-    return places
+    return reverse
 
 
 def left_neighbours(order: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -59,8 +66,11 @@ def left_neighbours(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def encode_places(places: Sequence[int]) -> bytes:
-    """Ascending places as Rice codes with one low bit, padded with zeros: for each the number of places that
-    are skipped, its half in ones and a zero, then its lowest bit. About 3.3 bits each for a quarter of all."""
+    """Ascending places as Rice codes with one low bit, padded with zeros.
+
+    For each the number of places that are skipped: its half in ones and a zero, then its lowest bit. About
+    3.3 bits each for a quarter of all.
+    """
     bits, before = "", -1
     for place in places:
         skipped, before = place - before - 1, place

@@ -6,7 +6,9 @@ here.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from entropy.errors import StreamError
 
@@ -33,6 +35,7 @@ class ReferenceDecoder:
         self.minimum = minimum
         self.least = 2**23 if is_cut else 2**8
         self.is_cut = is_cut
+        self.starts: dict[int, list[int]] = {}
         if data[:1] == b"\0":
             raise StreamError("the stream begins with a zero byte")
         self.state = 0
@@ -42,12 +45,11 @@ class ReferenceDecoder:
     def read_symbol(self, table: int) -> int:
         """Decode the next symbol under a table; StreamError where the stream cannot go on."""
         frequencies = self.frequencies[table]
+        if table not in self.starts:  # sums of the frequencies before each symbol
+            self.starts[table] = [0, *accumulate(frequencies)]
         slot = self.state % 65536
-        start = 0
-        place = 0
-        while start + frequencies[place] <= slot:
-            start += frequencies[place]
-            place += 1
+        place = bisect_right(self.starts[table], slot) - 1
+        start = self.starts[table][place]
         self.state = frequencies[place] * (self.state // 65536) + slot - start
         self._renormalise()
         first = self.minimum[table]

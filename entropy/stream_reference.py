@@ -1,4 +1,4 @@
-"""The payload's decoder as a specification: slow, one symbol after the other, in Python's own integers.
+"""The payload's decoder as a specification: slow, one symbol after the other, integers alone.
 
 `FeatureCodec.decode` must read the same symbols, or refuse, on any bytes; docs/bitstream.md says the same in
 words.
@@ -6,8 +6,9 @@ words.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
-from numpy.typing import NDArray
 
 from entropy.codec import FeatureCodec
 from entropy.errors import StreamError
@@ -36,8 +37,7 @@ def read_payload(payload: bytes, codec: FeatureCodec) -> list[SymbolsOfToken]:
         if position < len(payload):
             raise StreamError("bytes after a stream of no tokens")
         return []
-    frequencies = [row.tolist() for row in _rows(codec)]
-    stream = ReferenceDecoder(payload[position:], frequencies, codec.tables.minimum.tolist(), is_cut)
+    stream = ReferenceDecoder(payload[position:], _rows(codec), codec.tables.minimum.tolist(), is_cut)
     places = read_order(num_tokens, leading)
     tokens: list[SymbolsOfToken] = []
     for number, place in enumerate(places):
@@ -50,10 +50,11 @@ def read_payload(payload: bytes, codec: FeatureCodec) -> list[SymbolsOfToken]:
 
 def read_order(num_tokens: int, leading: list[int]) -> list[int]:
     """Place in raster order of each token of the stream."""
-    places = []
-    for group in (leading, [place for place in range(num_tokens) if place not in leading]):
+    places: list[int] = []
+    for group in (leading, sorted(set(range(num_tokens)) - set(leading))):
         reverse = [int(f"{number:016b}"[::-1], 2) for number in range(len(group))]
-        places += [group[sorted(reverse).index(value)] for value in reverse]
+        place_of = dict(zip(sorted(reverse), group, strict=True))
+        places += [place_of[value] for value in reverse]
     return places
 
 
@@ -92,21 +93,22 @@ def _read_token(left: int, stream: ReferenceDecoder, codec: FeatureCodec, level:
 
 
 def _run(network: IntegerNetwork, values: list[int], level: int) -> list[int]:
-    """An integer network on one token."""
+    """An integer network on one token, in integers of 64 bits."""
+    vector = np.array(values, dtype=np.int64)
     for layer in network.layers:
         limit, low, high = layer.bounds.tolist()
-        inputs = [max(-limit, min(limit, value)) for value in values]
-        parts = (layer.weight, layer.bias[level], layer.multiplier, layer.shift)
-        values = []
-        for weights, bias, multiplier, shift in zip(*(part.tolist() for part in parts), strict=True):
-            total = bias + sum(weight * value for weight, value in zip(weights, inputs, strict=True))
-            values.append(max(low, min(high, (total * multiplier + 2 ** (shift - 1)) >> shift)))
-    return values
+        total = layer.weight.astype(np.int64) @ np.clip(vector, -limit, limit) + layer.bias[level]
+        shift = layer.shift.astype(np.int64)
+        vector = np.clip((total * layer.multiplier + (1 << shift - 1)) >> shift, low, high)
+    return vector.tolist()
 
 
-def _rows(codec: FeatureCodec) -> list[NDArray[np.uint16]]:
+@functools.lru_cache(maxsize=1)
+def _rows(codec: FeatureCodec) -> list[list[int]]:
+    """The frequencies of each table."""
     tables = codec.tables
-    return [tables.frequencies[a:b] for a, b in zip(tables.offsets[:-1], tables.offsets[1:], strict=True)]
+    ends = zip(tables.offsets[:-1], tables.offsets[1:], strict=True)
+    return [tables.frequencies[begin:end].tolist() for begin, end in ends]
 
 
 def _read_varint(data: bytes) -> tuple[int, int]:

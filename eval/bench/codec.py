@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from entropy import rans
+from entropy import FeatureCodec, rans
 from entropy.tables import laplacian_scales, laplacian_tables
+from tofc.config import ASSETS, bundled_names
+from tofc.packet import TAG_BYTES, Packet
 
 SYMBOLS = 500_000
 REPEATS = 5
@@ -43,6 +46,7 @@ def main() -> None:
             absent.append(name)
     results = {name: _measure(make(symbols, indices), symbols, ideal) for name, make in coders.items()}
     overheads = {size: round(_overhead(size), 2) for size in PAYLOADS}
+    packets = {size: _packet_overhead(size) for size in PAYLOADS}
 
     console = Console()
     low, high = SCALES
@@ -55,8 +59,12 @@ def main() -> None:
     console.print(table)
     for name in absent:
         console.print(f"{name} is not installed: left out (pip install {name})")
-    at = ", ".join(f"{excess} at {size}" for size, excess in overheads.items())
-    console.print(f"bytes over the ideal for payloads of some hundred bytes: {at}")
+    at = Table(
+        "bytes of an ideal coder", "stream", "packet", "packet, most", title="mean bytes over the ideal"
+    )
+    for size, (mean, most) in packets.items():
+        at.add_row(str(size), f"{overheads[size]:.2f}", f"{mean:.2f}", f"{most:.2f}")
+    console.print(at)
     ours = results["tofc"]
     ratios = {
         name: {way: round(ours[way] / result[way], 2) for way in ("encode", "decode")}
@@ -70,6 +78,10 @@ def main() -> None:
                 "msymbols": results,
                 "times_faster_than": ratios,
                 "overhead_bytes": overheads,
+                "packet_overhead_bytes": {
+                    size: {"mean": round(mean, 2), "max": round(most, 2)}
+                    for size, (mean, most) in packets.items()
+                },
             }
         )
     )
@@ -119,6 +131,24 @@ def _overhead(size: int) -> float:
         count = int(np.searchsorted(cost, size))
         excess.append(len(rans.encode(symbols[:count], indices[:count], tables)) - cost[count - 1])
     return float(np.mean(excess))
+
+
+def _packet_overhead(size: int) -> tuple[float, float]:
+    """Mean and most bytes over the ideal of whole packets, of one tile, whose ideal is about `size` bytes.
+
+    The bundled codec codes random features of its own covariance.
+    """
+    codec = FeatureCodec.load(ASSETS / bundled_names()[0])
+    excess = []
+    for seed in range(15):
+        rng = np.random.default_rng(seed)
+        features = codec.center + codec.inverse(0.5 * rng.laplace(size=(196, codec.width)))
+        tokens = 1 + bisect_left(
+            range(1, len(features)), 8.0 * size, key=lambda count: codec.estimate(features[:count], 4)
+        )
+        packet = Packet(codec.encode(features[:tokens], 4), ((480, 640),), codec.fingerprint[:TAG_BYTES])
+        excess.append(len(bytes(packet)) - codec.estimate(features[:tokens], 4) / 8)
+    return float(np.mean(excess)), max(excess)
 
 
 def _ours(symbols: NDArray[np.int32], indices: NDArray[np.uint16]) -> Coder:

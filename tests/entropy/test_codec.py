@@ -3,7 +3,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,14 +117,44 @@ def test_bytes_do_not_depend_on_type_batch_or_autocast(codec: FeatureCodec, feat
         assert np.array_equal(codec.decode(payload), codec.reconstruct(values, 4))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_bytes_do_not_depend_on_threads(threads: int, codec: FeatureCodec, features: MakeFeatures) -> None:
-    controller = pytest.importorskip("threadpoolctl").ThreadpoolController
-    values = features(1, 700)[0]
-    payload, indices = codec.encode(values, 5), codec.scale_indices(values, 5)
-    with controller().limit(limits=threads):
-        assert codec.encode(values, 5) == payload
-        assert np.array_equal(codec.scale_indices(values, 5), indices)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_bytes_do_not_depend_on_the_device(
+    codec: FeatureCodec, features: MakeFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    values = features(1, 300)[0]
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        assert codec.encode(values.cuda(), 4) == codec.encode(values, 4)
+    assert np.array_equal(codec.scale_indices(values.cuda(), 6), codec.scale_indices(values, 6))
+
+
+def test_bytes_do_not_depend_on_threads(codec: FeatureCodec, features: MakeFeatures, tmp_path: Path) -> None:
+    """Processes with one and two threads in every library."""
+    values = features(1, 700)[0].numpy()
+    expected = [codec.encode(values, 5), codec.scale_indices(values, 5).tobytes()]
+    codec.save(tmp_path)
+    np.save(tmp_path / "values.npy", values)
+    script = (
+        "import sys, numpy as np, torch\n"
+        "from entropy import FeatureCodec\n"
+        "folder, threads = sys.argv[1], int(sys.argv[2])\n"
+        "torch.set_num_threads(threads)\n"
+        "codec, values = FeatureCodec.load(folder), np.load(folder + '/values.npy')\n"
+        "payload = codec.encode(torch.from_numpy(values), 5)\n"
+        "assert np.array_equal(codec.decode(payload), codec.reconstruct(values, 5))\n"
+        "print(payload.hex(), codec.scale_indices(values, 5).tobytes().hex())\n"
+    )
+    for threads in ("1", "2"):
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+        told = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path), threads],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=GOLDEN.parents[2],
+            env={**os.environ, **dict.fromkeys(names, threads)},
+        )
+        assert [bytes.fromhex(part) for part in told.stdout.split()] == expected
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])

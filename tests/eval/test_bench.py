@@ -17,7 +17,10 @@ def test_codec_benchmark_ends_with_one_json_line(
     assert result["benchmark"] == "codec"
     assert result["msymbols"]["tofc"]["excess_bits"] * 5000 / 8 < 8
     assert result["msymbols"]["compressai"]["decode"] > 0
-    assert all(0 < excess < 6 for excess in result["overhead_bytes"].values())
+    assert all(0 < excess < 3 for excess in result["overhead_bytes"].values())
+    assert result["packet_overhead_bytes"].keys() == {"137", "567", "2032"}
+    for excess in result["packet_overhead_bytes"].values():
+        assert 11 < excess["mean"] <= excess["max"] <= 16
 
 
 def test_merging_benchmark_ends_with_one_json_line(

@@ -1,0 +1,109 @@
+"""Coverage-guided fuzzing of what comes from the network: `make fuzz`, or with options of libFuzzer:
+
+    python tests/fuzz/fuzz_packet.py -runs=100000 tests/fuzz/corpus
+
+An input's first byte says how far behind the packet's checks the rest of it is put: it is a packet, a packet
+without its checksum, or a payload. Whatever it is, nothing but PacketError or StreamError may come out, and
+the compiled decoder must do what its specification in plain Python does. Kernels are compiled, so coverage is
+that of the specification. Without atheris, `check` is all there is: the corpus is replayed by a test.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import zlib
+from pathlib import Path
+
+if __name__ == "__main__":
+    import atheris  # before what it instruments
+
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    import entropy.kernels  # numba compiles these, and cannot what has been instrumented
+
+    INSTRUMENTED = ("stream", "order", "varint", "stream_reference", "rans_reference")
+    with atheris.instrument_imports(include=[f"entropy.{name}" for name in INSTRUMENTED] + ["tofc.packet"]):
+        import entropy.stream_reference  # noqa: F401  what is imported below is then instrumented
+        import tofc.packet  # noqa: F401
+
+import numpy as np
+
+from entropy import FeatureCodec, StreamError
+from entropy.stream import Head
+from entropy.stream_reference import read_payload
+from tofc.errors import PacketError, UserError
+from tofc.packet import Packet
+
+PACKET, SEALED, PAYLOAD = range(3)
+SLOW = 256  # tokens: more are slow and seldom anything new, so most inputs that declare them are left out
+
+
+@functools.cache
+def golden_codec() -> FeatureCodec:
+    """The small codec of the test vectors."""
+    return FeatureCodec.load(Path(__file__).parents[1] / "entropy" / "golden")
+
+
+def fuzz_one(data: bytes) -> None:
+    """One input of the fuzzer."""
+    check(data)
+
+
+def check(data: bytes) -> bool:
+    """Whether an input is accepted; raises AssertionError, or anything, where our code is wrong."""
+    mode, data = data[0] % 3 if data else PACKET, data[1:]
+    if mode == PAYLOAD:
+        packet = Packet(data, ((480, 640),), golden_codec().fingerprint[:3])
+    else:
+        if mode == SEALED:
+            data += zlib.crc32(data).to_bytes(4, "big")
+        try:
+            packet = Packet.from_bytes(data)
+        except PacketError:
+            return False
+        assert Packet.from_bytes(bytes(packet)) == packet
+        assert len(packet) == len(bytes(packet))
+    return check_payload(packet)
+
+
+def check_payload(packet: Packet) -> bool:
+    """Decode twice, and cut what could be decoded."""
+    codec, payload = golden_codec(), packet.payload
+    try:
+        declared = Head.split(payload)[0].num_tokens
+    except StreamError:
+        declared = 0
+    if declared > SLOW and payload[-1] % 16:
+        return False
+    try:
+        expected = read_payload(payload, codec)
+    except StreamError:
+        expected = None
+    try:
+        symbols, head, ends = codec._read(payload)
+    except StreamError:
+        assert expected is None
+        return False
+    columns = (symbols.experts.tolist(), symbols.hyper.tolist(), symbols.residual.tolist())
+    assert list(zip(*columns, strict=True)) == expected
+    features = codec.decode(payload)
+    assert np.isfinite(features).all()
+    if head.num_tokens == 0:
+        return True
+    if not head.is_cut:  # one way to write a payload: nothing else decodes to the same
+        assert bytes(head) + codec._stream.encode(symbols, head)[0] == payload
+    assert Head.split(payload)[0] == head
+    assert ends[-1] <= len(payload)
+    try:
+        part = Packet(payload, packet.image_sizes, codec.fingerprint[:3], packet.tiling, packet.token_counts)
+        part = part.truncate(len(part) * 2 // 3, codec)
+    except UserError:
+        return True
+    left = codec.decode(part.payload)
+    assert np.array_equal(left, features[np.sort(head.order[: len(left)])], equal_nan=True)
+    return True
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, fuzz_one)
+    atheris.Fuzz()
