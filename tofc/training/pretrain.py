@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -254,14 +255,7 @@ class Pretrainer:
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes model (float16) and processor as transformers would."""
-        half = {
-            name: value.half() if value.is_floating_point() else value
-            for name, value in self.grounded.model.state_dict().items()
-        }
-        dtype = self.grounded.model.config.dtype
-        self.grounded.model.config.dtype = torch.float16
-        self.grounded.model.save_pretrained(folder, state_dict=half)
-        self.grounded.model.config.dtype = dtype
+        deepcopy(self.grounded.model).half().save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
 

@@ -24,6 +24,7 @@ from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionP
 
 from entropy import FeatureCodec
 from tofc.errors import UserError
+from tofc.hub import read_tensors
 from tofc.model import save_checkpoint
 from tofc.training.adapters import attach
 from tofc.training.codec import (
@@ -72,7 +73,8 @@ class Run:
         work.mkdir(parents=True, exist_ok=True)
         accelerator = make_accelerator()
         model, self.processor = load_base(config, accelerator.device)
-        self.packer = Packer(self.processor.tokenizer, self.processor.image_token)
+        tokenizer, template = self.processor.tokenizer, self.processor.chat_template
+        self.packer = Packer(tokenizer, self.processor.image_token, template=template)
         self.corpus: Corpus = load_corpus(config.data.source, **config.data.options)
         self.tuned: Any = model.requires_grad_(False)
         if config.adapters:
@@ -95,7 +97,9 @@ class Run:
         self.console.print(report_table(reports))
         weights = load_file(self.work / WEIGHTS_NAME)
         if config.adapters and config.merge_adapters:
-            whole: Any = self.tuned.merge_and_unload()
+            # In the precision that the base came in, which its config does not always tell.
+            stored = next(tensor.dtype for _, tensor in read_tensors(config.base, lambda name: True, "cpu"))
+            whole: Any = self.tuned.merge_and_unload().to(stored)
             save_checkpoint(
                 folder, whole, exported, config.checkpoint, processor=self.processor, codec_weights=weights
             )
@@ -171,8 +175,9 @@ def survey(
             continue
         packed = packer.pack([example.turns for example in examples], config.max_text_tokens)
         probe = merged.detach().requires_grad_()
-        visual = task.grounded.visual_embeddings(probe, probe.shape[1])
-        loss = task.grounded.answers(visual, packed.to(task.device)).loss
+        with task.precision():
+            visual = task.grounded.visual_embeddings(probe, probe.shape[1])
+            loss = task.grounded.answers(visual, packed.to(task.device)).loss
         (gradient,) = torch.autograd.grad(loss, probe)
         flat = gradient.flatten(0, 1).double().cpu()
         fisher += flat.T @ flat
