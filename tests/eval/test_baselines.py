@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.baselines import Jpeg, Point, WebP, lowest_qualities_keeping, lowest_quality_keeping
+from eval.baselines import Avif, Jpeg, JpegXl, Point, WebP, lowest_qualities_keeping, lowest_quality_keeping
 
-CODECS = [Jpeg(), WebP()]
+CODECS = [Jpeg(), WebP(), Avif(), JpegXl()]
+FORMATS = {"JPEG XL": "JXL"}  # where Pillow's name is another
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_files_carry_no_metadata_and_any_mode_is_coded(codec, picture):
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
 def test_the_file_is_of_the_stated_format(codec, picture):
     with Image.open(io.BytesIO(codec.encode(picture, 20))) as image:
-        assert image.format == codec.name.upper()
+        assert image.format == FORMATS.get(codec.name, codec.name.upper())
 
 
 def test_jpeg_subsamples_chroma_and_optimises_its_tables(picture):
@@ -68,7 +69,48 @@ def test_jpeg_subsamples_chroma_and_optimises_its_tables(picture):
         assert [component[1:3] for component in image.layer] == [(2, 2), (1, 1), (1, 1)]
 
 
-@pytest.mark.parametrize("codec, quality", [(Jpeg(), 0), (Jpeg(), 96), (WebP(), -1), (WebP(), 101)])
+def test_jpeg_takes_the_smaller_of_sequential_and_progressive(picture):
+    def saved(image, progressive):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=60, subsampling="4:2:0", optimize=True, progressive=progressive)
+        return buffer.getvalue()
+
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))
+    for image, progressive in ((picture, False), (noise, True)):
+        smaller, larger = saved(image, progressive), saved(image, not progressive)
+        assert len(smaller) < len(larger)
+        assert Jpeg().encode(image, 60) == smaller
+        assert np.array_equal(Jpeg().decode(smaller), Jpeg().decode(larger))
+
+
+@pytest.mark.parametrize("codec", [Jpeg, Avif])
+def test_full_chroma_keeps_colours_that_halved_chroma_blurs(codec):
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = (255, 0, 0)
+    stripes[:, 1::2] = (0, 0, 255)
+    image = Image.fromarray(stripes)
+    halved, full = (codec(subsampling=s) for s in ("4:2:0", "4:4:4"))
+    quality = 90
+    assert psnr(image, full.decode(full.encode(image, quality))) > 10 + psnr(
+        image, halved.decode(halved.encode(image, quality))
+    )
+
+
+def test_grey_pictures_are_coded_as_grey(picture):
+    codec, grey = Jpeg(), picture.convert("L")
+    data = codec.encode(grey, 50)
+    assert len(data) < len(codec.encode(grey.convert("RGB"), 50))
+    channels = np.asarray(codec.decode(data))
+    assert (channels == channels[..., :1]).all()
+
+
+@pytest.mark.parametrize(
+    "codec, quality",
+    [
+        (Jpeg(), 0), (Jpeg(), 96), (WebP(), -1), (WebP(), 101), (Avif(), -1), (Avif(), 101), (JpegXl(), 0),
+        (JpegXl(), 100),
+    ],
+)  # fmt: skip
 def test_quality_out_of_range_is_refused(codec, quality, picture):
     with pytest.raises(ValueError, match="choose"):
         codec.encode(picture, quality)
