@@ -70,7 +70,8 @@ class CheckpointConfig:
 
     `base` is the LLaVA-OneVision model: a folder inside the checkpoint, an absolute folder, or a hub id.
     `tiling` is "base" (one square tile a picture) or "anyres" (the stock grid of tiles as well).
-    `default_quality` runs from 1 (fewest bytes) to 8.
+    `default_quality` runs from 1 (fewest bytes) to 8. `adapters` names the folder of fine-tuning that is
+    added to the base when it is read, None where the base is complete in itself.
     """
 
     format_version: int = FORMAT_VERSION
@@ -79,6 +80,7 @@ class CheckpointConfig:
     merging: MergingConfig = field(default_factory=MergingConfig)
     codec: CodecFiles = field(default_factory=CodecFiles)
     default_quality: int = 4
+    adapters: str | None = None
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
@@ -105,6 +107,11 @@ class Checkpoint:
     config: CheckpointConfig
     base: str
     has_codec: bool
+
+    @property
+    def adapters(self) -> Path | None:
+        """Where the fine-tuning of the base lies, None where there is none."""
+        return None if self.config.adapters is None else self.folder / self.config.adapters
 
 
 def from_mapping(cls: type[T], values: Any, where: str) -> T:

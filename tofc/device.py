@@ -15,9 +15,10 @@ from transformers import AutoImageProcessor, BaseImageProcessor, LlavaOnevisionC
 
 from encoders import VisionEncoder, dpc_knn, merge_tokens
 from entropy import FeatureCodec
+from tofc.adapters import TOWER, add_adapters
 from tofc.budget import BudgetSearch, default_ladder
 from tofc.clock import Stopwatch
-from tofc.config import CheckpointConfig, resolve
+from tofc.config import Checkpoint, CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
 from tofc.images import MAX_PIXELS, open_image
@@ -65,18 +66,18 @@ class Device:
         """
         checkpoint = resolve(src)
         codec = load_codec(checkpoint) if checkpoint.has_codec else None
-        return cls.from_base(checkpoint.base, checkpoint.config, codec, choose_device(device), dtype)
+        return cls.from_checkpoint(checkpoint, codec, choose_device(device), dtype)
 
     @classmethod
-    def from_base(
+    def from_checkpoint(
         cls,
-        base: str,
-        config: CheckpointConfig,
+        checkpoint: Checkpoint,
         codec: FeatureCodec | None,
         device: torch.device,
         dtype: torch.dtype | str | None,
     ) -> Device:
-        """Loads tower and image processor of a LLaVA-OneVision model, a folder or a hub id."""
+        """Loads tower and image processor of a checkpoint that was found, with a codec that was read."""
+        base = checkpoint.base
         base_config = load_base_config(base)
         chosen = choose_dtype(dtype, device, base_config)
         try:
@@ -86,7 +87,10 @@ class Device:
             raise CheckpointError(f"{base}: the weights are damaged: {error}") from error
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{base}: {error}") from error
-        return cls(encoder.eval().requires_grad_(False), image_processor, base_config, config, codec)
+        if checkpoint.adapters:
+            add_adapters(encoder.tower, checkpoint.adapters, TOWER)
+        encoder.eval().requires_grad_(False)
+        return cls(encoder, image_processor, base_config, checkpoint.config, codec)
 
     def features(
         self, image: Any, tokens: int | str | None = None, *, max_pixels: int = MAX_PIXELS
@@ -121,7 +125,7 @@ class Device:
         the checkpoint's ladder (`MergingConfig.ladder`), so that at least nine tenths are used where any
         choice does, or the highest quality, or the most tokens, that fit. `progressive` lets the tokens that
         stand for most of a picture travel first, so that more is left of a packet that is truncated, for
-        about 1 % more bytes. Raises UserError where nothing fits, ImageError for what is no picture.
+        some bytes more (8 at 64 tokens). Raises UserError where nothing fits, ImageError for what is no picture.
         """
         count, level = self._check_tokens(tokens), self._check_quality(quality)
         if max_bytes is not None and quality is not None and tokens is not None:

@@ -17,6 +17,7 @@ from transformers import (
 
 from entropy import FeatureCodec
 from entropy.errors import StreamError
+from tofc.adapters import LANGUAGE_SIDE, add_adapters
 from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.device import Device
@@ -121,11 +122,13 @@ class Edge:
         base_config = load_base_config(base)
         chosen = choose_dtype(dtype, where, base_config)
         model = load_language_side(base, base_config, where, chosen)
+        if checkpoint.adapters:
+            add_adapters(model, checkpoint.adapters, LANGUAGE_SIDE)
         try:
             tokenizer = AutoTokenizer.from_pretrained(base)
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{base}: no tokenizer: {' '.join(str(error).split())}") from error
-        seeing = Device.from_base(base, checkpoint.config, codec, where, chosen) if images else None
+        seeing = Device.from_checkpoint(checkpoint, codec, where, chosen) if images else None
         return cls(model, tokenizer, chat_template(base, tokenizer), checkpoint.config, codec, seeing)
 
     def decode(self, packet: Packet | bytes) -> torch.Tensor | list[torch.Tensor]:

@@ -139,7 +139,7 @@ def through_image_codec(image: np.ndarray, rng: np.random.Generator) -> np.ndarr
     size = (round(width * scale), round(height * scale))
     small = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
     decoded = codec.decode(codec.encode(small, int(rng.integers(1, 61))))
-    return np.asarray(decoded.resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(decoded.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def owners_of_patches(owner: np.ndarray, side: int, num_things: int) -> np.ndarray:
