@@ -18,7 +18,6 @@ Array = NDArray[Any]
 
 STATE_FIRST = 1 << 8  # the encoder's first state: next to free, and a check of the stream's end
 STATE_FULL = 1 << 23  # while bytes are left, the decoder fills its state to here
-PADDING = 2  # the decoder looks two bytes beyond the end, without using them
 
 OK, EXHAUSTED, BAD_TABLE, BAD_ESCAPE, BAD_EXPERT, BAD_HYPER = range(6)
 NO_TABLE, NO_ROOM = -1, -2
@@ -51,14 +50,15 @@ def encode(
     state = np.uint64(STATE_FIRST)
     for row in range(symbols.shape[0] - 1, -1, -1):
         ends[row] = position
-        for i in range(symbols.shape[1] - 1, -1, -1):
-            table = np.int64(indices[row, i])
+        values, tables = symbols[row], indices[row]
+        for i in range(values.size - 1, -1, -1):
+            table = np.int64(tables[i])
             if table >= layout.shape[0]:
                 return NO_TABLE
-            place = np.int64(symbols[row, i]) - layout[table, 0]
+            place = np.int64(values[i]) - layout[table, 0]
             escape = layout[table, 1]
             if np.uint64(place) >= np.uint64(escape):  # below the first value, or beyond the last
-                if position < 2 * (row * symbols.shape[1] + i) + 32:
+                if position < 2 * (row * values.size + i) + 32:
                     return NO_ROOM
                 # Exp-Golomb of order 0, one equiprobable bit at a time; backwards, so the lowest goes first
                 rest = np.uint64(2 * (place - escape) + 1) if place >= 0 else np.uint64(-2 * place)
@@ -116,7 +116,7 @@ def decode(
     low = np.uint64(0xFFFF)
     for i in range(out.size):
         table = np.int64(indices[i])
-        if table < 0 or table >= layout.shape[0]:
+        if table >= layout.shape[0]:
             return BAD_TABLE, state, position
         slot = state & low
         at = layout[table, 2] + np.int64(buckets[table, np.int64(slot >> np.uint64(8))])
@@ -125,13 +125,17 @@ def decode(
             at += 1
             entry = np.uint64(entries[at])
         state = (entry >> np.uint64(16)) * (state >> np.uint64(16)) + slot - (entry & low)
-        arriving = np.int64(state < np.uint64(STATE_FULL)) + np.int64(state < np.uint64(STATE_FULL >> 8))
-        arriving = min(arriving, end - position)
-        ahead = (np.uint64(data[position]) << np.uint64(8)) | np.uint64(data[position + 1])
-        state = (state << np.uint64(8 * arriving)) | (ahead >> np.uint64(16 - 8 * arriving))
-        position += arriving
-        if state < least:
-            return EXHAUSTED, state, position
+        if position < end - 1:  # the most that a symbol takes is there; as in `encode`, no branch asks for it
+            arriving = np.int64(state < np.uint64(STATE_FULL)) + np.int64(state < np.uint64(STATE_FULL >> 8))
+            ahead = (np.uint64(data[position]) << np.uint64(8)) | np.uint64(data[position + 1])
+            state = (state << np.uint64(8 * arriving)) | (ahead >> np.uint64(16 - 8 * arriving))
+            position += arriving
+        else:
+            while state < np.uint64(STATE_FULL) and position < end:
+                state = (state << np.uint64(8)) | np.uint64(data[position])
+                position += 1
+            if state < least:
+                return EXHAUSTED, state, position
         place = at - layout[table, 2]
         value = layout[table, 0] + place
         if place == layout[table, 1]:

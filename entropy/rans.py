@@ -52,7 +52,7 @@ class Decoder:
             raise StreamError(
                 f"the stream has {self._end} bytes, too few for a coder state: it was cut short"
             )
-        self._data = np.frombuffer(data + bytes(kernels.PADDING), dtype=np.uint8)
+        self._data = np.frombuffer(data, dtype=np.uint8)
         self._state, self._position = np.uint64(state), position
         self._tables = tables
 

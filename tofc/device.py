@@ -125,7 +125,8 @@ class Device:
         the checkpoint's ladder (`MergingConfig.ladder`), so that at least nine tenths are used where any
         choice does, or the highest quality, or the most tokens, that fit. `progressive` lets the tokens that
         stand for most of a picture travel first, so that more is left of a packet that is truncated, for
-        some bytes more (8 at 64 tokens). Raises UserError where nothing fits, ImageError for what is no picture.
+        some bytes more (8 at 64 tokens). Raises UserError where nothing fits, ImageError for what is no
+        picture.
         """
         count, level = self._check_tokens(tokens), self._check_quality(quality)
         if max_bytes is not None and quality is not None and tokens is not None:
