@@ -45,13 +45,14 @@ class ImageCodec(Protocol):
 class Jpeg:
     """JPEG through Pillow's libjpeg: optimised Huffman tables, no metadata.
 
-    Sequential or progressive, whichever file is smaller: the pixels are the same. Some 300 bytes of any
-    colour file are markers and tables.
+    Sequential or progressive (those of `progressive` are tried), whichever file is smaller: the pixels are
+    the same. Some 300 bytes of any colour file are markers and tables.
     """
 
     name: str = "JPEG"
     qualities: tuple[int, ...] = (1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60, 75, 90, 95)
     subsampling: str = "4:2:0"
+    progressive: tuple[bool, ...] = (False, True)
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
         """Code a picture as a JPEG file.
@@ -65,7 +66,7 @@ class Jpeg:
         """
         _check_quality(self.name, quality, lowest=1, highest=95)
         options = {"quality": quality, "subsampling": self.subsampling, "optimize": True}
-        return min((_save(image, "JPEG", **options, progressive=p) for p in (False, True)), key=len)
+        return min((_save(image, "JPEG", **options, progressive=p) for p in self.progressive), key=len)
 
     def decode(self, data: bytes) -> Image.Image:
         """Decode a JPEG file into an RGB picture."""
@@ -74,10 +75,11 @@ class Jpeg:
 
 @dataclass(frozen=True)
 class WebP:
-    """Lossy WebP through Pillow's libwebp, at its slowest and smallest effort (method 6), no metadata."""
+    """Lossy WebP through Pillow's libwebp, no metadata; `effort` 6 is its slowest and smallest, 4 its own."""
 
     name: str = "WebP"
     qualities: tuple[int, ...] = (0, 1, 2, 4, 7, 10, 15, 20, 30, 45, 60, 75, 90, 100)
+    effort: int = 6
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
         """Code a picture as a lossy WebP file.
@@ -90,7 +92,7 @@ class WebP:
             ValueError: quality out of range.
         """
         _check_quality(self.name, quality, lowest=0, highest=100)
-        return _save(image, "WEBP", quality=quality, method=6)
+        return _save(image, "WEBP", quality=quality, method=self.effort)
 
     def decode(self, data: bytes) -> Image.Image:
         """Decode a WebP file into an RGB picture."""
@@ -141,7 +143,7 @@ class JpegXl:
     """
 
     name: str = "JPEG XL"
-    qualities: tuple[int, ...] = (1, 3, 5, 8, 12, 18, 25, 35, 45, 60, 75, 90)
+    qualities: tuple[int, ...] = (1, 3, 5, 8, 12, 20, 30, 45, 60, 75, 90)
     effort: int = 9
 
     def encode(self, image: Image.Image, quality: int) -> bytes:

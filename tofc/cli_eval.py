@@ -1,4 +1,4 @@
-"""The commands that measure: `tofc eval rate`."""
+"""The commands that measure: `tofc eval rate`, `tofc eval latency`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tofc.cli_latency import LATENCY_EXAMPLES, latency
 from tofc.cli_report import note, print_json, print_table, reports_user_errors
 from tofc.errors import UserError
 
@@ -80,3 +81,6 @@ def rate(
     for remark in remarks(summary):
         note(remark)
     typer.echo(folder)
+
+
+app.command(epilog=LATENCY_EXAMPLES)(latency)

@@ -185,7 +185,7 @@ class Device:
         watch = Stopwatch(self.encoder_device)
         opened = [open_image(image, max_pixels) for image in images]
         tiling = self.config.tiling if len(images) == 1 or self.config.tiling == "base" else "padded"
-        tiles = self._cut(opened, tiling)  # [T, 3, S, S] each
+        tiles = self.cut(opened, tiling)  # [T, 3, S, S] each
         timing = {"preprocess": watch.lap() / len(images)}
         outputs = self._run_tower(torch.cat(tiles)).split([t.shape[0] for t in tiles])  # [T, N, C] each
         timing["vision"] = watch.lap() / len(images)
@@ -196,7 +196,7 @@ class Device:
             pictures.append(Features(layout.select(output), size, tiling, layout, timing=timing))
         return pictures
 
-    def _cut(self, images: list[Image.Image], tiling: str) -> list[torch.Tensor]:
+    def cut(self, images: list[Image.Image], tiling: str) -> list[torch.Tensor]:
         """Pixels as the stock processor cuts, resizes and normalises them: [T, 3, S, S] of each picture."""
         if tiling == "padded":
             nested: Any = [images]  # the pictures of one prompt

@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = {"codec": "eval.bench.codec", "merging": "eval.bench.merging"}
+BENCHMARKS = {
+    "codec": "eval.bench.codec",
+    "merging": "eval.bench.merging",
+    "encoding": "eval.bench.encoding",
+}
 
 
 def main(names: list[str]) -> int:

@@ -1,0 +1,175 @@
+"""Models to time: a checkpoint with its own weights, or random ones in the shape of a recipe's base."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    SiglipVisionModel,
+)
+
+import tofc
+from encoders import VisionEncoder
+from entropy import FeatureCodec, TrainableCodec
+from eval.latency.config import ALL, ModelConfig
+from eval.latency.pictures import Picture
+from tofc.config import TILINGS, CheckpointConfig, load_yaml
+from tofc.errors import UserError
+from tofc.features import Features
+from tofc.model import language_skeleton
+from tofc.prompt import Prompt
+from tofc.training.estimate import base_shape
+from tofc.training.settings import TrainConfig
+
+_CALIBRATION_TOKENS = 512
+
+
+class Assembled:
+    """A model on one machine: `seeing` makes features and codes them, `language` answers.
+
+    Where networks are counted and not run (`runs_on` None), `language` is None and a recipe's tower ends with
+    its embeddings. `text_tokens` are those of a prompt beside the picture's.
+    """
+
+    def __init__(
+        self,
+        seeing: tofc.Device,
+        language: LlavaOnevisionForConditionalGeneration | None,
+        text_tokens: int,
+        asking: tuple[tofc.Edge, str] | None = None,
+    ) -> None:
+        self.seeing = seeing
+        self.shape: LlavaOnevisionConfig = seeing.base_config
+        self.language = language
+        self.text_tokens = text_tokens
+        self.runs_on = seeing.encoder_device if language is not None else None
+        self._asking = asking
+        self._features: dict[tuple[Picture, str, int | str], Features] = {}
+
+    @property
+    def codec(self) -> FeatureCodec:
+        """The codec; UserError where a checkpoint has none."""
+        if self.seeing.codec is None:
+            raise UserError(
+                "a plain LLaVA-OneVision model has no codec; give a checkpoint of tofc or a recipe"
+            )
+        return self.seeing.codec
+
+    @cached_property
+    def devices(self) -> dict[str, tofc.Device]:
+        """`seeing` with each tiling."""
+        return {tiling: self._tiled(tiling) for tiling in TILINGS}
+
+    def _tiled(self, tiling: str) -> tofc.Device:
+        seeing, config = self.seeing, replace(self.seeing.config, tiling=tiling)
+        return tofc.Device(seeing.encoder, seeing.image_processor, self.shape, config, self.codec)
+
+    def features(self, picture: Picture, tiling: str, tokens: int | str) -> Features:
+        """Uncoded features; a picture is looked at once for all systems."""
+        key = (picture, tiling, tokens)
+        if key not in self._features:
+            device = self.devices[tiling]
+            self._features[key] = (
+                device.features(picture.image, ALL)
+                if tokens == ALL
+                else device.merge(self.features(picture, tiling, ALL), tokens)
+            )
+        return self._features[key]
+
+    def prompt(self, embeddings: torch.Tensor) -> Prompt:
+        """A prompt about a picture that was projected, [n, D]."""
+        if self._asking is not None:
+            edge, question = self._asking
+            return Prompt.build(edge.tokenizer, edge.template, self.shape, question, [embeddings])
+        visual, text = self.shape.image_token_index, 0
+        ids = [text] * (self.text_tokens // 2) + [visual] * embeddings.shape[0]
+        ids += [text] * (self.text_tokens - self.text_tokens // 2)
+        return Prompt(torch.tensor(ids), [embeddings], {})
+
+
+def assemble(
+    model: ModelConfig, runs_on: torch.device | None, question: str, text_tokens: int, seed: int
+) -> Assembled:
+    """A model whose networks run on `runs_on`, or are counted where that is None.
+
+    Errors of `Device.from_pretrained` and `load_yaml`.
+    """
+    if model.recipe is not None:
+        recipe = load_yaml(model.recipe, TrainConfig)
+        return _random(recipe, base_shape(recipe.base), runs_on, text_tokens, seed)
+    assert model.checkpoint is not None
+    if runs_on is None:
+        return Assembled(tofc.Device.from_pretrained(model.checkpoint), None, text_tokens)
+    seeing = tofc.Device.from_pretrained(model.checkpoint, device=runs_on)
+    edge = tofc.Edge.from_pretrained(model.checkpoint, device=runs_on)
+    prompt = Prompt.build(edge.tokenizer, edge.template, seeing.base_config, question, [torch.empty(1, 1)])
+    return Assembled(seeing, edge.model, prompt.length - 1, (edge, question))
+
+
+def _random(
+    recipe: TrainConfig,
+    shape: LlavaOnevisionConfig,
+    runs_on: torch.device | None,
+    text_tokens: int,
+    seed: int,
+) -> Assembled:
+    dtype = torch.bfloat16 if runs_on is not None and runs_on.type == "cuda" else torch.float32
+    where = torch.device("cpu") if runs_on is None else runs_on
+    encoder = (
+        _random_encoder(shape, None if runs_on else 0, seed).to(where, dtype).eval().requires_grad_(False)
+    )
+    config = CheckpointConfig(tiling="base", merging=recipe.checkpoint.merging)
+    seeing = tofc.Device(encoder, _image_processor(shape), shape, config, untrained_codec(recipe, seed))
+    language = None if runs_on is None else random_language_side(shape, where, dtype, seed)
+    return Assembled(seeing, language, text_tokens)
+
+
+def _random_encoder(shape: LlavaOnevisionConfig, layer: int | None, seed: int) -> VisionEncoder:
+    """The tower with random weights; with `layer` 0 its embeddings alone."""
+    vision = type(shape.vision_config).from_dict(shape.vision_config.to_dict())
+    if layer == 0:
+        vision.num_hidden_layers = 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VisionEncoder(SiglipVisionModel(vision), -1 if layer is None else layer)
+
+
+def _image_processor(shape: LlavaOnevisionConfig) -> LlavaOnevisionImageProcessor:
+    """The stock processor; the class's own mean and deviation are CLIP's, not SigLIP's."""
+    side, half = shape.vision_config.image_size, [0.5] * 3
+    return LlavaOnevisionImageProcessor(
+        size={"height": side, "width": side},
+        image_grid_pinpoints=shape.image_grid_pinpoints,
+        image_mean=half,
+        image_std=half,
+    )
+
+
+def untrained_codec(recipe: TrainConfig, seed: int) -> FeatureCodec:
+    """A codec of the recipe's shape, fitted to noise: as fast as a trained one."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(1, _CALIBRATION_TOKENS, recipe.codec.width, generator=generator)
+    trainable = TrainableCodec(recipe.codec, seed=seed)
+    trainable.fit_transform(features)
+    return trainable.export(features)
+
+
+def random_language_side(
+    shape: LlavaOnevisionConfig, where: torch.device, dtype: torch.dtype, seed: int
+) -> LlavaOnevisionForConditionalGeneration:
+    """Projector and language model with random weights, made where they run."""
+    model = language_skeleton(shape).to(dtype).to_empty(device=where)
+    model.tie_weights()
+    text = model.model.language_model
+    text.rotary_emb = type(text.rotary_emb)(config=text.config).to(where)
+    generator = torch.Generator(where).manual_seed(seed)
+    for parameter in model.requires_grad_(False).parameters():
+        parameter.normal_(0.0, 0.02, generator=generator)
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
+    return model

@@ -1,0 +1,56 @@
+"""The pictures that requests are about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from tofc.errors import ImageError, UserError
+from tofc.images import open_image
+
+SCENES, PHOTOGRAPHS = "scenes", "photographs"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture and what it is called; equal to itself alone."""
+
+    name: str
+    image: Image.Image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image.height, self.image.width
+
+
+def load_pictures(source: str, limit: int) -> list[Picture]:
+    """The first `limit` rendered test scenes ("scenes"), of the demo's two "photographs", or of the pictures
+    in a folder by name.
+
+    Raises UserError where there is no picture, and for what is none.
+    """
+    if source == SCENES:
+        from eval.scenes.world import make_scene
+
+        return [Picture(f"scene {i}", Image.fromarray(make_scene("test", i)[1])) for i in range(limit)]
+    if source == PHOTOGRAPHS:
+        from eval.demo.inputs import demo_pictures
+
+        found = [Picture(p.name, p.image) for p in demo_pictures() if not p.rendered]
+        return found[:limit]
+    if not Path(source).is_dir():
+        raise UserError(f"pictures is {source!r}; give {SCENES}, {PHOTOGRAPHS} or a folder of pictures")
+    pictures = []
+    for file in sorted(path for path in Path(source).iterdir() if path.is_file()):
+        try:
+            pictures.append(Picture(file.name, open_image(file)))
+        except ImageError as error:
+            raise UserError(f"{source} holds something else than pictures: {error}") from error
+        if len(pictures) == limit:
+            break
+    if not pictures:
+        raise UserError(f"{source} holds no picture; give a folder that does")
+    return pictures

@@ -1,0 +1,96 @@
+"""A whole run: every model, system and picture; rows, bars and figure into one folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tofc
+from eval.latency.assemble import assemble
+from eval.latency.config import LatencyConfig, Machine, ModelConfig, SystemConfig
+from eval.latency.figure import draw, require_matplotlib
+from eval.latency.pictures import Picture, load_pictures
+from eval.latency.rows import Row, summarise, write_rows
+from eval.latency.stages import (
+    Clock,
+    CountedNetworks,
+    MeasuredNetworks,
+    Processor,
+    networks_device,
+    networks_name,
+    one_thread,
+)
+from eval.latency.systems import End, PacketBytes, request
+from tofc.cli_report import working
+
+
+def run(config: LatencyConfig, folder: Path) -> dict[str, Any]:
+    """Times everything, writes latency.csv, latency.json, latency.png and latency.svg, returns the summary.
+
+    The summary has `config`, `machines` (what networks ran on, or on whose rates they were counted) and the
+    `bars` of `summarise`. Raises UserError for what the user can put right.
+    """
+    require_matplotlib()  # before minutes of measuring
+    pictures = load_pictures(config.pictures, config.limit)
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_thread():
+        rows = [row for model in config.models for row in _rows(config, model, pictures)]
+    summary = {
+        "config": asdict(config),
+        "pictures": [[picture.name, *picture.size] for picture in pictures],
+        "machines": {end: _described(getattr(config, end)) for end in ("device", "server")},
+        "bars": summarise(rows, config.reference),
+    }
+    write_rows(folder / "latency.csv", rows)
+    (folder / "latency.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    draw(summary, folder)
+    return summary
+
+
+def _rows(config: LatencyConfig, model: ModelConfig, pictures: list[Picture]) -> Iterator[Row]:
+    device = _end(config, model, config.device)
+    server = _end(config, model, config.server, device)
+    packet_bytes = _packet_bytes(model, device)
+    for system in config.systems:
+        for picture in pictures:
+            with working(f"{model.name}: {system.name}, {picture.name}"):
+                made = request(system, picture, device, server, config.answer_tokens, packet_bytes)
+            yield from made.rows(model.name, system.name, picture.name, config.link.links())
+
+
+def _end(config: LatencyConfig, model: ModelConfig, machine: Machine, other: End | None = None) -> End:
+    """A model on a machine; the same weights as at the other end where networks run on the same."""
+    runs_on, clock = networks_device(machine), Clock(config.repeats, config.warm_up)
+    if other is not None and other.model.runs_on == runs_on:
+        assembled = other.model
+    else:
+        assembled = assemble(model, runs_on, config.question, config.text_tokens, config.seed)
+    processor = Processor(assembled, machine, clock)
+    if runs_on is not None:
+        return End(assembled, processor, MeasuredNetworks(assembled, clock), machine.merging)
+    assert machine.rates is not None  # the configuration's own check
+    return End(assembled, processor, CountedNetworks(assembled, machine.rates), machine.merging)
+
+
+def _packet_bytes(model: ModelConfig, device: End) -> PacketBytes:
+    """How bytes of packets are counted: as they are, or from a trained codec of another width."""
+    if model.bytes_of is None:
+        return lambda system, picture, packet: len(bytes(packet))
+    trained = tofc.Device.from_pretrained(model.bytes_of)
+    widening = device.model.seeing.encoder.width / trained.encoder.width
+
+    def scaled(system: SystemConfig, picture: Picture, packet: tofc.Packet) -> int:
+        coded = trained.encode(picture.image, system.quality, system.tokens)
+        return round(len(bytes(coded)) * widening * packet.num_tokens / coded.num_tokens)
+
+    return scaled
+
+
+def _described(machine: Machine) -> str:
+    runs_on = networks_device(machine)
+    if runs_on is not None:
+        return f"{machine.name}: measured on {networks_name(runs_on)}"
+    return f"{machine.name}: counted"
