@@ -15,10 +15,13 @@ from rich.console import Console
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 import tofc
+from entropy import CodecConfig
 from tofc.config import load_yaml
+from tofc.training import train
 from tofc.training.base_model import BaseModelConfig, build_processor, build_tokenizer
+from tofc.training.data import DataConfig
 from tofc.training.settings import TrainConfig
-from tofc.training.train import run
+from tofc.training.train import Run
 
 # hidden_size, intermediate_size, num_attention_heads, num_key_value_heads
 TEXT = {"0.5b": (896, 4864, 14, 2), "7b": (3584, 18944, 28, 4)}
@@ -71,6 +74,40 @@ def instruction_data(folder: Path) -> dict[str, Any]:
     return {"path": str(folder / "mix.json"), "images": str(folder)}
 
 
+def examples_of(training: Run) -> list[Any]:
+    return [training.corpus.picture("train", i, 0) for i in range(training.corpus.num_pictures("train"))]
+
+
+def test_a_base_held_in_bfloat16_trains_in_float32(base_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """As on a GPU: the whole way from the survey to the last step, and what is learned is kept precisely."""
+
+    def in_bfloat16(*arguments: Any) -> Any:
+        model, processor = load_base(*arguments)
+        return model.to(torch.bfloat16), processor
+
+    load_base = train.load_base
+    monkeypatch.setattr(train, "load_base", in_bfloat16)
+    options = {**instruction_data(tmp_path), "size": 48, "validation": 0.2}
+    config = TrainConfig(
+        base=str(base_folder),
+        data=DataConfig("tofc.training.llava:LlavaCorpus", options, num_workers=0),
+        codec=CodecConfig(width=32, experts=2, hyper=4, analysis_hidden=16, synthesis_hidden=16),
+        tokens={"8": 1.0},
+        checkpoint=tofc.config.CheckpointConfig(merging=tofc.config.MergingConfig(tokens=8)),
+        **{"total_steps": 2, "feature_steps": 1, "batch_size": 4, "init_pictures": 8, "precision": "bf16"},
+        **{"validation_pictures": 2, "log_every": 1, "validate_every": 2, "save_every": 1},
+    )
+    training = Run(config, tmp_path / "run", Console(file=(tmp_path / "console.txt").open("w")))
+    trained = {n: p.clone() for n, p in training.tuned.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    assert any("projector" in name for name in trained)
+    training.trainer.run(lambda *_: None)
+    after = dict(training.tuned.named_parameters())
+    moved = [name for name, before in trained.items() if not torch.equal(before, after[name])]
+    assert any("projector" in name for name in moved)
+    assert any("lora" in name for name in moved)
+
+
 @pytest.mark.parametrize("name", ["0.5b", "7b"])
 def test_two_steps_of_the_published_recipe(name: str, tmp_path: Path) -> None:
     config = load_yaml(f"llava-onevision-{name}", TrainConfig)
@@ -87,7 +124,15 @@ def test_two_steps_of_the_published_recipe(name: str, tmp_path: Path) -> None:
         **{"validation_pictures": 2, "log_every": 1, "validate_every": 2, "save_every": 1},
     )
     console = Console(file=(tmp_path / "console.txt").open("w"))
-    folder = run(short, tmp_path / "ours", console)
+    training = Run(short, tmp_path / "ours-run", console)
+    assert training.packer.template == training.processor.chat_template
+    text_only, pictured = (
+        [e for e in examples_of(training) if (e.pixels is None) == on][:1] for on in (True, False)
+    )
+    assert training.trainer._pack(text_only + pictured).has_picture.tolist() == [False, True]
+    training.trainer.run(lambda *_: None)
+    folder = tmp_path / "ours"
+    training.write(folder)
     log = (tmp_path / "ours-run" / "log.jsonl").read_text().splitlines()
     losses = [entry["loss/answers"] for entry in map(json.loads, log) if "loss/answers" in entry]
     assert losses[0] == 0.0, "the first step is of the codec alone"

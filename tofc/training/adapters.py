@@ -65,4 +65,8 @@ def attach(model: LlavaOnevisionForConditionalGeneration, config: AdapterConfig,
     )
     with torch.random.fork_rng(devices=[]):  # peft draws the first factor from the global generator
         torch.manual_seed(seed)
-        return get_peft_model(model, lora)
+        tuned = get_peft_model(model, lora)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:  # the projector too: bfloat16 would round small updates away
+            parameter.data = parameter.data.float()
+    return tuned

@@ -59,7 +59,7 @@ class TaskModel(nn.Module):
     def merged(self, pixels: Tensor, tokens: int | None) -> Tensor:
         """Pixels [B, 3, S, S] in 0..255 to features float32 [B, K, C]; `tokens` None merges nothing."""
         learns = any(p.requires_grad for p in self.grounded.model.model.vision_tower.parameters())
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()), self._precision():
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()), self.precision():
             features = self.grounded.tower(pixels).float()
             if tokens is not None and tokens < features.shape[1]:
                 features = self.merge(features, tokens)
@@ -103,12 +103,13 @@ class TaskModel(nn.Module):
         if packed is None:
             none = torch.ones(batch, 0, dtype=torch.bool, device=features.device)
             return TaskOutput(zero, rate, error, usage, counts, none)
-        with self._precision():
+        with self.precision():
             visual = self.grounded.visual_embeddings(decoded, num_tokens)
             answers = self.grounded.answers(visual, packed)
         return TaskOutput(answers.by_picture.sum(), rate, error, usage, counts, answers.exact)
 
-    def _precision(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
+        """In which the base model computes: weights may be held in bfloat16, trained ones are in float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 

@@ -73,7 +73,8 @@ class Run:
         work.mkdir(parents=True, exist_ok=True)
         accelerator = make_accelerator()
         model, self.processor = load_base(config, accelerator.device)
-        tokenizer, template = self.processor.tokenizer, self.processor.chat_template
+        tokenizer: Any = self.processor.tokenizer
+        template: Any = self.processor.chat_template  # typed by transformers as possibly several
         self.packer = Packer(tokenizer, self.processor.image_token, template=template)
         self.corpus: Corpus = load_corpus(config.data.source, **config.data.options)
         self.tuned: Any = model.requires_grad_(False)

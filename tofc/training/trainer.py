@@ -171,7 +171,8 @@ class Trainer:
 
     def _pack(self, examples: list[Example]) -> PackedBatch:
         turns = [example.turns for example in examples]
-        return self.packer.pack(turns, self.config.max_text_tokens).to(self.task.device)
+        pictured = [example.pixels is not None for example in examples]
+        return self.packer.pack(turns, self.config.max_text_tokens, pictured).to(self.task.device)
 
     def _forward(
         self, examples: list[Example], pack: PackedBatch | None, rows: range
