@@ -19,6 +19,7 @@ QUANTILES = (0.025, 0.975)
 FULL, MOST = "full accuracy", "95 % of it"
 TARGETS: dict[str, Callable[[float], float]] = {FULL: lambda a: a - 0.01, MOST: lambda a: 0.95 * a}
 """What bytes are compared at, from the accuracy of the uncoded features."""
+NOT_REACHED = "not reached"  # a bound of an interval whose resamples do not reach the accuracy
 MIN_COMPUTED = 0.95  # share of resamples that must have a figure before an interval is given
 
 
@@ -99,9 +100,14 @@ def _accuracy(results: Results, form: str, weights: np.ndarray) -> np.ndarray:
 
 
 def _interval(values: np.ndarray) -> dict[str, Any]:
-    """The first value with the quantiles of the others."""
-    low, high = np.quantile(values[1:], QUANTILES)
-    return {"value": float(values[0]), "low": float(low), "high": float(high)}
+    """The first value with the quantiles of the others, rounded outwards to one that was drawn."""
+    low = np.quantile(values[1:], QUANTILES[0], method="lower")
+    high = np.quantile(values[1:], QUANTILES[1], method="higher")
+    bounds = {"low": float(low), "high": float(high)}
+    return {
+        "value": float(values[0]),
+        **{name: value if np.isfinite(value) else NOT_REACHED for name, value in bounds.items()},
+    }
 
 
 def _points(results: Results, accuracy: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -162,8 +168,24 @@ def _systems(points: Sequence[Point], accuracy: np.ndarray, size: np.ndarray) ->
     return found
 
 
+def _bytes_or_infinity(curve: Curve, target: float) -> float:
+    """What no number of bytes reaches takes infinitely many: resamples may say so, the whole may not."""
+    return bytes_at(curve, target)[0] if curve.accuracy[-1] >= target else np.inf
+
+
+def _saving(ours: Curve, other: Curve, target: float) -> float:
+    mine, theirs = _bytes_or_infinity(ours, target), _bytes_or_infinity(other, target)
+    if np.isinf(mine) and np.isinf(theirs):
+        raise NotComputable("neither reaches this accuracy")
+    return 1.0 if np.isinf(theirs) else 1 - mine / theirs
+
+
 def _needed(own: Sequence[Curve], wanted: Sequence[float]) -> dict[str, Any]:
-    found = _over_resamples(lambda curve, target: bytes_at(curve, target)[0], own, wanted)
+    try:
+        bytes_at(own[0], wanted[0])
+    except NotComputable as error:
+        return {"not_computed": str(error)}
+    found = _over_resamples(_bytes_or_infinity, own, wanted)
     if "value" in found and bytes_at(own[0], wanted[0])[1]:
         found["bound"] = "at most"
     return found
@@ -171,15 +193,15 @@ def _needed(own: Sequence[Curve], wanted: Sequence[float]) -> dict[str, Any]:
 
 def _savings(ours: Sequence[Curve], other: Sequence[Curve], wanted: Sequence[float]) -> dict[str, Any]:
     """The share of the other system's bytes that TOFC does without."""
-    found = _over_resamples(
-        lambda a, b, target: 1 - bytes_at(a, target)[0] / bytes_at(b, target)[0], ours, other, wanted
-    )
-    if "value" in found:
+    try:
         few, fewer = bytes_at(ours[0], wanted[0])[1], bytes_at(other[0], wanted[0])[1]
-        if few and fewer:
-            return {"not_computed": "both begin above this accuracy: sweep cheaper points"}
-        if few or fewer:
-            found["bound"] = "at least" if few else "at most"
+    except NotComputable as error:
+        return {"not_computed": str(error)}
+    if few and fewer:
+        return {"not_computed": "both begin above this accuracy: sweep cheaper points"}
+    found = _over_resamples(_saving, ours, other, wanted)
+    if few or fewer:
+        found["bound"] = "at least" if few else "at most"
     return found
 
 

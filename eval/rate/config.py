@@ -64,9 +64,9 @@ class PictureGrid:
 
 @dataclass(frozen=True)
 class Systems:
-    """The grid of each system; one that is left out does not take part. Several picture grids add up."""
+    """The grids of each system, which add up; a system that is left out does not take part."""
 
-    tofc: TofcGrid | None = None
+    tofc: tuple[TofcGrid, ...] = ()
     uncoded: tuple[Tokens, ...] = ()
     int8: Int8Grid | None = None
     merged_jpeg: GreyGrid | None = None
@@ -116,8 +116,7 @@ class RateConfig:
         senders: list[Sender] = [FeatureSender(Point("raw"), Float16(), TOKENS_ALL)]
         for tokens in systems.uncoded:
             senders.append(FeatureSender(Point("uncoded", (("tokens", tokens),)), Float16(), tokens))
-        if systems.tofc is not None:
-            senders += [TofcSender(q, k) for k in systems.tofc.tokens for q in systems.tofc.quality]
+        senders += [TofcSender(q, k) for grid in systems.tofc for k in grid.tokens for q in grid.quality]
         if systems.int8 is not None:
             for tokens in systems.int8.tokens:
                 for levels in systems.int8.levels:

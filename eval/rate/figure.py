@@ -26,10 +26,10 @@ STYLES: Mapping[str, tuple[str, str, str]] = {
     "merged_webp": ("#56B4E9", "--", "D"),
     "int8": ("#7F7F7F", "--", "P"),
     "uncoded": ("#000000", ":", "o"),
-    "raw": ("#000000", "", "*"),
+    "raw": ("#000000", "none", "*"),
 }
 WIDTH, HEIGHT = 3.4, 2.9  # inches of a panel
-MARGIN = 0.03  # of accuracy, above and below
+MARGIN = 3.0  # points of accuracy above and below
 
 
 def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
@@ -60,7 +60,9 @@ def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
         for panel, form in zip(panels, forms, strict=True):
             _panel(panel, summary, form)
         panels[0].set_ylabel("accuracy (%)")
-        handles, labels = panels[0].get_legend_handles_labels()
+        drawn = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
+        labels = [label for label in LABELS.values() if label in drawn]
+        handles = [drawn[label] for label in labels]
         figure.legend(
             handles, labels, loc="outside lower center", ncols=min(len(labels), 4 * len(forms)), frameon=False
         )
@@ -74,21 +76,31 @@ def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
 def _panel(axes: Any, summary: Mapping[str, Any], form: str) -> None:
     points = {(point["system"], point["point"]): point for point in summary["points"]}
     fronts = summary["fronts"][form]
-    reference = points["raw", fronts["raw"][0]]["accuracy"][form]["value"]
-    axes.axhline(100 * reference, color="#999999", linewidth=0.8, zorder=0)
-    axes.axhline(100 * reference - 1, color="#999999", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-    lowest = reference
+    _reference(axes, 100 * points["raw", fronts["raw"][0]]["accuracy"][form]["value"])
+    heights = []
     for system in sorted(fronts, key=list(STYLES).index, reverse=True):
         best = [points[system, name] for name in fronts[system]]
         behind = [p for (s, name), p in points.items() if s == system and name not in fronts[system]]
         _curve(axes, system, best, behind, form)
-        lowest = min([lowest, *(p["accuracy"][form]["value"] for p in best)])
+        heights += [100 * point["accuracy"][form]["value"] for point in best]
     axes.set_xscale("log")
-    axes.set_ylim(100 * (lowest - MARGIN), 100 * min(1, reference + 2 * MARGIN))
+    axes.xaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
+    axes.set_ylim(min(heights) - MARGIN, min(100, max(heights) + MARGIN))
     axes.set_xlabel("bytes a picture")
     axes.set_title(FORM_TITLES.get(form, form), loc="left")
     axes.grid(True, which="major", axis="x", color="#E5E5E5", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _reference(axes: Any, accuracy: float) -> None:
+    """Lines at the accuracy of the uncoded features, and one point below, with their names at the right."""
+    for below, style, words, side in ((0, "-", "uncoded", "bottom"), (1, (0, (2, 2)), "1 point less", "top")):
+        height = accuracy - below
+        axes.axhline(height, color="#999999", linewidth=0.8, linestyle=style, zorder=0)
+        axes.annotate(
+            words, (1, height), xycoords=("axes fraction", "data"), xytext=(0, -2 if below else 2),
+            textcoords="offset points", ha="right", va=side, fontsize=6, color="#777777",
+        )  # fmt: skip
 
 
 def _curve(axes: Any, system: str, best: list[Any], behind: list[Any], form: str) -> None:
@@ -104,6 +116,7 @@ def _curve(axes: Any, system: str, best: list[Any], behind: list[Any], form: str
     if len(best) > 1:
         axes.fill_between(size, low, high, color=colour, alpha=0.18 if ours else 0.08, linewidth=0, zorder=1)
     axes.plot(
-        size, value, line or "none", color=colour, marker=marker, label=LABELS[system],
-        linewidth=1.8 if ours else 1.0, markersize=3.5 if ours else 2.6, zorder=4 if ours else 3,
+        size, value, linestyle=line, color=colour, marker=marker, label=LABELS[system],
+        linewidth=1.8 if ours else 1.0, markersize=6 if marker == "*" else 3.5 if ours else 2.6,
+        zorder=4 if ours else 3,
     )  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
-from eval.rate.analysis import TARGETS
+from eval.rate.analysis import NOT_REACHED, TARGETS
 from eval.rate.points import LABELS
 
 
@@ -18,7 +19,8 @@ def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def remarks(summary: Mapping[str, Any]) -> Iterator[str]:
-    """Why figures are missing from the tables, a line each."""
+    """Why figures are missing from the tables, a line each, and what an infinite bound means."""
+    yield "∞ stands for pictures drawn so that the accuracy is not reached; intervals are bootstrap 95 %"
     for name, found in summary["systems"].items():
         for what, figure in _figures(found):
             why = figure.get("not_computed") or figure.get("interval_not_computed")
@@ -41,20 +43,19 @@ def _fronts(summary: Mapping[str, Any]) -> Table:
     reference = _interval(summary["reference"], 100, ".1f")
     title = f"{form} on {summary['pictures']} pictures of {summary['data']}; uncoded {reference} %"
     table = Table("system", "point", title=title, box=None, title_justify="left")
-    for name in ("bytes", "p50", "p95", "tokens", f"{form} %", "95 % interval"):
+    for name in ("bytes", "p50", "p95", "tokens", f"{form} %"):
         table.add_column(name, justify="right")
     points = {(point["system"], point["point"]): point for point in summary["points"]}
     for system, names in summary["fronts"][form].items():
         for i, name in enumerate(names):
             point = points[system, name]
-            size, rate = point["bytes"], point["accuracy"][form]
+            size = point["bytes"]
             table.add_row(
                 "" if i else LABELS[system],
                 name,
                 *(f"{size[key]:.0f}" for key in ("mean", "p50", "p95")),
                 f"{point['tokens']:.0f}",
-                f"{100 * rate['value']:.1f}",
-                f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f}",
+                _interval(point["accuracy"][form], 100, ".1f"),
             )
     return table
 
@@ -70,7 +71,7 @@ def _savings(summary: Mapping[str, Any]) -> Table:
         for target in TARGETS:
             cells.append(_interval(found["bytes"][target], 1, ".0f"))
             cells.append(_interval(found["savings"][target], 100, ".1f") if "savings" in found else "-")
-        cells.append(_interval(found["bd_rate"], 100, ".1f") if "bd_rate" in found else "-")
+        cells.append(_interval(found["bd_rate"], 100, ".0f") if "bd_rate" in found else "-")
         table.add_row(LABELS.get(name, name), *cells)
     return table
 
@@ -83,4 +84,8 @@ def _interval(figure: Mapping[str, Any], factor: float, digits: str) -> str:
     value = f"{sign}{factor * figure['value']:{digits}}"
     if "low" not in figure:
         return f"{value} (see below)"
-    return f"{value} [{factor * figure['low']:{digits}}, {factor * figure['high']:{digits}}]"
+    low, high = (
+        "∞" if bound == NOT_REACHED else f"{factor * bound:{digits}}"
+        for bound in (figure["low"], figure["high"])
+    )
+    return escape(f"{value} [{low}, {high}]")

@@ -27,7 +27,7 @@ from tofc.config import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = {
-    "tofc": {"quality": [1, 8], "tokens": [12]},
+    "tofc": [{"quality": [1, 8], "tokens": [12]}],
     "uncoded": [12],
     "int8": {"levels": [15], "tokens": [12]},
     "merged_jpeg": {"quality": [50], "tokens": [12]},
@@ -207,7 +207,7 @@ def test_another_checkpoint_does_not_continue_a_sweep(finished, other_folder: Pa
         ({"systems": {"gif": {}}}, "unknown key gif; valid are tofc"),
         ({"systems": {"jpeg": [{"quality": [5], "scale": [2.0]}]}}, "above 0 up to 1"),
         ({"systems": {"webp": [{"quality": [5], "chroma": ["4:4:4"]}]}}, "choose from 4:2:0"),
-        ({"systems": {"tofc": {"quality": [4, 4]}}}, "stand twice"),
+        ({"systems": {"tofc": [{}, {"quality": [4]}]}}, "stand twice"),
         ({"systems": {"int8": {"levels": [4]}}}, "odd numbers from 3 to 255"),
         ({"limit": 0}, "at least 1"),
         ({"data": {"source": "eval.rate.scenes:ScenesData", "options": {"split": "no"}}}, "no split 'no'"),
