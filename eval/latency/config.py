@@ -44,8 +44,8 @@ class Machine:
     networks: where the neural networks run: "cpu" (measured here), "paper" (counted with `rates`), or "cuda"
     (measured on the GPU that is here, else counted with `rates`). Pictures and entropy coding are always
     handled by a processor and measured on one core of what is here, times `processor_factor`. merging:
-    whether tokens are merged where the networks run, as `Device.encode` does, or by the processor, as `Device.merge`
-    does with features from `Device.features`.
+    whether tokens are merged where the networks run, as `Device.encode` does, or by the processor, as
+    `Device.merge` does with features from `Device.features`.
     """
 
     name: str

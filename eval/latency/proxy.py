@@ -26,7 +26,7 @@ class Transfer:
     wire_bytes: int
 
     def modelled(self, link: Link) -> float:
-        """Seconds that the link model gives to these rounds and bytes, with the way back of the last report."""
+        """Seconds that the link model gives to these rounds and bytes, the last report's way included."""
         return link.sending(self.wire_bytes) + self.rounds * link.round_trip
 
 

@@ -64,7 +64,7 @@ def test_links_that_cannot_be(arguments: dict[str, float], wrong: str) -> None:
         Link(**arguments)
 
 
-def test_no_bytes_take_no_time_that_could_be_told() -> None:
+def test_a_transfer_has_bytes() -> None:
     with pytest.raises(ValueError, match="0 bytes travel"):
         Link(1.0).uplink(0)
 
