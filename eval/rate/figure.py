@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ STYLES: Mapping[str, tuple[str, str, str]] = {
     "raw": ("#000000", "none", "*"),
 }
 WIDTH, HEIGHT = 3.4, 2.9  # inches of a panel
+LABELS_A_PANEL = 2.5  # of the legend, side by side under a panel
 MARGIN = 3.0  # points of accuracy above and below
 
 
@@ -63,9 +65,9 @@ def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
         drawn = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
         labels = [label for label in LABELS.values() if label in drawn]
         handles = [drawn[label] for label in labels]
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(len(labels), 4 * len(forms)), frameon=False
-        )
+        num_rows = math.ceil(len(labels) / (LABELS_A_PANEL * len(forms)))
+        columns = math.ceil(len(labels) / num_rows)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
         targets = [out / "curves.png", out / "curves.svg"]
         for target in targets:
             metadata = {"Date": None} if target.suffix == ".svg" else {}

@@ -20,7 +20,7 @@ def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
 
 def remarks(summary: Mapping[str, Any]) -> Iterator[str]:
     """Why figures are missing from the tables, a line each, and what an infinite bound means."""
-    yield "∞ stands for pictures drawn so that the accuracy is not reached; intervals are bootstrap 95 %"
+    yield "intervals are bootstrap 95 %; ∞: not reached with pictures drawn like this, -∞: not by TOFC"
     for name, found in summary["systems"].items():
         for what, figure in _figures(found):
             why = figure.get("not_computed") or figure.get("interval_not_computed")
@@ -85,7 +85,7 @@ def _interval(figure: Mapping[str, Any], factor: float, digits: str) -> str:
     if "low" not in figure:
         return f"{value} (see below)"
     low, high = (
-        "∞" if bound == NOT_REACHED else f"{factor * bound:{digits}}"
-        for bound in (figure["low"], figure["high"])
+        endless if bound == NOT_REACHED else f"{factor * bound:{digits}}"
+        for bound, endless in ((figure["low"], "-∞"), (figure["high"], "∞"))
     )
     return escape(f"{value} [{low}, {high}]")
