@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Clusters", "dpc_knn", "merge_tokens"]
+from encoders.merging_dense import DenseSearch
+from encoders.merging_screened import ScreenedSearch
 
-# A block of distance rows stays under this many entries (float64: 256 MiB), however many tokens there are.
-_MAX_BLOCK_ENTRIES = 1 << 25
+__all__ = ["Clusters", "dpc_knn", "merge_tokens"]
 
 
 class Clusters(NamedTuple):
@@ -52,21 +52,22 @@ def dpc_knn(
     batch, num_tokens, width = features.shape
     num_clusters, k = min(num_clusters, num_tokens), min(k, num_tokens)
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        points, step = _fixed_point(features.detach(), mask, k)
+        grid = _fixed_point(features.detach(), mask, k)
         if mask is None:
             mask = torch.ones(batch, num_tokens, dtype=torch.bool, device=features.device)
         if num_clusters == num_tokens and bool(mask.all()):
             identity = torch.arange(num_tokens, device=features.device).repeat(batch, 1)
             return Clusters(identity, identity.clone())
-        left, right = _distance_factors(points)
-        nearest_sq, nearest = _nearest_neighbours(left, right, mask, k)  # [B, N, k] each
-        mean_sq = _mean_of_finite(nearest_sq).masked_fill_(~mask, math.inf)  # [B, N], in units of step^2
+        search = _search(features.detach(), mask, grid)
+        nearest_sq, nearest = search.neighbours(k)  # [B, N, k] each, in units of step^2
+        mean_sq = _mean_of_finite(nearest_sq).masked_fill_(~mask, math.inf)  # [B, N]
         rank = _density_rank(mean_sq)
-        delta_sq = _distance_to_denser(left, right, mask, rank, nearest_sq, nearest)
-        unit = (step * step / width)[:, None]  # [B, 1]
+        delta_sq = _distance_to_denser(search, mask, rank, nearest_sq, nearest)
+        # The limits change no order: beyond them one of the two terms below is nothing beside the other.
+        unit = (grid.step * grid.step / width).clamp(2.0**-900, 2.0**900)[:, None]  # [B, 1]
         score = 0.5 * torch.log(delta_sq * unit) - mean_sq * unit
         centers = _highest(score, mask, num_clusters)
-        return Clusters(_nearest_center(left, right, mask, centers), centers)
+        return Clusters(_assignment(search, mask, centers), centers)
 
 
 def merge_tokens(features: torch.Tensor, clusters: Clusters) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,14 +123,18 @@ def _raise_not_finite(features: torch.Tensor, mask: torch.Tensor | None) -> None
     )
 
 
-def _fixed_point(
-    features: torch.Tensor, mask: torch.Tensor | None, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round features to integers small enough that float64 sums over them are exact in any order.
+class _Grid(NamedTuple):
+    """Where integers stand for features: middle float64 [B, C], step float64 [B], a power of two."""
 
-    Returns the integers, in float64 [B, N, C], and their step [B], a power of two. Each channel is centred on
-    its mid-range first, which leaves distances as they are and takes away the constant part of outlier
-    channels.
+    middle: torch.Tensor
+    step: torch.Tensor
+
+
+def _fixed_point(features: torch.Tensor, mask: torch.Tensor | None, k: int) -> _Grid:
+    """A grid of integers small enough that float64 sums over them are exact in any order.
+
+    Each channel is centred on its mid-range first, which leaves distances as they are and takes away the
+    constant part of outlier channels.
     """
     width = features.shape[2]
     if mask is None:
@@ -142,49 +147,20 @@ def _fixed_point(
     if not bool(torch.isfinite(high).all() & torch.isfinite(low).all()):
         _raise_not_finite(features, mask)
     high, low = high.to(torch.float64), low.to(torch.float64)
-    middle = low + (high - low) / 2
+    middle = low + (high / 2 - low / 2)  # halved first: the difference might overflow
     largest = torch.maximum(high - middle, middle - low).amax(1)  # [B]
     # A sum of k squared distances is at most 4 * width * k * 2^(2 bits), and must stay below 2^53.
     bits = (51 - math.ceil(math.log2(width)) - math.ceil(math.log2(k))) // 2
-    # Beyond these exponents a step, or its inverse, is no float: such differences count as none.
-    exponent = (torch.frexp(largest).exponent - bits).clamp(-1000, 1000)
-    step = torch.ldexp(torch.ones_like(largest), exponent)
-    points = features.to(torch.float64, copy=True).sub_(middle[:, None]).div_(step[:, None, None]).round_()
-    if mask is not None:
-        points.masked_fill_(~mask[..., None], 0.0)
-    return points, step
+    # Beyond this exponent the inverse of a step is no float: such differences count as none.
+    exponent = (torch.frexp(largest).exponent - bits).clamp(min=-1000)
+    return _Grid(middle, torch.ldexp(torch.ones_like(largest), exponent))
 
 
-def _distance_factors(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two matrices [B, N, C + 2] whose product, left @ right^T, is all squared distances at once, exactly."""
-    norms = points.square().sum(2, keepdim=True)  # [B, N, 1]
-    ones = torch.ones_like(norms)
-    return torch.cat([points, norms, ones], 2), torch.cat([points * -2.0, ones, norms], 2)
-
-
-def _row_blocks(batch: int, num_rows: int, num_columns: int) -> list[slice]:
-    size = max(1, _MAX_BLOCK_ENTRIES // (batch * num_columns))
-    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
-
-
-def _nearest_neighbours(
-    left: torch.Tensor, right: torch.Tensor, mask: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k smallest squared distances of each token, itself included, and to which tokens: [B, N, k] each.
-
-    Where there are fewer valid tokens than k, infinite distances fill up.
-    """
-    batch, num_tokens, _ = left.shape
-    all_valid = bool(mask.all())
-    values, indices = [], []
-    for rows in _row_blocks(batch, num_tokens, num_tokens):
-        distances = torch.bmm(left[:, rows], right.transpose(1, 2))  # [B, R, N]
-        if not all_valid:
-            distances.masked_fill_(~mask[:, None], math.inf)
-        nearest = distances.topk(k, dim=2, largest=False, sorted=False)
-        values.append(nearest.values)
-        indices.append(nearest.indices)
-    return torch.cat(values, 1), torch.cat(indices, 1)
+def _search(features: torch.Tensor, mask: torch.Tensor, grid: _Grid) -> ScreenedSearch | DenseSearch:
+    """What finds the distances between tokens on the grid: the same ones on every device."""
+    if features.device.type == "cpu":
+        return ScreenedSearch(features, *grid, mask)
+    return DenseSearch(features, *grid, mask)
 
 
 def _mean_of_finite(values: torch.Tensor) -> torch.Tensor:
@@ -201,8 +177,7 @@ def _density_rank(mean_sq: torch.Tensor) -> torch.Tensor:
 
 
 def _distance_to_denser(
-    left: torch.Tensor,
-    right: torch.Tensor,
+    search: ScreenedSearch | DenseSearch,
     mask: torch.Tensor,
     rank: torch.Tensor,
     nearest_sq: torch.Tensor,
@@ -210,21 +185,12 @@ def _distance_to_denser(
 ) -> torch.Tensor:
     """Squared distance [B, N] to the nearest denser token; for the densest one, to the farthest token.
 
-    For most tokens that is among their nearest neighbours; only the rows of the others are computed again.
+    For most tokens that is among their nearest neighbours; only the others are searched for again.
     """
-    batch, num_tokens, _ = left.shape
     neighbour_rank = rank.gather(1, nearest.flatten(1)).view_as(nearest)
     delta_sq = nearest_sq.masked_fill(neighbour_rank >= rank[..., None], math.inf).amin(2)  # [B, N]
-    open_tokens = torch.isinf(delta_sq) & mask
-    for image in range(batch):
-        tokens = open_tokens[image].nonzero()[:, 0]
-        for rows in _row_blocks(1, len(tokens), num_tokens):
-            row = tokens[rows]
-            distances = left[image, row] @ right[image].T  # [R, N]
-            denser = rank[image] < rank[image, row, None]  # masked tokens rank last: never denser
-            nearest_denser = distances.masked_fill(~denser, math.inf).amin(1)
-            farthest = distances.masked_fill_(~mask[image], 0.0).amax(1)
-            delta_sq[image, row] = torch.where(rank[image, row] == 0, farthest, nearest_denser)
+    wanted = torch.isinf(delta_sq) & mask
+    delta_sq[wanted] = search.to_denser(rank, wanted)
     return delta_sq
 
 
@@ -239,21 +205,17 @@ def _highest(score: torch.Tensor, mask: torch.Tensor, num_clusters: int) -> torc
     return torch.where(chosen < num_tokens, chosen, -1)
 
 
-def _nearest_center(
-    left: torch.Tensor, right: torch.Tensor, mask: torch.Tensor, centers: torch.Tensor
+def _assignment(
+    search: ScreenedSearch | DenseSearch, mask: torch.Tensor, centers: torch.Tensor
 ) -> torch.Tensor:
     """The cluster of each token, [B, N]: that of the nearest centre, the first of equally near ones."""
-    batch, num_tokens, width = left.shape
+    batch, num_tokens = mask.shape
     padded = centers < 0  # [B, K]
-    token = centers.clamp(min=0)
-    to_centers = right.gather(1, token[..., None].expand(-1, -1, width))  # [B, K, C + 2]
-    distances = torch.bmm(left, to_centers.transpose(1, 2))  # [B, N, K]
-    assignment = distances.masked_fill_(padded[:, None], math.inf).argmin(2)
     # A centre keeps its own cluster even where it coincides with an earlier centre.
     # One more slot at the end takes the writes of padded centres.
-    owner = torch.cat([assignment, assignment.new_zeros(batch, 1)], 1)
+    owner = torch.cat([search.nearest_center(centers), centers.new_zeros(batch, 1)], 1)
     slots = torch.arange(centers.shape[1], device=centers.device).expand_as(centers)
-    owner.scatter_(1, torch.where(padded, num_tokens, token), slots)
+    owner.scatter_(1, torch.where(padded, num_tokens, centers), slots)
     return torch.where(mask, owner[:, :num_tokens], -1)
 
 

@@ -16,7 +16,7 @@ from encoders import dpc_knn
 __all__ = ["main"]
 
 # Batch, tokens, width, rounds: one picture of scenes-tiny, 64 of them, SigLIP SO400M at one tile and at ten.
-_CASES = ((1, 196, 192, 9), (64, 196, 192, 3), (1, 729, 1152, 7), (1, 7290, 1152, 1))
+_CASES = ((1, 196, 192, 25), (64, 196, 192, 5), (1, 729, 1152, 15), (1, 7290, 1152, 3))
 _NUM_CLUSTERS = 64
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
 from encoders import Clusters, dpc_knn, merge_tokens
-from encoders import merging as merging_module
 
 
 def oracle(
@@ -130,35 +129,6 @@ def test_same_clusters_in_any_batch() -> None:
         assert torch.equal(alone_counts[0], counts[image])
 
 
-def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = random_features(6, 2, 90, 24)
-    mask = torch.rand(2, 90, generator=torch.Generator().manual_seed(6)) < 0.8
-    whole = dpc_knn(features, 16, mask=mask)
-    monkeypatch.setattr(merging_module, "_MAX_BLOCK_ENTRIES", 2 * 90 * 7)
-    blocks = dpc_knn(features, 16, mask=mask)
-    assert torch.equal(whole.assignment, blocks.assignment)
-    assert torch.equal(whole.centers, blocks.centers)
-
-
-def test_threads_and_autocast_change_nothing() -> None:
-    features = random_features(7, 2, 300, 64)
-    before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            results.append(dpc_knn(features, 30))
-    finally:
-        torch.set_num_threads(before)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        results.append(dpc_knn(features, 30))
-        merged, _ = merge_tokens(features, results[-1])
-    assert merged.dtype == torch.float32
-    assert torch.equal(merged, merge_tokens(features, results[0])[0])
-    for other in results[1:]:
-        assert torch.equal(other.assignment, results[0].assignment)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_dtypes_count_by_their_values(dtype: torch.dtype) -> None:
     features = random_features(8, 1, 80, 16).to(dtype)
@@ -167,15 +137,6 @@ def test_other_dtypes_count_by_their_values(dtype: torch.dtype) -> None:
     assert torch.equal(clusters.assignment, exact.assignment)
     merged, _ = merge_tokens(features, clusters)
     assert merged.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_equals_cpu() -> None:
-    features = random_features(9, 3, 729, 1152)
-    here, there = dpc_knn(features, 64), dpc_knn(features.cuda(), 64)
-    assert torch.equal(here.assignment, there.assignment.cpu())
-    assert torch.equal(here.centers, there.centers.cpu())
-    torch.testing.assert_close(merge_tokens(features.cuda(), there)[0].cpu(), merge_tokens(features, here)[0])
 
 
 def test_masked_tokens_count_for_nothing() -> None:
@@ -237,13 +198,6 @@ def test_merging_averages_and_carries_gradients() -> None:
     torch.testing.assert_close(features.grad[0, :, 0], torch.tensor([1 / 3, 1.0, 1 / 3, 0.0, 1 / 3]))
     double = random_features(15, 1, 5, 3).double().requires_grad_()
     torch.autograd.gradcheck(lambda x: merge_tokens(x, clusters)[0], (double,))
-
-
-@pytest.mark.parametrize("scale", [1e-40, 1e-20, 1e20, 3e37])
-def test_any_finite_scale(scale: float) -> None:
-    features = random_features(16, 1, 30, 8).clamp(-3, 3).double() * scale
-    clusters = dpc_knn(features.float(), 5)
-    assert len(set(clusters.centers[0].tolist())) == 5
 
 
 def test_what_is_not_finite_is_named() -> None:
