@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tofc.cli_report import print_json, reports_user_errors
+from tofc.cli_report import print_json, print_table, reports_user_errors, working
 from tofc.errors import UserError
+
+if TYPE_CHECKING:
+    from tofc.training.settings import TrainConfig
 
 PRETRAIN_EXAMPLES = (
     "Examples:\n\ntofc pretrain configs/scenes-tiny.yaml\n\n"
@@ -60,6 +64,9 @@ def train(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Where the checkpoint goes. [runs/ and CONFIG's name]"),
     ] = None,
+    estimate_: Annotated[
+        bool, typer.Option("--estimate", help="Train nothing: show what memory and GPU hours it would take.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Train a codec for a base model, and write both as a checkpoint for `--model`."""
@@ -73,11 +80,25 @@ def train(
     except ModuleNotFoundError as error:
         raise _missing_extra(error) from None
     settings = load_yaml(config, TrainConfig)
+    if estimate_:
+        _show_estimate(settings, json_)
+        return
     folder = _folder(out, find_config(config).stem)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
         raise UserError(f"--out {folder} holds something else than a checkpoint; name a new folder")
     checkpoint = run(settings, folder, Console(stderr=True))
     _report(checkpoint, json_)
+
+
+def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
+    from tofc.training.estimate import base_shape, estimate, estimate_table
+
+    with working("counting what a pass takes"):
+        found = estimate(settings, base_shape(settings.base))
+    if as_json:
+        print_json({**asdict(found), "memory": found.memory, "hours": found.hours})
+    else:
+        print_table(estimate_table(found))
 
 
 def _folder(out: Path | None, name: str) -> Path:
