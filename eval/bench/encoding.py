@@ -8,19 +8,16 @@ import time
 from collections.abc import Callable
 
 import torch
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from encoders import VisionEncoder, dpc_knn, merge_tokens
-from entropy import CodecConfig, TrainableCodec
+from encoders import dpc_knn, merge_tokens
+from eval.latency.assemble import random_encoder, untrained_codec
+from tofc.config import load_yaml
+from tofc.training.estimate import base_shape
+from tofc.training.settings import TrainConfig
 
 __all__ = ["main"]
 
-_TOWER = {
-    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26, "num_attention_heads": 16,
-    "image_size": 384, "patch_size": 14, "vision_use_head": False,
-}  # fmt: skip
-# The codec of configs/llava-onevision-7b.yaml.
-_CODEC = {"experts": 4, "hyper": 16, "analysis_hidden": 128, "synthesis_hidden": 96, "router_hidden": 64}
+_RECIPE = "llava-onevision-7b"  # so400m's shape, and the codec that goes with it
 _TOKENS, _QUALITY = 64, 4
 _ROUNDS = 3
 GOAL = 0.05
@@ -41,10 +38,7 @@ def main() -> None:
         torch.set_num_threads(threads)
     overhead = statistics.median((r["merging"] + r["coding"]) / r["tower"] for r in rounds)
     times = {part: statistics.median(r[part] for r in rounds) for part in rounds[0]}
-    layers, width = _TOWER["num_hidden_layers"], _TOWER["hidden_size"]
-    print(
-        f"one tile, {layers} layers, width {width}, merged to {_TOKENS} tokens, quality {_QUALITY}, one core"
-    )
+    print(f"{_RECIPE}: one tile, merged to {_TOKENS} tokens, quality {_QUALITY}, one core")
     for part, seconds in times.items():
         print(f"{part:>10} {1e3 * seconds:10.1f} ms {seconds / times['tower']:8.2%} of the tower")
     print(f"{'overhead':>10} {overhead:10.2%} of the tower, the goal is at most {GOAL:.0%}")
@@ -55,22 +49,20 @@ def main() -> None:
 
 @torch.inference_mode()
 def _measure() -> list[dict[str, float]]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        encoder = VisionEncoder(SiglipVisionModel(SiglipVisionConfig(**_TOWER)).eval())
+    recipe = load_yaml(_RECIPE, TrainConfig)
+    encoder = random_encoder(base_shape(recipe.base), None, seed=0).eval()
+    codec = untrained_codec(recipe, seed=0)
     side = encoder.image_size
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.rand(1, 3, side, side, generator=generator) * 2 - 1
-    trainable = TrainableCodec(CodecConfig(width=encoder.width, **_CODEC))
+    pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     features = encoder(pixels)  # [1, N, C]
-    trainable.fit_transform(features)
-    codec = trainable.export(features)
+    merged = merge_tokens(features, dpc_knn(features, _TOKENS))[0][0].numpy()  # [K, C]
     rounds = []
     for _ in range(1 + _ROUNDS):
-        taken = {"tower": _seconds(lambda: encoder(pixels))}
-        merged = merge_tokens(features, dpc_knn(features, _TOKENS))[0][0].numpy()  # [K, C]
-        taken["merging"] = _seconds(lambda: merge_tokens(features, dpc_knn(features, _TOKENS)))
-        taken["coding"] = _seconds(lambda merged=merged: codec.encode(merged, _QUALITY))
+        taken = {
+            "tower": _seconds(lambda: encoder(pixels)),
+            "merging": _seconds(lambda: merge_tokens(features, dpc_knn(features, _TOKENS))),
+            "coding": _seconds(lambda: codec.encode(merged, _QUALITY)),
+        }
         rounds.append(taken)
     return rounds[1:]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     GenerationConfig,
     LlavaOnevisionConfig,
@@ -122,7 +125,7 @@ def _random(
     dtype = torch.bfloat16 if runs_on is not None and runs_on.type == "cuda" else torch.float32
     where = torch.device("cpu") if runs_on is None else runs_on
     encoder = (
-        _random_encoder(shape, None if runs_on else 0, seed).to(where, dtype).eval().requires_grad_(False)
+        random_encoder(shape, None if runs_on else 0, seed).to(where, dtype).eval().requires_grad_(False)
     )
     config = CheckpointConfig(tiling="base", merging=recipe.checkpoint.merging)
     seeing = tofc.Device(encoder, _image_processor(shape), shape, config, untrained_codec(recipe, seed))
@@ -130,9 +133,9 @@ def _random(
     return Assembled(seeing, language, text_tokens)
 
 
-def _random_encoder(shape: LlavaOnevisionConfig, layer: int | None, seed: int) -> VisionEncoder:
+def random_encoder(shape: LlavaOnevisionConfig, layer: int | None, seed: int) -> VisionEncoder:
     """The tower with random weights; with `layer` 0 its embeddings alone."""
-    vision = type(shape.vision_config).from_dict(shape.vision_config.to_dict())
+    vision: Any = copy.deepcopy(shape.vision_config)
     if layer == 0:
         vision.num_hidden_layers = 1
     with torch.random.fork_rng(devices=[]):
@@ -142,7 +145,8 @@ def _random_encoder(shape: LlavaOnevisionConfig, layer: int | None, seed: int) -
 
 def _image_processor(shape: LlavaOnevisionConfig) -> LlavaOnevisionImageProcessor:
     """The stock processor; the class's own mean and deviation are CLIP's, not SigLIP's."""
-    side, half = shape.vision_config.image_size, [0.5] * 3
+    vision: Any = shape.vision_config
+    side, half = vision.image_size, [0.5] * 3
     return LlavaOnevisionImageProcessor(
         size={"height": side, "width": side},
         image_grid_pinpoints=shape.image_grid_pinpoints,
@@ -164,7 +168,9 @@ def random_language_side(
     shape: LlavaOnevisionConfig, where: torch.device, dtype: torch.dtype, seed: int
 ) -> LlavaOnevisionForConditionalGeneration:
     """Projector and language model with random weights, made where they run."""
-    model = language_skeleton(shape).to(dtype).to_empty(device=where)
+    model = language_skeleton(shape)
+    nn.Module.to(model, dtype)  # transformers' own `to` is declared for whole models alone
+    model.to_empty(device=where)
     model.tie_weights()
     text = model.model.language_model
     text.rotary_emb = type(text.rotary_emb)(config=text.config).to(where)

@@ -62,7 +62,7 @@ def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
                 bars = {b["system"]: b for b in summary["bars"] if (b["model"], b["mbit"]) == (model, mbit)}
                 _panel(panel, [bars[system] for system in systems])
                 panel.set_title(f"{mbit:g} Mbit/s", loc="left")
-            line[0].set_title(f"{model}    {rates[0]:g} Mbit/s", loc="left")
+            line[0].set_ylabel(model, fontsize=9, fontweight="bold")
             line[0].set_yticks(range(len(systems)), systems)
             line[0].set_ylim(len(systems) - 0.4, -0.6)
         for panel in panels[-1]:
@@ -104,7 +104,7 @@ def _panel(axes: Any, bars: Sequence[Mapping[str, Any]]) -> None:
             axes.plot([bar["first_token"]] * 2, [place - 0.37, place + 0.37], color="black", linewidth=0.9)
         label = f"{_seconds(bar['first_token'])} | {_seconds(bar['answer'])}"
         axes.text(shown + 0.025 * limit, place, label, va="center", fontsize=6.3)
-    axes.set_xlim(0, 1.62 * limit)
+    axes.set_xlim(0, 1.58 * limit)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.05 * limit])
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", length=2.5, width=0.6)
@@ -125,7 +125,7 @@ def _legend(figure: Any, bars: Sequence[Mapping[str, Any]], answer_tokens: int) 
         Patch(facecolor=colour, label=label) for label, colour, stages in GROUPS if used & set(stages)
     ]
     labels = f"first token;  labels: first | {answer_tokens} tokens"
-    box = {"facecolor": "#EDEDED", "linewidth": 0.5}
+    box: dict[str, Any] = {"facecolor": "#EDEDED", "linewidth": 0.5}
     handles += [
         Patch(**box, edgecolor="#555555", label=MEASURED_LABEL),
         Patch(**box, edgecolor=_HATCH_COLOUR, hatch=_HATCH, label=MODELLED_LABEL),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from eval.bench import encoding
 from eval.latency import figure
 from eval.latency.config import LatencyConfig
 from eval.latency.link import Link
@@ -238,6 +239,17 @@ def test_configurations_that_cannot_be(
 def test_bundled_configurations(name: str) -> None:
     config = load_yaml(name, LatencyConfig)
     assert (config.link.mbit[0], config.link.mbit[-1]) == (0.1, 100.0)
+
+
+def test_the_encoding_benchmark_ends_with_one_json_line(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "_RECIPE", str(recipe))
+    monkeypatch.setattr(encoding, "_TOKENS", 8)
+    encoding.main()
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert set(result["seconds"]) == {"tower", "merging", "coding"}
+    assert result["overhead"] > 0
 
 
 def test_the_command_line(measured_config: dict[str, Any], tmp_path: Path) -> None:
