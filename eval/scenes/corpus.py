@@ -31,8 +31,8 @@ class SceneCorpus:
     """Grounded pictures of `eval.scenes`, each made anew from its number.
 
     `size` and `patch` are the tower's, in pixels; `questions` are asked of every picture and a description
-    of `describe_share` of them. `coded_share` of the pictures have been through JPEG or WebP at a drawn quality
-    and size: what a model sees that lives behind an image codec.
+    of `describe_share` of them. `coded_share` of the pictures have been through JPEG or WebP, at a drawn
+    quality and size: what a model sees that lives behind an image codec.
     """
 
     sparse_labels = frozenset({"kind", "anchor", "glyph"})
