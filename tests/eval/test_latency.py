@@ -151,6 +151,17 @@ def test_every_bar_follows_from_the_rows(measured: Path, counted: Path) -> None:
             assert bar["of_reference"] == pytest.approx(bar["first_token"] / reference[bar["mbit"]])
 
 
+def test_random_weights_are_measured_too(
+    measured_config: dict[str, Any], recipe: Path, checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    """What a GPU runs at published shapes, here on the processor: tower and language model in full."""
+    model = {"name": "tiny", "recipe": str(recipe), "bytes_of": str(checkpoint_folder)}
+    values = {**measured_config, "models": [model], "limit": 1, "systems": SYSTEMS[:2]}
+    run(from_mapping(LatencyConfig, values, "test"), tmp_path)
+    for row in read_rows(tmp_path / "latency.csv"):
+        assert row.basis == (MODELLED if row.stage.startswith("link") else MEASURED)
+
+
 def test_transmission_is_that_of_the_link_model(measured: Path) -> None:
     for row in read_rows(measured / "latency.csv"):
         link = Link(row.mbit, 0.03, 0.01)
