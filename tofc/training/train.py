@@ -70,7 +70,6 @@ class Run:
 
     def __init__(self, config: TrainConfig, work: Path, console: Console, merge: Merge | None = None) -> None:
         self.config, self.work, self.console = config, work, console
-        work.mkdir(parents=True, exist_ok=True)
         accelerator = make_accelerator()
         model, self.processor = load_base(config, accelerator.device)
         tokenizer: Any = self.processor.tokenizer
@@ -85,6 +84,7 @@ class Run:
         codec = make_codec(config.codec, config.prior, config.seed).to(accelerator.device)
         merge = merge or dpc_merge(config.checkpoint.merging.neighbours)
         self.task = TaskModel(GroundedModel(model), codec, merge, _bf16(config, accelerator))
+        work.mkdir(parents=True, exist_ok=True)
         if not (work / STATE_NAME).exists():
             with console.status("looking at features, and at which of their errors matter"):
                 material = survey(self.task, self.packer, self.corpus, config)
