@@ -18,7 +18,7 @@ from encoders import merging_kernels as kernels
 
 _MAX_BLOCK_ENTRIES = 1 << 22  # a block of products, 16 MiB, however many tokens there are
 _MAX_KEPT_ENTRIES = 1 << 24  # products of all images, 64 MiB, are kept where they fit
-_SYMMETRIC_ROWS = 128  # of the products of all tokens with all, half are computed, this many rows at once
+_SYMMETRIC_ROWS = 192  # of the products of all tokens with all, half are computed, this many rows at once
 _MAX_WIDTH = 1 << 15  # a wider sum of products of bytes might not fit into 32 bits
 
 
