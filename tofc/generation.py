@@ -13,8 +13,14 @@ from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
 from tofc.clock import Stopwatch
 from tofc.prompt import Prompt
 
-# Settings with which `generate` insists on a cache of its own.
-_OWN_CACHE_SETTINGS = ("cache_implementation", "prefill_chunk_size")
+# Settings with which `generate` insists on a cache of its own, or looks back at the tokens so far: beside a
+# cache that is filled already it takes the first new token for a part of the prompt.
+_OWN_CACHE_SETTINGS = (
+    "cache_implementation",
+    "prefill_chunk_size",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+)
 
 
 @dataclass(frozen=True)
