@@ -13,14 +13,10 @@ from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
 from tofc.clock import Stopwatch
 from tofc.prompt import Prompt
 
-# Settings with which `generate` insists on a cache of its own, or looks back at the tokens so far: beside a
-# cache that is filled already it takes the first new token for a part of the prompt.
-_OWN_CACHE_SETTINGS = (
-    "cache_implementation",
-    "prefill_chunk_size",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-)
+# Settings with which `generate` insists on a cache of its own.
+_OWN_CACHE_SETTINGS = ("cache_implementation", "prefill_chunk_size")
+# With embeddings for a prompt, transformers takes the first new tokens of a padded row for its padding.
+_UNPADDED_SETTING = "repetition_penalty"
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,8 @@ def generate(
     """
     results: dict[int, tuple[list[int], float]] = {}
     share = _can_share(model, settings)
+    if settings.get(_UNPADDED_SETTING) is not None:
+        batch_size, share = 1, False
     for wave in _waves(prompts, batch_size, share):
         watch = Stopwatch(model.device)
         produced = dict(_generate_wave(model, prompts, wave, batch_size, settings))

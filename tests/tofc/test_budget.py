@@ -153,7 +153,8 @@ BUDGETS = [*range(60, 200, 10), *range(200, 1000, 100), *range(1000, 5001, 500)]
 
 def test_budgets_on_real_pictures(device, seen) -> None:
     for features in seen:
-        search = device._search(features, max_bytes=0, progressive=False)  # what is coded is kept from budget to budget
+        # What is coded is kept from budget to budget.
+        search = device._search(features, max_bytes=0, progressive=False)
         top = search._packet(8, search.most)
         for search.max_bytes in BUDGETS:
             packet = search.along(device._ladder(search.most))
