@@ -62,7 +62,7 @@ class ScreenedSearch:
         self._images = [_tokens(*image) for image in zip(features, middle, step, mask, strict=True)]
         batch, num_tokens, _ = features.shape
         kept = batch * num_tokens**2 <= _MAX_KEPT_ENTRIES and num_tokens**2 <= _MAX_BLOCK_ENTRIES
-        self._products = [_symmetric_product(t.rounded) if kept else None for t in self._images]
+        self._products = _products([t.rounded for t in self._images]) if kept else [None] * batch
 
     def neighbours(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The k smallest squared distances of each token, itself included, and to which tokens: [B, N, k]
@@ -121,29 +121,29 @@ def _nearest(
     tokens: Tokens,
     k: int,
     products: torch.Tensor | None,
-    ranks: tuple[torch.Tensor, torch.Tensor] | None = None,
+    both_ranks: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared distances float64 [Q, k] of each query to its k nearest tokens, and their places [Q, k].
 
     Equal distances in order of place; infinite distances where there are fewer than k. products: of their
-    bytes, [Q, N], where they are at hand. ranks: int32 [Q] and [N]; where given, only tokens of lower rank
-    than the query count.
+    bytes, [Q, N], where they are at hand. both_ranks: int32 [Q] and [N]; where given, only tokens of lower
+    rank than the query count.
     """
     num_queries, num_tokens = len(queries.norms), len(tokens.norms)
     distances = torch.full((num_queries, k), torch.inf, dtype=torch.float64)
     places = torch.zeros(num_queries, k, dtype=torch.int64)
     if num_tokens == 0:
         return distances, places
-    if ranks is None:
-        ranks = torch.ones(num_queries, dtype=torch.int32), torch.zeros(num_tokens, dtype=torch.int32)
-    size = max(1, _MAX_BLOCK_ENTRIES // num_tokens)
+    if both_ranks is None:
+        both_ranks = torch.ones(num_queries, dtype=torch.int32), torch.zeros(num_tokens, dtype=torch.int32)
+    own_ranks, ranks = both_ranks
+    size = max(1, _MAX_BLOCK_ENTRIES // num_tokens if products is None else num_queries)
     for start in range(0, num_queries, size):
         rows = slice(start, start + size)
-        some = queries.select(rows) if size < num_queries else queries
-        block = _product(some.rounded, tokens.rounded) if products is None else products[rows]
+        block = _product(queries.rounded[rows], tokens.rounded) if products is None else products
         kernels.nearest(
-            some.arrays(), ranks[0][rows].numpy(), tokens.arrays(), ranks[1].numpy(), block.numpy(),
-            distances[rows].numpy(), places[rows].numpy(),
+            queries.select(rows).arrays(), own_ranks[rows].numpy(), tokens.arrays(), ranks.numpy(),
+            block.numpy(), distances[rows].numpy(), places[rows].numpy(),
         )  # fmt: skip
     return distances, places
 
@@ -168,6 +168,15 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     if _multiplies_bytes() and left.shape[1] <= _MAX_WIDTH:
         return torch._int_mm(left, right.T)
     return left.float() @ right.float().T
+
+
+def _products(rounded: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    """The products [N, N] of all tokens of each image with all."""
+    if len(rounded) == 1 or len(rounded[0]) > 2 * _SYMMETRIC_ROWS:
+        return [_symmetric_product(image) for image in rounded]
+    # Many small products are worth less than the threads' waiting for each other after each of them.
+    together = torch.stack(rounded).float()
+    return list(torch.bmm(together, together.mT))
 
 
 def _symmetric_product(rounded: torch.Tensor) -> torch.Tensor:
