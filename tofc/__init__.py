@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tofc.answer import Answer as Answer
     from tofc.device import Device as Device
-    from tofc.edge import Answer as Answer
     from tofc.edge import Edge as Edge
     from tofc.errors import CheckpointError as CheckpointError
     from tofc.errors import ConfigError as ConfigError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Answer": "tofc.edge",
+    "Answer": "tofc.answer",
     "CheckpointError": "tofc.errors",
     "ConfigError": "tofc.errors",
     "Device": "tofc.device",

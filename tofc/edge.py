@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from transformers import (
 from entropy import FeatureCodec
 from entropy.errors import StreamError
 from tofc.adapters import LANGUAGE_SIDE, add_adapters
+from tofc.answer import Answer
 from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.device import Device
@@ -44,21 +44,6 @@ BATCH_SIZE = 16
 _FIXED_SETTINGS = ("num_return_sequences", "return_dict_in_generate", "pad_token_id")
 
 Seen = Packet | bytes | Features | Sequence[Features]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the language model said.
-
-    `exit` names the branch that said it, `tokens` are the ids it generated (without the one that ends the
-    turn), `timing` holds seconds by stage: "decode", "project" and "generate"; of a batch, each answer's
-    share.
-    """
-
-    text: str
-    exit: str
-    tokens: tuple[int, ...]
-    timing: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Edge:

@@ -55,8 +55,25 @@ class Prompt:
         if not question.strip():
             raise UserError("the question is empty; ask something about the picture")
         content: Any = [*({"type": "image"} for _ in pictures), {"type": "text", "text": question}]
+        turns = [{"role": "user", "content": content}]
+        return cls.of_turns(tokenizer, template, config, turns, pictures, timing)
+
+    @classmethod
+    def of_turns(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        config: LlavaOnevisionConfig,
+        turns: Sequence[Mapping[str, Any]],
+        pictures: Sequence[torch.Tensor],
+        timing: Mapping[str, float] | None = None,
+    ) -> Prompt:
+        """Renders and tokenises a conversation in the messages of chat templates, up to the next answer.
+
+        `pictures` are those of its parts of type "image", in order; UserError where their numbers differ.
+        """
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
+            list(turns),
             chat_template=template,
             add_generation_prompt=True,
             tokenize=False,

@@ -1,0 +1,23 @@
+"""What the language model said, here or on an edge far away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the language model said.
+
+    `exit` names the branch that said it, `tokens` are the ids it generated (without the one that ends the
+    turn), `timing` holds seconds by stage: "decode", "project" and "generate"; of a batch, each answer's
+    share. `fallback` says why the device itself answered in place of the edge that was asked; empty where
+    nothing like that happened.
+    """
+
+    text: str
+    exit: str
+    tokens: tuple[int, ...]
+    timing: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    fallback: str = field(default="", compare=False)
