@@ -1,6 +1,23 @@
-"""Pixels to features: vision towers behind one interface, and token merging."""
+"""Pixels to features: vision towers behind one interface, and token merging.
+
+Merging needs numpy and numba alone; the towers need torch, and are imported on demand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from encoders.merging import Clusters, dpc_knn, merge_tokens
-from encoders.vision import VisionEncoder
+
+if TYPE_CHECKING:
+    from encoders.vision import VisionEncoder
 
 __all__ = ["Clusters", "VisionEncoder", "dpc_knn", "merge_tokens"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "VisionEncoder":
+        from encoders.vision import VisionEncoder
+
+        return VisionEncoder
+    raise AttributeError(f"module 'encoders' has no attribute {name!r}")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 # A block of distance rows stays under this many entries (float64: 256 MiB), however many tokens there are.
 _MAX_BLOCK_ENTRIES = 1 << 25
@@ -13,24 +17,28 @@ _MAX_BLOCK_ENTRIES = 1 << 25
 class DenseSearch:
     """Nearest tokens by exact distances between integer points.
 
-    features: [B, N, C]; middle: float64 [B, C] and step: float64 [B], which take features to integer points
-    whose squared distances are below 2^53, so that sums are exact in any order; mask: bool [B, N], False for
-    tokens to leave out.
+    features: tensor [B, N, C]; middle: float64 [B, C] and step: float64 [B], which take features to integer
+    points whose squared distances are below 2^53, so that sums are exact in any order; mask: bool [B, N],
+    False for tokens to leave out. All but the features are arrays, and so is what the methods take and give.
     """
 
-    def __init__(
-        self, features: torch.Tensor, middle: torch.Tensor, step: torch.Tensor, mask: torch.Tensor
-    ) -> None:
-        points = features.to(torch.float64, copy=True).sub_(middle[:, None]).div_(step[:, None, None])
-        points.round_().masked_fill_(~mask[..., None], 0.0)
+    def __init__(self, features: torch.Tensor, middle: Array, step: Array, mask: Array) -> None:
+        self._device = features.device
+        on_grid = self._here(middle)[:, None], self._here(step)[:, None, None]
+        valid = self._here(mask)
+        points = features.to(torch.float64, copy=True).sub_(on_grid[0]).div_(on_grid[1])
+        points.round_().masked_fill_(~valid[..., None], 0.0)
         norms = points.square().sum(2, keepdim=True)  # [B, N, 1]
         ones = torch.ones_like(norms)
         # Two matrices [B, N, C + 2] whose product, left @ right^T, is all squared distances at once, exactly.
         self._left = torch.cat([points, norms, ones], 2)
         self._right = torch.cat([points * -2.0, ones, norms], 2)
-        self._mask = mask
+        self._mask = valid
 
-    def neighbours(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _here(self, values: Array) -> torch.Tensor:
+        return torch.as_tensor(values, device=self._device)
+
+    def neighbours(self, k: int) -> tuple[Array, Array]:
         """The k smallest squared distances of each token, itself included, and to which tokens: [B, N, k]
         each.
 
@@ -46,15 +54,15 @@ class DenseSearch:
             nearest = distances.topk(k, dim=2, largest=False, sorted=False)
             values.append(nearest.values)
             indices.append(nearest.indices)
-        return torch.cat(values, 1), torch.cat(indices, 1)
+        return torch.cat(values, 1).cpu().numpy(), torch.cat(indices, 1).cpu().numpy()
 
-    def to_denser(self, rank: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def to_denser(self, rank: Array, wanted: Array) -> Array:
         """Squared distances, one after another, of the wanted tokens (bool [B, N]) to the nearest token of
         lower rank; of the token of rank 0 to the farthest token."""
         num_tokens = rank.shape[1]
         found = [self._left.new_empty(0)]
         for left, right, ranks, mask, chosen in zip(
-            self._left, self._right, rank, self._mask, wanted, strict=True
+            self._left, self._right, self._here(rank), self._mask, self._here(wanted), strict=True
         ):
             tokens = chosen.nonzero()[:, 0]
             for rows in _row_blocks(1, len(tokens), num_tokens):
@@ -64,14 +72,15 @@ class DenseSearch:
                 nearest_denser = distances.masked_fill(~denser, math.inf).amin(1)
                 farthest = distances.masked_fill_(~mask, 0.0).amax(1)
                 found.append(torch.where(ranks[row] == 0, farthest, nearest_denser))
-        return torch.cat(found)
+        return torch.cat(found).cpu().numpy()
 
-    def nearest_center(self, centers: torch.Tensor) -> torch.Tensor:
+    def nearest_center(self, centers: Array) -> Array:
         """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N]."""
-        token = centers.clamp(min=0)
+        chosen = self._here(centers)
+        token = chosen.clamp(min=0)
         to_centers = self._right.gather(1, token[..., None].expand(-1, -1, self._right.shape[2]))
         distances = torch.bmm(self._left, to_centers.transpose(1, 2))  # [B, N, K]
-        return distances.masked_fill_((centers < 0)[:, None], math.inf).argmin(2)
+        return distances.masked_fill_((chosen < 0)[:, None], math.inf).argmin(2).cpu().numpy()
 
 
 def _row_blocks(batch: int, num_rows: int, num_columns: int) -> list[slice]:

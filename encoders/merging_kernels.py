@@ -52,6 +52,17 @@ def to_grid(
             sums[channel] += point
 
 
+@_compiled(set())
+def sum_by_cluster(features: Array, assignment: Array, sums: Array, counts: Array) -> None:
+    """Add each token of features [N, C] to its cluster's row of sums [K, C], in order; counts, int64 [K]."""
+    for token in range(len(features)):
+        cluster = assignment[token]
+        if cluster >= 0:
+            counts[cluster] += 1
+            for channel in range(features.shape[1]):
+                sums[cluster, channel] += features[token, channel]
+
+
 @_compiled(_REORDERED)
 def to_bytes(
     offset: Array,

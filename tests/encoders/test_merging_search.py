@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders import Clusters, dpc_knn, merge_tokens, merging, merging_dense, merging_screened
+from encoders import Clusters, dpc_knn, merge_tokens, merging, merging_dense, merging_screened, merging_torch
 from encoders.merging_dense import DenseSearch
-from encoders.merging_screened import ScreenedSearch
+from encoders.merging_screened import ScreenedSearch, Tokens
 
 
 def random_features(seed: int, *shape: int) -> torch.Tensor:
@@ -24,8 +24,15 @@ def random_features(seed: int, *shape: int) -> torch.Tensor:
 def dense(features: torch.Tensor, *args: object, **options: object) -> Clusters:
     """What `dpc_knn` gives where there are no bytes and no bounds: as on a GPU, but here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "_search", lambda tokens, mask, grid: DenseSearch(tokens, *grid, mask))
+        patch.setattr(merging_torch, "_search", lambda tokens, mask, *grid: DenseSearch(tokens, *grid, mask))
         return dpc_knn(features, *args, **options)
+
+
+def screened(features: torch.Tensor) -> ScreenedSearch:
+    """The search of arrays, on the grid that `dpc_knn` puts them on."""
+    values = merging.as_points(features.numpy())
+    grid = merging.fixed_point(*merging._range(values, None), 5)
+    return ScreenedSearch(values, *grid, np.ones(values.shape[:2], dtype=np.bool_))
 
 
 def assert_same(first: Clusters, second: Clusters) -> None:
@@ -63,12 +70,30 @@ def awkward_features() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("bytes_multiply", [True, False])
 def test_screening_changes_nothing(name: str, bytes_multiply: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not bytes_multiply:  # where bytes have no fast product, float32 multiplies them
-        monkeypatch.setattr(merging_screened, "_multiplies_bytes", lambda: False)
+        monkeypatch.setattr(merging_torch, "_multiplies_bytes", lambda: False)
     features = awkward_features()[name]
     for num_clusters, k in ((1, 1), (7, 5), (30, 3), (features.shape[1] - 1, features.shape[1])):
         assert_same(dpc_knn(features, num_clusters, k), dense(features, num_clusters, k))
     mask = torch.arange(features.shape[1])[None] % 3 != 1
     assert_same(dpc_knn(features, 7, mask=mask), dense(features, 7, mask=mask))
+
+
+@pytest.mark.parametrize("name", awkward_features())
+def test_arrays_and_tensors_merge_alike(name: str) -> None:
+    """To the bit: clusters, averages and counts, with a mask and without."""
+    features = awkward_features()[name]
+    mask = torch.arange(features.shape[1])[None] % 3 != 1
+    for chosen in (None, mask):
+        tensors = dpc_knn(features, 7, mask=chosen)
+        arrays = dpc_knn(features.numpy(), 7, mask=None if chosen is None else chosen.numpy())
+        np.testing.assert_array_equal(arrays.centers, tensors.centers)
+        np.testing.assert_array_equal(arrays.assignment, tensors.assignment)
+        for ours, theirs in zip(
+            merge_tokens(features.numpy(), arrays), merge_tokens(features, tensors), strict=True
+        ):
+            assert isinstance(ours, np.ndarray)
+            assert ours.dtype == theirs.numpy().dtype
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @given(
@@ -92,26 +117,24 @@ def test_screening_changes_nothing_whatever_the_tokens(
 def test_bounds_hold_for_every_pair() -> None:
     """Whatever the bytes are: what rounding takes away is at most the error, whose bound decides."""
     for name, features in awkward_features().items():
-        everything = torch.ones(features.shape[:2], dtype=torch.bool)
-        grid = merging._fixed_point(features, None, 5)
-        (tokens,) = ScreenedSearch(features, *grid, everything)._images
-        points = tokens.points.numpy().astype(np.float64)
+        (tokens,) = screened(features)._images
+        points = tokens.points.astype(np.float64)
         points -= (points.sum(0) // len(points))[None]
-        rounded = tokens.rounded.numpy().astype(np.float64) * tokens.scales.numpy()[:, None]
-        assert abs(tokens.rounded.int()).max() <= 127, name
-        assert (np.linalg.norm(points - rounded, axis=1) <= tokens.errors.numpy()).all(), name
+        rounded = tokens.rounded.astype(np.float64) * tokens.scales[:, None]
+        assert abs(tokens.rounded.astype(int)).max() <= 127, name
+        assert (np.linalg.norm(points - rounded, axis=1) <= tokens.errors).all(), name
         np.testing.assert_allclose(tokens.lengths, np.linalg.norm(points, axis=1), rtol=1e-12, err_msg=name)
 
 
 def test_few_pairs_are_computed_exactly() -> None:
     """The bounds are worth their cost: of the pairs of 729 tokens of noise no more than one in thirty."""
     features = random_features(25, 1, 729, 256)
-    grid = merging._fixed_point(features, None, 5)
-    search = ScreenedSearch(features, *grid, torch.ones(1, 729, dtype=torch.bool))
-    (tokens,), (products,) = search._images, search._products
+    search = screened(features)
+    (images,), (products,) = search._images, search._products
     assert products is not None
+    tokens = Tokens(*map(torch.from_numpy, images))
     distances = torch.cdist(tokens.points.double(), tokens.points.double()).square()
-    product = products.double() * tokens.scales[:, None] * tokens.scales
+    product = torch.from_numpy(products).double() * tokens.scales[:, None] * tokens.scales
     lengths, errors = tokens.lengths, tokens.errors
     missed = lengths[:, None] * errors + errors[:, None] * lengths + errors[:, None] * errors
     bounds = tokens.norms[:, None] + tokens.norms - 2 * (product + missed)
@@ -169,7 +192,7 @@ def test_threads_and_autocast_change_nothing() -> None:
         torch.set_float32_matmul_precision("medium")  # TF32 on a GPU, bfloat16 on some CPUs
         results.append(dpc_knn(features, 30))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(merging_screened, "_multiplies_bytes", lambda: False)
+            patch.setattr(merging_torch, "_multiplies_bytes", lambda: False)
             results.append(dpc_knn(features, 30))
     finally:
         torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,100 @@
+"""Merging of tensors: on a CPU through the arrays behind them, on an accelerator where they are."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import binding  # type: ignore[import-untyped]  # has no stubs
+from numpy.typing import NDArray
+
+from encoders.merging import Clusters, as_points, density_peaks, raise_not_finite
+from encoders.merging_dense import DenseSearch
+from encoders.merging_screened import ScreenedSearch
+
+_MAX_WIDTH = 1 << 15  # a wider sum of products of bytes might not fit into 32 bits
+
+
+def cluster(features: torch.Tensor, num_clusters: int, k: int, mask: torch.Tensor | None) -> Clusters:
+    """`encoders.dpc_knn` of a tensor, with checked arguments; the clusters are tensors beside it."""
+    device = features.device
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        features = features.detach()
+        high, low = _range(features, mask)
+        valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask.cpu().numpy()
+        if not (np.isfinite(high).all() and np.isfinite(low).all()):
+            raise_not_finite(features.double().cpu().numpy(), valid)
+        found = density_peaks(high, low, valid, num_clusters, k, lambda grid: _search(features, valid, *grid))
+    return Clusters(*(torch.from_numpy(part).to(device) for part in found))
+
+
+def merge(
+    features: torch.Tensor, assignment: torch.Tensor, centers: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`encoders.merge_tokens` of a tensor, differentiable in it."""
+    num_clusters = centers.shape[1]
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    valid = assignment >= 0  # [B, N]
+    with torch.autocast(features.device.type, enabled=False):
+        # Selected, not multiplied: a NaN under the mask must not spread.
+        values = torch.where(valid[..., None], features.to(dtype), 0.0)  # [B, N, C]
+        slot = torch.where(valid, assignment, 0)
+        counts = torch.zeros_like(centers).scatter_add_(1, slot, valid.to(torch.int64))
+        sums = _sum_by_slot(values, slot, num_clusters)  # [B, K, C]
+        return sums / counts.clamp(min=1)[..., None].to(dtype), counts
+
+
+def _range(features: torch.Tensor, mask: torch.Tensor | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The largest and the smallest value of each channel of each image, float64 [B, C]; 0 without tokens."""
+    if mask is None:
+        high, low = features.amax(1), features.amin(1)  # [B, C]; a NaN comes through
+    else:
+        high = features.masked_fill(~mask[..., None], -torch.inf).amax(1)
+        low = features.masked_fill(~mask[..., None], torch.inf).amin(1)
+        empty = ~mask.any(1, keepdim=True)  # [B, 1]
+        high, low = high.masked_fill(empty, 0.0), low.masked_fill(empty, 0.0)
+    return high.double().cpu().numpy(), low.double().cpu().numpy()
+
+
+def _search(
+    features: torch.Tensor, mask: NDArray[Any], middle: NDArray[Any], step: NDArray[Any]
+) -> ScreenedSearch | DenseSearch:
+    if features.device.type != "cpu":
+        return DenseSearch(features, middle, step, mask)
+    values = features if features.dtype == torch.float64 else features.float()
+    return ScreenedSearch(as_points(values.numpy()), middle, step, mask, multiply)
+
+
+def multiply(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[Any]:
+    """left @ right^T of bytes: int32 where there are instructions for it, else float32 with its losses."""
+    a, b = torch.from_numpy(left), torch.from_numpy(right)
+    if a.ndim == 2 and _multiplies_bytes() and a.shape[1] <= _MAX_WIDTH:
+        return torch._int_mm(a, b.T).numpy()
+    return (a.float() @ b.float().mT).numpy()
+
+
+@cache
+def _multiplies_bytes() -> bool:
+    """Whether products of bytes are fast and right here.
+
+    Without these instructions they are slower than float32, and oneDNN lets them saturate at 16 bits. Its
+    environment variables can forbid the instructions, so what comes out is looked at as well.
+    """
+    features = binding.get_host_cpu_features()
+    if not any(features.get(name) for name in ("avx512vnni", "avxvnni", "amx-int8")):
+        return False
+    most = torch.full((32, 64), 127, dtype=torch.int8)
+    most[::2] *= -1
+    return torch.equal(torch._int_mm(most, most.T).double(), most.double() @ most.double().T)
+
+
+def _sum_by_slot(values: torch.Tensor, slot: torch.Tensor, num_slots: int) -> torch.Tensor:
+    """Sum values [B, N, C] into [B, K, C] by slot [B, N], reproducibly."""
+    if values.device.type == "cpu":  # in token order, whatever the number of threads
+        index = slot[..., None].expand_as(values)
+        return values.new_zeros(values.shape[0], num_slots, values.shape[2]).scatter_add(1, index, values)
+    # Scattered additions race on accelerators. In float64 the product is also out of reach of TF32.
+    one_hot = torch.nn.functional.one_hot(slot, num_slots).to(torch.float64)  # [B, N, K]
+    return torch.bmm(one_hot.transpose(1, 2), values.to(torch.float64)).to(values.dtype)
