@@ -12,57 +12,76 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from entropy import FeatureCodec
 from eval.ablation.measure import Row, measure
 from eval.ablation.summary import Curve, interval
-from eval.ablation.variants import VARIANTS
+from eval.ablation.together import train_together
+from eval.ablation.variants import PARTS, Variant
 from tofc.config import load_yaml
 from tofc.errors import UserError
 from tofc.training.settings import TrainConfig
 from tofc.training.train import Run, finish
 
 ROWS_NAME = "rows.csv"
+REFERENCE = "full"
 
 
 def main() -> int:
     """Runs what is missing in the output folder, then prints the table and one line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m eval.ablation", description=__doc__)
+    parser.add_argument("part", choices=list(PARTS), help="codec: entropy coding; answers: merging, LoRA")
     parser.add_argument("config", help="a configuration of `tofc train`; its steps are each variant's")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="one folder a variant")
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--out", type=Path, help="one folder a variant [runs/ablation-PART]")
+    parser.add_argument("--variants", nargs="*", help="some of the part's variants; all without it")
     parser.add_argument("--pictures", type=int, default=200, help="test pictures to measure on")
-    parser.add_argument("--reference", default="full", choices=list(VARIANTS))
     parser.add_argument("--table-only", action="store_true", help="train nothing: the table of what is there")
     arguments = parser.parse_args()
     console = Console(stderr=True)
+    out = arguments.out or Path("runs") / f"ablation-{arguments.part}"
     try:
-        config = load_yaml(arguments.config, TrainConfig)
-        for name in arguments.variants:
-            if not arguments.table_only:
-                train_and_measure(name, config, arguments.out / name, arguments.pictures, console)
-        print_table(arguments.out, arguments.reference)
+        variants = chosen_variants(arguments.part, arguments.variants)
+        if not arguments.table_only:
+            config = load_yaml(arguments.config, TrainConfig)
+            missing = {name: each for name, each in variants.items() if not (out / name / ROWS_NAME).exists()}
+            if arguments.part == "codec" and missing:
+                for name, run in train_together(config, missing, out, console).items():
+                    write_rows(name, run, arguments.pictures)
+            for name, variant in missing.items() if arguments.part == "answers" else ():
+                write_rows(name, train(variant, config, out / name, console), arguments.pictures)
+        for loss in ("error", "cross_entropy") if arguments.part == "codec" else ("cross_entropy",):
+            print_table(out, variants, loss)
     except UserError as error:
         console.print(f"[red]{error}[/red]")
         return 2
     return 0
 
 
-def train_and_measure(name: str, config: TrainConfig, folder: Path, pictures: int, console: Console) -> None:
-    """One variant, unless its rows are there already; an interrupted training goes on."""
-    if (folder / ROWS_NAME).exists():
-        return
-    console.print(f"[bold]{name}[/bold]: {VARIANTS[name].title}")
-    variant = VARIANTS[name]
+def chosen_variants(part: str, names: list[str] | None) -> dict[str, Variant]:
+    """The part's variants of these names, the reference first; raises UserError on a name that it has not."""
+    known = PARTS[part]
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"{part} has no variant {name!r}; choose from {', '.join(known)}")
+    return {name: each for name, each in known.items() if not names or name in {REFERENCE, *names}}
+
+
+def train(variant: Variant, config: TrainConfig, folder: Path, console: Console) -> Run:
+    """One variant with its own model; an interrupted training goes on."""
+    console.print(f"[bold]{folder.name}[/bold]: {variant.title}")
     run = Run(variant.change(config), folder, console, merge=variant.merge)
     run.trainer.run(lambda step, scalars: None)
-    finish(run)
-    rows = measure(name, run, FeatureCodec.load(folder), pictures)
-    partial = folder / (ROWS_NAME + ".partial")
+    return run
+
+
+def write_rows(name: str, run: Run, pictures: int) -> None:
+    """Exports the run's codec and writes what it does on test pictures beside the run."""
+    _, exported = finish(run)
+    rows = measure(name, run, exported, pictures)
+    partial = run.work / (ROWS_NAME + ".partial")
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0].as_dict()))
         writer.writeheader()
         writer.writerows(row.as_dict() for row in rows)
-    partial.rename(folder / ROWS_NAME)
+    partial.rename(run.work / ROWS_NAME)
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -74,6 +93,7 @@ def read_rows(file: Path) -> list[Row]:
                 int(each["picture"]),
                 int(each["quality"]),
                 int(each["bytes"]),
+                float(each["error"]),
                 float(each["cross_entropy"]),
                 int(each["questions"]),
                 int(each["right"]),
@@ -82,40 +102,44 @@ def read_rows(file: Path) -> list[Row]:
         ]
 
 
-def print_table(out: Path, reference: str) -> None:
-    """The table of all variants in `out` against `reference`; raises UserError where that one is missing."""
-    if not (out / reference / ROWS_NAME).exists():
-        raise UserError(f"{out} has no variant {reference!r} to compare with: run it first")
-    base = Curve.from_rows(read_rows(out / reference / ROWS_NAME))
-    title = f"bytes at equal cross-entropy of the answers, relative to '{reference}'"
+def print_table(out: Path, variants: dict[str, Variant], loss: str) -> None:
+    """The table of the variants in `out` against the reference; raises UserError where it is missing."""
+    if not (out / REFERENCE / ROWS_NAME).exists():
+        raise UserError(f"{out} has no variant {REFERENCE!r} to compare with: run it first")
+    base = Curve.from_rows(read_rows(out / REFERENCE / ROWS_NAME), loss)
+    equal = {"error": "error of the features", "cross_entropy": "cross-entropy of the answers"}[loss]
+    title = f"bytes at equal {equal}, relative to '{REFERENCE}'"
     table = Table("variant", "bytes", "95 % interval", "middle quality: bytes", "right", "use", title=title)
     found = []
-    for name, variant in VARIANTS.items():
+    for name, variant in variants.items():
         if not (out / name / ROWS_NAME).exists():
             continue
-        curve = Curve.from_rows(read_rows(out / name / ROWS_NAME))
-        ratio, low, high = interval(curve, base)
-        middle = (len(curve.bytes) - 1) // 2
-        size = float(curve.bytes[middle].mean())
-        right = float(curve.right[middle].sum() / curve.questions[middle].sum())
-        use = least_use(out / name)
-        found.append(
-            {
-                "variant": name,
-                "bytes_change": ratio - 1,
-                "low": low - 1,
-                "high": high - 1,
-                "bytes": size,
-                "right": right,
-                "least_used": use,
-            }
-        )
+        row = compare(Curve.from_rows(read_rows(out / name / ROWS_NAME), loss), base)
+        row["least_used"] = least_use(out / name)
+        found.append({"variant": name, **row})
         table.add_row(
-            variant.title, f"{ratio - 1:+.1%}", f"{low - 1:+.1%} to {high - 1:+.1%}", f"{size:.0f}",
-            f"{right:.1%}", f"{use:.1%}",
-        )  # fmt: skip
+            variant.title,
+            f"{row['bytes_change']:+.1%}",
+            f"{row['low']:+.1%} to {row['high']:+.1%}",
+            f"{row['bytes']:.0f}",
+            f"{row['right']:.1%}",
+            f"{row['least_used']:.1%}",
+        )
     Console().print(table)
-    print(json.dumps({"ablation": found, "pictures": int(base.bytes.shape[1])}))
+    print(json.dumps({"ablation": found, "loss": loss, "pictures": int(base.bytes.shape[1])}))
+
+
+def compare(curve: Curve, base: Curve) -> dict[str, float]:
+    """Change in bytes at equal loss with its interval; bytes and share of right answers at middle quality."""
+    ratio, low, high = interval(curve, base)
+    middle = (len(curve.bytes) - 1) // 2
+    return {
+        "bytes_change": ratio - 1,
+        "low": low - 1,
+        "high": high - 1,
+        "bytes": float(curve.bytes[middle].mean()),
+        "right": float(curve.right[middle].sum() / curve.questions[middle].sum()),
+    }
 
 
 def least_use(folder: Path) -> float:

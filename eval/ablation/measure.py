@@ -17,12 +17,17 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Row:
-    """One picture at one quality: packet bytes, weighted cross-entropy of its answers in nats, how many."""
+    """One picture at one quality: packet bytes, error, weighted cross-entropy of its answers in nats.
+
+    `error` is the mean squared error in the coordinates that the codec quantises, relative to the features'
+    variance there: the error that matters to the answers, see `tofc.training.train`.
+    """
 
     variant: str
     picture: int
     quality: int
     bytes: int
+    error: float
     cross_entropy: float
     questions: int
     right: int
@@ -45,11 +50,14 @@ def measure(name: str, run: Run, codec: FeatureCodec, pictures: int) -> list[Row
         packed = run.packer.pack([example.turns for example in examples]).to(run.task.device)
         for quality in (0, *codec.qualities):
             sizes, decoded = _coded(features, codec, quality)
+            coordinates = run.task.codec.transform(decoded.cpu() - features.cpu() + run.task.codec.center)
+            errors = coordinates.square().mean((1, 2)).tolist()
             losses, exact = _answers(run.task, decoded, packed)
             for place, number in enumerate(numbers):
                 asked = len(examples[place].turns)
                 right = int(exact[place, :asked].sum())
-                rows.append(Row(name, number, quality, sizes[place], losses[place], asked, right))
+                row = Row(name, number, quality, sizes[place], errors[place], losses[place], asked, right)
+                rows.append(row)
     return rows
 
 

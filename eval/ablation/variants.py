@@ -14,15 +14,11 @@ from tofc.training.task import Merge
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the ablation: what it says it is, the change, and the merging where that is not DPC-KNN.
-
-    `tokens` is the number that it is measured with, None for the configuration's own.
-    """
+    """One row of the ablation: what it says it is, the change, and the merging where that is not DPC-KNN."""
 
     title: str
     change: Callable[[TrainConfig], TrainConfig]
     merge: Merge | None = None
-    tokens: int | str | None = None
 
 
 def pool(features: Tensor, tokens: int) -> Tensor:
@@ -70,9 +66,13 @@ def _single(level: int) -> Callable[[TrainConfig], TrainConfig]:
 
 POOLED = 49  # blocks of 2 x 2 of the 14 x 14 patches of scenes-tiny
 
-VARIANTS: dict[str, Variant] = {
-    "full": Variant("4 entropy models, hyperprior, balance loss, DPC-KNN, LoRA", _same),
-    "seed": Variant("the same with another seed", lambda config: replace(config, seed=config.seed + 1)),
+_FULL = Variant("everything: 4 entropy models, hyperprior, balance loss, DPC-KNN, LoRA", _same)
+_SEED = Variant("the same with another seed", lambda config: replace(config, seed=config.seed + 1))
+
+# Parts of the entropy coding: they show in the bytes of equal features, whatever reads these.
+CODEC_VARIANTS: dict[str, Variant] = {
+    "full": _FULL,
+    "seed": _SEED,
     "experts_1": Variant("one entropy model", _codec(experts=1)),
     "experts_8": Variant("8 entropy models", _codec(experts=8)),
     "no_hyperprior": Variant("no hyperprior", _codec(hyperprior=False)),
@@ -80,11 +80,19 @@ VARIANTS: dict[str, Variant] = {
         "factorised: one entropy model, no hyperprior", _codec(experts=1, hyperprior=False)
     ),
     "no_balance": Variant("no balance loss", lambda config: replace(config, balance=0.0)),
-    "frozen": Variant("base model frozen", lambda config: replace(config, adapters=None)),
-    "dpc_49": Variant(f"DPC-KNN to {POOLED} tokens", _merged_to(POOLED)),
-    "pooled_49": Variant(f"uniform pooling to {POOLED} tokens", _merged_to(POOLED), merge=pool),
-    "unmerged": Variant("no merging: all tokens", _merged_to("all")),
     "single_2": Variant("a codec for quality 2 alone", _single(2)),
     "single_4": Variant("a codec for quality 4 alone", _single(4)),
     "single_6": Variant("a codec for quality 6 alone", _single(6)),
 }
+
+# Parts that change what the language model reads: only its answers can tell.
+ANSWER_VARIANTS: dict[str, Variant] = {
+    "full": _FULL,
+    "seed": _SEED,
+    "frozen": Variant("base model frozen", lambda config: replace(config, adapters=None)),
+    "dpc_49": Variant(f"DPC-KNN to {POOLED} tokens", _merged_to(POOLED)),
+    "pooled_49": Variant(f"uniform pooling to {POOLED} tokens", _merged_to(POOLED), merge=pool),
+    "unmerged": Variant("no merging: all tokens", _merged_to("all")),
+}
+
+PARTS = {"codec": CODEC_VARIANTS, "answers": ANSWER_VARIANTS}

@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from eval.ablation.__main__ import ROWS_NAME, main, print_table, read_rows
+from eval.ablation.__main__ import ROWS_NAME, chosen_variants, main, print_table, read_rows
 from eval.ablation.measure import Row
 from eval.ablation.summary import Curve, bytes_at_equal_loss, interval
-from eval.ablation.variants import VARIANTS, pool
+from eval.ablation.together import SharedFeatures, train_together
+from eval.ablation.variants import ANSWER_VARIANTS, CODEC_VARIANTS, PARTS, pool
 from tofc.config import load_yaml
 from tofc.errors import UserError
 from tofc.training.settings import TrainConfig
+from tofc.training.train import Run
 
 LEVELS, PICTURES = 4, 30
 
@@ -26,7 +29,7 @@ def curve(scale: float, seed: int = 0, noise: float = 0.05) -> Curve:
     rng = np.random.default_rng(seed)
     size = scale * 100.0 * 2.0 ** np.arange(LEVELS)[:, None] * np.exp(noise * rng.normal(size=(1, PICTURES)))
     loss = np.linspace(0.8, 0.2, LEVELS)[:, None] * np.ones((1, PICTURES))
-    return Curve(size, loss, np.ones_like(loss), np.ones_like(loss))
+    return Curve(size, loss, *[np.ones_like(loss)] * 3)
 
 
 def test_equal_curves_need_equal_bytes_and_half_the_bytes_are_half() -> None:
@@ -40,27 +43,30 @@ def test_equal_curves_need_equal_bytes_and_half_the_bytes_are_half() -> None:
 
 def test_levels_that_are_not_worth_their_bytes_do_not_count() -> None:
     base = curve(1.0, noise=0.0)
-    wasteful = dataclasses.replace(base, cross_entropy=base.cross_entropy.copy())
-    wasteful.cross_entropy[3] = 0.9  # the dearest level answers worst
+    wasteful = dataclasses.replace(base, loss=base.loss.copy())
+    wasteful.loss[3] = 0.9  # the dearest level answers worst
     assert bytes_at_equal_loss(wasteful, base, np.arange(PICTURES)) == pytest.approx(1.0)
 
 
 def test_a_single_point_is_compared_where_it_lies() -> None:
+    # Losses 0.6 and 0.4 of two levels: their geometric mean lies half way between them in log bytes.
     base = curve(1.0, noise=0.0)
-    between = Curve(*(np.full((1, PICTURES), value) for value in (100 * 2.0**1.5, 0.5, 1.0, 1.0)))
+    between = Curve(*(np.full((1, PICTURES), value) for value in (100 * 2.0**1.5, 0.24**0.5, 1.0, 1.0, 1.0)))
     assert bytes_at_equal_loss(between, base, np.arange(PICTURES)) == pytest.approx(1.0)
 
 
 def test_losses_that_do_not_meet_are_an_error() -> None:
     far = curve(1.0)
-    far = dataclasses.replace(far, cross_entropy=far.cross_entropy + 5)
+    far = dataclasses.replace(far, loss=far.loss + 5)
     with pytest.raises(ValueError, match="no equal losses"):
         interval(far, curve(1.0))
 
 
 def test_rows_of_a_missing_picture_are_an_error() -> None:
-    rows = [Row("full", picture, quality, 10, 1.0, 2, 1) for picture in (0, 1) for quality in (0, 1, 2)]
+    rows = [Row("full", picture, quality, 10, 0.1, 1.0, 2, 1) for picture in (0, 1) for quality in (0, 1, 2)]
     assert Curve.from_rows(rows).bytes.shape == (2, 2)
+    assert Curve.from_rows(rows).terms.tolist() == [[2.0, 2.0]] * 2  # cross-entropy is summed over questions
+    assert Curve.from_rows(rows, "error").terms.tolist() == [[1.0, 1.0]] * 2
     with pytest.raises(ValueError, match="quality 2 of picture 1"):
         Curve.from_rows(rows[:-1])
 
@@ -72,16 +78,70 @@ def test_pooling_averages_blocks() -> None:
         pool(features, 9)
 
 
-def test_every_variant_changes_the_configuration_except_the_reference() -> None:
-    config = load_yaml("configs/scenes-tiny-ablation.yaml", TrainConfig)
-    changed = {name: variant.change(config) for name, variant in VARIANTS.items()}
+@pytest.mark.parametrize("part", PARTS)
+def test_every_variant_changes_the_configuration_except_the_reference(part: str) -> None:
+    config = load_yaml(f"configs/scenes-tiny-ablation-{part}.yaml", TrainConfig)
+    changed = {name: variant.change(config) for name, variant in PARTS[part].items()}
     assert changed.pop("full") == config
-    distinct = {(repr(each), VARIANTS[name].merge is None) for name, each in changed.items()}
+    distinct = {(repr(each), PARTS[part][name].merge is None) for name, each in changed.items()}
     assert len(distinct) == len(changed)
     assert all(each != config for each in changed.values())
-    single = changed["single_4"]
+
+
+def test_a_single_rate_codec_has_step_and_weight_of_its_level() -> None:
+    config = load_yaml("configs/scenes-tiny-ablation-codec.yaml", TrainConfig)
+    single = CODEC_VARIANTS["single_4"].change(config)
     assert single.codec.steps == (config.codec.steps[3],)
     assert single.rate_weights() == pytest.approx([config.rate_weights()[3]])
+
+
+def test_a_selection_keeps_the_reference_and_refuses_unknown_names() -> None:
+    assert list(chosen_variants("answers", ["frozen"])) == ["full", "frozen"]
+    assert chosen_variants("answers", None) == ANSWER_VARIANTS
+    with pytest.raises(UserError, match="no variant 'experts_1'; choose from full, seed, frozen"):
+        chosen_variants("answers", ["experts_1"])
+
+
+def test_features_are_computed_once_for_equal_pixels_and_tokens() -> None:
+    class Task:
+        calls = 0
+
+        def merged(self, pixels: torch.Tensor, tokens: int | None) -> torch.Tensor:
+            self.calls += 1
+            return pixels * (tokens or 1)
+
+    task = Task()
+    shared = SharedFeatures(task)  # type: ignore[arg-type]
+    pixels = torch.arange(4.0)
+    assert torch.equal(shared(pixels, 2), pixels * 2)
+    assert torch.equal(shared(pixels.clone(), 2), pixels * 2)
+    assert task.calls == 1
+    assert torch.equal(shared(pixels, 3), pixels * 3)
+    assert torch.equal(shared(pixels + 1, 3), (pixels + 1) * 3)
+    assert task.calls == 3
+
+
+def test_variants_trained_together_equal_those_trained_alone(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        load_yaml("configs/scenes-tiny-ablation-codec.yaml", TrainConfig),
+        feature_steps=2, total_steps=2, batch_size=2, init_pictures=4,
+    )  # fmt: skip
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0))
+    chosen = {name: CODEC_VARIANTS[name] for name in ("full", "experts_1")}
+    console = Console(quiet=True)
+    together = train_together(config, chosen, tmp_path / "together", console)
+    alone = Run(CODEC_VARIANTS["experts_1"].change(config), tmp_path / "alone", console)
+    alone.trainer.run(lambda step, scalars: None)
+    expected = alone.task.codec.state_dict()
+    found = together["experts_1"].task.codec.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert together["full"].task.codec.config.experts == 4
+
+
+def test_training_together_refuses_what_is_not_shared(tmp_path: Path) -> None:
+    config = load_yaml("configs/scenes-tiny-ablation-answers.yaml", TrainConfig)
+    with pytest.raises(UserError, match="adapters: null"):
+        train_together(config, CODEC_VARIANTS, tmp_path, Console(quiet=True))
 
 
 def write(folder: Path, name: str, made: Curve) -> None:
@@ -91,19 +151,19 @@ def write(folder: Path, name: str, made: Curve) -> None:
         writer.writeheader()
         for level in range(LEVELS):
             for picture in range(PICTURES):
-                size, loss = made.bytes[level, picture], made.cross_entropy[level, picture]
-                row = Row(name, picture, level + 1, round(size * 1000), float(loss), 1, 1)
+                size, loss = made.bytes[level, picture], made.loss[level, picture]
+                row = Row(name, picture, level + 1, round(size * 1000), float(loss), float(loss), 1, 1)
                 writer.writerow(row.as_dict())
     (folder / name / "codec-report.json").write_text('[{"usage": [0.9, 0.1]}, {"usage": [0.8, 0.2]}]')
 
 
 def test_the_table_compares_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="run it first"):
-        print_table(tmp_path, "full")
+        print_table(tmp_path, CODEC_VARIANTS, "error")
     write(tmp_path, "full", curve(1.0))
     write(tmp_path, "experts_1", curve(1.25))
     assert read_rows(tmp_path / "full" / ROWS_NAME)[0].quality == 1
-    print_table(tmp_path, "full")
+    print_table(tmp_path, CODEC_VARIANTS, "error")
     shown = capsys.readouterr().out
     assert "+25.0%" in shown
     assert "15.0%" in shown  # the least used entropy model
@@ -112,6 +172,6 @@ def test_the_table_compares_what_is_there(tmp_path: Path, capsys: pytest.Capture
 def test_a_run_without_reference_ends_in_a_user_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["ablation", "configs/scenes-tiny-ablation.yaml", "--out", str(tmp_path), "--table-only"]
+    arguments = ["ablation", "codec", "unread.yaml", "--out", str(tmp_path), "--table-only"]
     monkeypatch.setattr("sys.argv", arguments)
     assert main() == 2
