@@ -7,6 +7,7 @@ it here takes neither peft nor the other half of the model. Source: E. J. Hu et 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,10 +24,13 @@ _IN, _OUT = ".lora_A.weight", ".lora_B.weight"
 
 
 @torch.no_grad()
-def add_adapters(module: nn.Module, folder: Path, under: str) -> None:
+def add_adapters(
+    module: nn.Module, folder: Path, under: str, wanted: Callable[[str], bool] = lambda name: True
+) -> None:
     """Adds the change that `folder` describes to the weights of `module`, in place.
 
     `under` says what the module is of the whole model: `TOWER`, or `LANGUAGE_SIDE` for all but the tower.
+    Names that are not `wanted` are left out, for modules that hold a part.
     Raises CheckpointError where the folder is not whole or belongs to another model.
     """
     try:
@@ -40,7 +44,7 @@ def add_adapters(module: nn.Module, folder: Path, under: str) -> None:
     names = {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items()}
     for name, tensor in names.items():
         is_tower = name.startswith(TOWER)
-        if is_tower != (under == TOWER) or name.endswith(_IN):
+        if is_tower != (under == TOWER) or name.endswith(_IN) or not wanted(name):
             continue
         if name.endswith(_OUT):
             stem = name.removesuffix(_OUT)

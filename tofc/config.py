@@ -71,7 +71,8 @@ class CheckpointConfig:
     `base` is the LLaVA-OneVision model: a folder inside the checkpoint, an absolute folder, or a hub id.
     `tiling` is "base" (one square tile a picture) or "anyres" (the stock grid of tiles as well).
     `default_quality` runs from 1 (fewest bytes) to 8. `adapters` names the folder of fine-tuning that is
-    added to the base when it is read, None where the base is complete in itself.
+    added to the base when it is read, None where the base is complete in itself; `family` the folder of
+    branches of the language model, None where there is only the full model.
     """
 
     format_version: int = FORMAT_VERSION
@@ -81,6 +82,7 @@ class CheckpointConfig:
     codec: CodecFiles = field(default_factory=CodecFiles)
     default_quality: int = 4
     adapters: str | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
@@ -112,6 +114,11 @@ class Checkpoint:
     def adapters(self) -> Path | None:
         """Where the fine-tuning of the base lies, None where there is none."""
         return None if self.config.adapters is None else self.folder / self.config.adapters
+
+    @property
+    def family(self) -> Path | None:
+        """Where the branches of the language model lie, None where there are none."""
+        return None if self.config.family is None else self.folder / self.config.family
 
 
 def from_mapping(cls: type[T], values: Any, where: str) -> T:

@@ -22,10 +22,14 @@ from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.device import Device
 from tofc.errors import CheckpointError, PacketError, UserError
+from tofc.familial.family import Family
+from tofc.familial.members import FULL
+from tofc.familial.store import loader, read_index
 from tofc.features import Features
 from tofc.generation import generate
 from tofc.images import MAX_PIXELS
 from tofc.model import (
+    block_number,
     choose_device,
     choose_dtype,
     load_base_config,
@@ -37,7 +41,6 @@ from tofc.packet import TAG_BYTES, Packet
 from tofc.prompt import Prompt, chat_template, end_tokens, left_pad
 from tofc.tiling import tile_layout
 
-EXITS = ("full",)
 MAX_NEW_TOKENS = 80
 BATCH_SIZE = 16
 # What would change the shape or the type of the generated ids.
@@ -49,7 +52,9 @@ Seen = Packet | bytes | Features | Sequence[Features]
 class Edge:
     """Answers questions about packets; holds projector, language model, tokenizer and codec.
 
-    `codec` is None for a plain LLaVA-OneVision model, which answers about features and images only.
+    `codec` is None for a plain LLaVA-OneVision model, which answers about features and images only. `family`
+    are the exits that can answer, `exit` the one that does unless a request says otherwise, `model` that one
+    as a stock model.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Edge:
         config: CheckpointConfig,
         codec: FeatureCodec | None,
         device_side: Device | None = None,
+        family: Family | None = None,
     ) -> None:
         width = model.model.multi_modal_projector.linear_1.in_features
         if codec is not None and codec.width != width:
@@ -67,12 +73,12 @@ class Edge:
                 f"the codec gives features of width {codec.width}, the projector takes {width}: "
                 "they belong to different models"
             )
-        self.model = model
+        self.family = Family(model) if family is None else family
         self.tokenizer = tokenizer
         self.template = template
         self.config = config
         self.codec = codec
-        self.exit = "full"
+        self.exit = self.family.default
         self._device_side = device_side
         # Published generation settings sample; answers here are greedy unless the caller says otherwise.
         model.generation_config = GenerationConfig(
@@ -81,12 +87,13 @@ class Edge:
             eos_token_id=end_tokens(tokenizer, model),
             pad_token_id=left_pad(tokenizer, model),
         )
+        self.model: LlavaOnevisionForConditionalGeneration = self.family.model()
 
     @classmethod
     def from_pretrained(
         cls,
         src: str | Path,
-        exit: str = "full",
+        exit: str = FULL,
         *,
         images: bool = False,
         device: str | torch.device = "cpu",
@@ -95,26 +102,39 @@ class Edge:
         """Loads the edge side of a bundled name, a folder or a hub id.
 
         The vision tower is left unread unless `images` is true, which `answer_image` needs. `exit` names
-        the branch of the language model that answers. `dtype`: float32 on a CPU and the checkpoint's own
+        the member of the family that answers (`tofc.familial.family(src)` lists them): only the blocks of
+        the language model that it needs are read. Requests may name any other member that these blocks
+        reach; its branch is read when it is first named. `dtype`: float32 on a CPU and the checkpoint's own
         elsewhere, unless given. Raises UserError for an unknown exit, CheckpointError where the checkpoint
         is not whole.
         """
-        if exit not in EXITS:
-            raise UserError(f"there is no exit {exit!r}; this model has: {', '.join(EXITS)}")
         checkpoint = resolve(src)
         base, where = checkpoint.base, choose_device(device)
+        index = None if checkpoint.family is None else read_index(checkpoint.family, base)
+        if index is None and exit != FULL:
+            raise UserError(f"there is no exit {exit!r}; this model has: {FULL}")
+        member = None if index is None or exit == FULL else index.roster.named(exit)
+        num_layers = None if member is None else member.exit_layer
         codec = load_codec(checkpoint) if checkpoint.has_codec else None
         base_config = load_base_config(base)
         chosen = choose_dtype(dtype, where, base_config)
-        model = load_language_side(base, base_config, where, chosen)
+        model = load_language_side(base, base_config, where, chosen, num_layers)
         if checkpoint.adapters:
-            add_adapters(model, checkpoint.adapters, LANGUAGE_SIDE)
+            reach = len(model.model.language_model.layers)
+            add_adapters(
+                model, checkpoint.adapters, LANGUAGE_SIDE, wanted=lambda name: block_number(name) < reach
+            )
+        family = None
+        if index is not None and checkpoint.family is not None:
+            load = loader(checkpoint.family, model)
+            family = Family(model, roster=index.roster, load=load, default=exit)
         try:
             tokenizer = AutoTokenizer.from_pretrained(base)
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{base}: no tokenizer: {' '.join(str(error).split())}") from error
         seeing = Device.from_checkpoint(checkpoint, codec, where, chosen) if images else None
-        return cls(model, tokenizer, chat_template(base, tokenizer), checkpoint.config, codec, seeing)
+        template = chat_template(base, tokenizer)
+        return cls(model, tokenizer, template, checkpoint.config, codec, seeing, family)
 
     def decode(self, packet: Packet | bytes) -> torch.Tensor | list[torch.Tensor]:
         """Features float32 [K, C] of a packet, exactly as its encoder reconstructed them; a list for several.
@@ -154,19 +174,22 @@ class Edge:
         packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
         return packet.sections_with(self._check(packet))
 
-    def answer(self, packet: Packet | bytes, question: str, **generation: Any) -> Answer:
+    def answer(
+        self, packet: Packet | bytes, question: str, *, exit: str | None = None, **generation: Any
+    ) -> Answer:
         """Answers a question about a packet's pictures.
 
-        `generation` are settings of transformers' `generate`; without any, decoding is greedy and ends
-        after 80 tokens. Raises UserError for an empty question or an unknown setting, PacketError like
-        `decode`.
+        `exit` names the member of the family that answers, the edge's own if left out. `generation` are
+        settings of transformers' `generate`; without any, decoding is greedy and ends after 80 tokens.
+        Raises UserError for an empty question, an unknown setting or exit, PacketError like `decode`.
         """
-        return self.answer_many([(packet, question)], **generation)[0]
+        return self.answer_many([(packet, question)], exit=exit, **generation)[0]
 
     def answer_many(
         self,
         requests: Iterable[tuple[Seen, str]],
         *,
+        exit: str | None = None,
         batch_size: int = BATCH_SIZE,
         **generation: Any,
     ) -> list[Answer]:
@@ -174,9 +197,10 @@ class Edge:
 
         In place of a packet there may be features, uncoded or decoded; several are the pictures of one
         prompt. What occurs several times is decoded, projected and prefilled once. At most `batch_size`
-        pictures and as many questions are in the language model at a time.
+        pictures and as many questions are in the language model at a time. `exit` answers all of them.
         """
         self._check_generation(generation)
+        exit = self.family.named(self.exit if exit is None else exit).name
         pairs = [(Packet.from_bytes(seen) if isinstance(seen, bytes) else seen, q) for seen, q in requests]
         asked: dict[Any, list[int]] = {}
         for index, (seen, _) in enumerate(pairs):
@@ -187,7 +211,7 @@ class Edge:
         for first in range(0, len(groups), batch_size):
             part = groups[first : first + batch_size]
             prompts = [p for group in part for p in self._prompts([pairs[i] for i in group])]
-            given = self._answer(prompts, batch_size, generation)
+            given = self._answer(prompts, exit, batch_size, generation)
             answers |= zip((index for group in part for index in group), given, strict=True)
         return [answers[index] for index in range(len(pairs))]
 
@@ -196,13 +220,14 @@ class Edge:
         features: Features | Sequence[Features],
         questions: str | Sequence[str],
         *,
+        exit: str | None = None,
         batch_size: int = BATCH_SIZE,
         **generation: Any,
     ) -> list[Answer]:
         """Answers questions about uncoded or decoded features; several are the pictures of one prompt."""
         asked = [questions] if isinstance(questions, str) else questions
         pairs = [(features, question) for question in asked]
-        return self.answer_many(pairs, batch_size=batch_size, **generation)
+        return self.answer_many(pairs, exit=exit, batch_size=batch_size, **generation)
 
     def answer_image(
         self,
@@ -211,6 +236,7 @@ class Edge:
         *,
         tokens: int | str = "all",
         max_pixels: int = MAX_PIXELS,
+        exit: str | None = None,
         **generation: Any,
     ) -> Answer:
         """Answers about an ordinary picture as the stock model does: uncoded, and unmerged unless `tokens`.
@@ -220,7 +246,7 @@ class Edge:
         if self._device_side is None:
             raise UserError("this edge was loaded without the vision tower; load it with images=True")
         features = self._device_side.features(image, tokens, max_pixels=max_pixels)
-        answer = self.answer_features(features, question, **generation)[0]
+        answer = self.answer_features(features, question, exit=exit, **generation)[0]
         return Answer(answer.text, answer.exit, answer.tokens, {**features.timing, **answer.timing})
 
     def _check(self, packet: Packet) -> FeatureCodec:
@@ -262,16 +288,16 @@ class Edge:
         ]
 
     def _answer(
-        self, prompts: Sequence[Prompt], batch_size: int, generation: Mapping[str, Any]
+        self, prompts: Sequence[Prompt], exit: str, batch_size: int, generation: Mapping[str, Any]
     ) -> list[Answer]:
         named = generation.get("eos_token_id", self.model.generation_config.eos_token_id)
         ends = {named} if isinstance(named, int) else set(named)
-        produced = generate(self.model, prompts, batch_size, generation)
+        produced = generate(self.family.model(exit), prompts, batch_size, generation)
         answers = []
         for prompt, (ids, seconds) in zip(prompts, produced, strict=True):
             stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
             text = str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
-            answers.append(Answer(text, self.exit, tuple(ids[:stop]), {**prompt.timing, "generate": seconds}))
+            answers.append(Answer(text, exit, tuple(ids[:stop]), {**prompt.timing, "generate": seconds}))
         return answers
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -32,6 +34,7 @@ _RENAMES = (
     (re.compile(r"^multi_modal_projector\."), "model.multi_modal_projector."),
     (re.compile(r"^image_newline$"), "model.image_newline"),
 )
+_BLOCK = re.compile(r"language_model\.(?:model\.)?layers\.(\d+)\.")
 _LANGUAGE_SIDE = ("model.language_model.", "model.multi_modal_projector.", "model.image_newline", "lm_head.")
 
 
@@ -84,18 +87,29 @@ def load_language_side(
     config: LlavaOnevisionConfig | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    num_layers: int | None = None,
 ) -> LlavaOnevisionForConditionalGeneration:
     """The stock model with `vision_tower` None; of the tower not one byte is read.
 
-    `base` is a folder or a hub id. Raises CheckpointError where a tensor is missing or has another shape than
-    the config says.
+    `base` is a folder or a hub id. With `num_layers` only so many first blocks of the language model are
+    read, and the model has no more: what a member of a family needs (`tofc.familial`). Raises
+    CheckpointError where a tensor is missing or has another shape than the config says.
     """
     config = load_base_config(base) if config is None else config
+    if num_layers is not None:
+        config = copy.deepcopy(config)
+        text: Any = config.text_config
+        text.num_hidden_layers = num_layers
+        text.layer_types = text.layer_types[:num_layers]
     model = language_skeleton(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     tensors = {}
-    for name, tensor in read_tensors(base, _is_language_side, device):
+
+    def wanted(name: str) -> bool:
+        return _is_language_side(name) and (num_layers is None or block_number(name) < num_layers)
+
+    for name, tensor in read_tensors(base, wanted, device):
         key = _canonical(name)
         if key in tied:
             continue
@@ -117,6 +131,12 @@ def load_language_side(
     model.tie_weights()
     _fill_rotary_tables(model, device)
     return model.requires_grad_(False)
+
+
+def block_number(name: str) -> int:
+    """Which block of the language model a tensor belongs to, counted from 0; -1 for none."""
+    match = _BLOCK.search(name)
+    return int(match[1]) if match else -1
 
 
 def _canonical(name: str) -> str:
@@ -198,14 +218,15 @@ def save_checkpoint(
     copy_base: bool = True,
     codec_weights: Mapping[str, torch.Tensor] | None = None,
     adapters: str | Path | None = None,
+    family: str | Path | None = None,
 ) -> Path:
     """Writes a whole checkpoint of tofc into `folder`, which appears complete or not at all.
 
     `base` is a model (saved with its `processor` as `base/`), a folder (copied to `base/`, or with
     `copy_base` false only named in the config), or a hub id (only named). `codec_weights` is the state of
     the trainable codec, for going on with training; `adapters` a folder of fine-tuning that the checkpoint
-    takes along (see `tofc.adapters`). An older checkpoint in the same place is replaced as a
-    whole. Returns the folder.
+    takes along (see `tofc.adapters`), `family` one of branches (see `tofc.familial`). An older checkpoint in
+    the same place is replaced as a whole. Returns the folder.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -229,6 +250,9 @@ def save_checkpoint(
             (draft / "adapters").mkdir()
             for name in (CONFIG_FILE, WEIGHTS_FILE):
                 shutil.copyfile(Path(adapters) / name, draft / "adapters" / name)
+        config = replace(config, family=None if family is None else "family")
+        if family is not None:
+            shutil.copytree(family, draft / "family")
         write_config(draft, config)
         draft.chmod(0o755)
         if folder.is_dir() and any(folder.iterdir()):

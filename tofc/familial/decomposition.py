@@ -1,0 +1,148 @@
+"""Whitened singular value decomposition of linear layers, and how ranks are shared out among them.
+
+Source: AI Flow (arXiv 2506.12479), section III-A1. With a layer's inputs X [n, T] and S S^T = X X^T, the
+singular values of W S say what each component adds to the layer's output on those inputs: leaving out
+components h+1 .. r costs exactly the sum of their squared singular values, ||WX - W_u W_v X||^2 (equation 3).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tofc.errors import UserError
+
+RIDGE = 1e-8  # of the mean variance, added where inputs do not fill their space
+
+
+@dataclass
+class Covariance:
+    """X X^T of a layer's inputs, summed batch by batch in float64; `count` inputs have been seen.
+
+    `name` stands in errors.
+    """
+
+    width: int
+    name: str = "the layer"
+    count: int = 0
+    total: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = torch.zeros(self.width, self.width, dtype=torch.float64)
+
+    def add(self, inputs: Tensor) -> None:
+        """Adds inputs [..., n]; UserError where one is not finite."""
+        flat = inputs.detach().reshape(-1, self.width).double()
+        if not bool(torch.isfinite(flat).all()):
+            raise UserError(
+                f"calibration: the inputs of {self.name} are not all finite (NaN or infinite): look at the "
+                "calibration data, or compute in float32"
+            )
+        self.total += (flat.T @ flat).cpu()
+        self.count += len(flat)
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Lower triangular S [n, n], float64, with S S^T = X X^T + `ridge` I; `ridge` is 0 for full rank."""
+
+    factor: Tensor
+    ridge: float
+
+    @classmethod
+    def of(cls, covariance: Covariance) -> Whitening:
+        """By Cholesky; where inputs do not fill their space, with a ridge of RIDGE mean variances.
+
+        UserError where there are no inputs, or only zeros.
+        """
+        total = covariance.total
+        scale = float(total.diagonal().mean())
+        if scale <= 0:
+            raise UserError(
+                f"calibration: {covariance.name} has seen no input other than zero: give pictures"
+            )
+        ridge = 0.0
+        factor, failed = torch.linalg.cholesky_ex(total)
+        # A pivot this small is rounding: dividing by it would blow up directions that never occur.
+        if int(failed) or float(factor.diagonal().min()) ** 2 < RIDGE * scale:
+            ridge = RIDGE * scale
+            factor = torch.linalg.cholesky(total + ridge * torch.eye(covariance.width, dtype=torch.float64))
+        return cls(factor, ridge)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """W = (left * values) @ right, float64: left [m, r], values [r] from the largest, right [r, n].
+
+    `values` are the singular values of W S, `right` is V^T S^-1.
+    """
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one rank."""
+        return self.left.shape[0] + self.right.shape[1]
+
+    def factors(self, rank: int) -> tuple[Tensor, Tensor]:
+        """W_u^T [h, m] and W_v [h, n] of equation 2: the leading `rank` components, the largest first."""
+        root = self.values[:rank].sqrt()
+        return (self.left[:, :rank] * root).T.contiguous(), (root[:, None] * self.right[:rank]).contiguous()
+
+    def loss(self, rank: int) -> float:
+        """||WX - W_u W_v X||^2 over the calibration inputs (equation 3)."""
+        return float(self.values[rank:].square().sum())
+
+
+def decompose(weight: Tensor, whitening: Whitening | None = None) -> Spectrum:
+    """The spectrum of a weight [m, n] after whitening; without, that of the weight itself."""
+    matrix = weight.detach().double().cpu()
+    if whitening is None:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return Spectrum(left, values, right)
+    left, values, right = torch.linalg.svd(matrix @ whitening.factor, full_matrices=False)
+    unwhitened = torch.linalg.solve_triangular(whitening.factor, right, upper=False, left=False)
+    return Spectrum(left, values, unwhitened)
+
+
+def rank_for_ratio(num_outputs: int, num_inputs: int, ratio: float) -> int:
+    """The rank h with at most `ratio` of the layer's parameters: h (n + m) <= ratio n m; at least 1."""
+    if not ratio > 0:
+        raise UserError(f"a parameter ratio is {ratio}; give a number above 0")
+    rank = int(ratio * num_outputs * num_inputs / (num_outputs + num_inputs) + 1e-9)
+    return max(1, min(rank, num_outputs, num_inputs))
+
+
+def share_ranks(spectra: Mapping[str, Spectrum], budget: int) -> dict[str, int]:
+    """Ranks by layer that keep the most energy with `budget` parameters in all.
+
+    Components are taken in the order of the squared singular value that each brings a parameter; every layer
+    gets at least one. UserError where the budget does not reach for that.
+    """
+    least = sum(spectrum.cost for spectrum in spectra.values())
+    if budget < least:
+        raise UserError(f"{budget} parameters are too few for {len(spectra)} layers: give at least {least}")
+    ranks = dict.fromkeys(spectra, 1)
+    left = budget - least
+
+    def gain(name: str) -> float:
+        spectrum = spectra[name]
+        return float(spectrum.values[ranks[name]].square()) / spectrum.cost
+
+    queue = [(-gain(name), name) for name in spectra if len(spectra[name].values) > 1]
+    heapq.heapify(queue)
+    while queue:
+        _, name = heapq.heappop(queue)
+        if spectra[name].cost > left:
+            continue  # a narrower layer may still fit
+        ranks[name] += 1
+        left -= spectra[name].cost
+        if ranks[name] < len(spectra[name].values):
+            heapq.heappush(queue, (-gain(name), name))
+    return ranks

@@ -1,0 +1,187 @@
+"""A family on disk: a folder with one index and a safetensors file for each branch.
+
+    family/
+      family.json             members, sizes, and which main model they belong to
+      e2.safetensors          blocks.0.self_attn.q_proj.down [rank, in], ...up [rank, out], norms, biases
+
+The leading components stand first in each tensor, so that a smaller member is read as the beginning of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from tofc.config import from_mapping
+from tofc.errors import CheckpointError
+from tofc.familial.branches import Branch, kept_rank, text_model
+from tofc.familial.family import Load, branch_spec
+from tofc.familial.low_rank import LowRankLinear
+from tofc.familial.members import BranchSpec, MainSpec, Roster
+from tofc.hub import fetch, read_tensors
+
+INDEX = "family.json"
+FORMAT_VERSION = 1
+# Weights of the main model that every member reads anyway, small, and changed by any training.
+_TOLD_BY = ("layers.0.self_attn.q_proj.weight", "layers.0.input_layernorm.weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """What `family.json` says; `fingerprint` tells the main model that the branches were trained with."""
+
+    fingerprint: str
+    main: MainSpec
+    branches: tuple[BranchSpec, ...]
+    policy: dict[str, Any] | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"the family's format_version is {self.format_version}, this release reads {FORMAT_VERSION}: "
+                "install the release of tofc that wrote it"
+            )
+
+    @property
+    def roster(self) -> Roster:
+        """The members."""
+        return Roster(self.main, self.branches)
+
+
+def fingerprint(base: str | Path) -> str:
+    """Hexadecimal digest that tells a main model (folder or hub id) from others, and from a retrained one."""
+    digest = hashlib.sha256()
+    told = dict(read_tensors(base, lambda name: "vision" not in name and name.endswith(_TOLD_BY)))
+    if len(told) != len(_TOLD_BY):
+        raise CheckpointError(
+            f"{base} is no language model of a known kind: it lacks {' or '.join(_TOLD_BY)}"
+        )
+    for ending in _TOLD_BY:
+        tensor = next(value for name, value in told.items() if name.endswith(ending))
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def save_family(
+    folder: str | Path,
+    base: str | Path,
+    main: MainSpec,
+    branches: Sequence[Branch],
+    dtype: torch.dtype = torch.float16,
+    policy: dict[str, Any] | None = None,
+) -> Path:
+    """Writes branches of the main model `base` (a folder or hub id, as stored) into `folder`; returns it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    specs = tuple(branch_spec(branch) for branch in branches)
+    Roster(main, specs)  # names must differ
+    for branch in branches:
+        tensors = {name: _stored(tensor, dtype) for name, tensor in branch.state_dict().items()}
+        (folder / f"{branch.name}.safetensors").write_bytes(save(tensors))
+    write_index(folder, Index(fingerprint(base), main, specs, policy))
+    return folder
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Writes the index of a family's folder."""
+    (folder / INDEX).write_text(json.dumps(dataclasses.asdict(index), indent=1) + "\n", encoding="utf-8")
+
+
+def read_index(folder: str | Path, base: str | Path | None = None) -> Index:
+    """The index of a family; with `base`, only if it belongs to that main model.
+
+    Raises CheckpointError where the folder holds no family, or one of another model.
+    """
+    file = fetch(folder, INDEX)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    index = from_mapping(Index, values, str(file))
+    if base is not None and (found := fingerprint(base)) != index.fingerprint:
+        raise CheckpointError(
+            f"{folder} is the family of another model (it was trained with {index.fingerprint[:8]}, "
+            f"{base} is {found[:8]}): its exits {', '.join(index.roster.names)} mean nothing here. "
+            "Train one with `tofc train-familial`, or load the checkpoint that it came with"
+        )
+    return index
+
+
+def loader(folder: Path, model: Any) -> Load:
+    """How a family in `folder` reads the branches of `model`."""
+    text = text_model(model)
+
+    def load(spec: BranchSpec, ratio: float) -> Branch:
+        return load_branch(folder, spec, ratio, text.config, type(text.layers[0]))
+
+    return load
+
+
+def load_branch(
+    folder: Path, spec: BranchSpec, ratio: float, config: Any, main_block: type[nn.Module]
+) -> Branch:
+    """A branch at the leading share `ratio` of its ranks; of the rest not one byte is read.
+
+    Raises CheckpointError where the file does not hold what the index says.
+    """
+    file = fetch(folder, f"{spec.name}.safetensors")
+    branch = _skeleton(spec, ratio, config, main_block)
+    shapes = {name: tensor.shape for name, tensor in branch.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(file, framework="pt") as stored:
+            if set(stored.keys()) != set(shapes):
+                raise CheckpointError(
+                    f"{file} does not hold the branch that {INDEX} describes: get both again"
+                )
+            for name, shape in shapes.items():
+                part = stored.get_slice(name)
+                whole = part.get_shape()
+                rows = slice(0, shape[0]) if name.endswith((".down", ".up")) else slice(None)
+                if whole[1:] != list(shape[1:]) or whole[0] < shape[0]:
+                    raise CheckpointError(f"{file}: {name} is {whole}, {INDEX} asks for {list(shape)}")
+                tensors[name] = part[rows].clone()  # not a view of the mapped file
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is damaged or no safetensors file: {error}") from error
+    branch.load_state_dict(tensors, assign=True)
+    return branch
+
+
+def _skeleton(spec: BranchSpec, ratio: float, config: Any, main_block: type[nn.Module]) -> Branch:
+    """The branch that the index describes, on the meta device."""
+    index = min(spec.exit_layer, config.num_hidden_layers - 1)  # its kind of attention
+    ranks = iter(spec.ranks)
+    with torch.device("meta"):
+        blocks = [main_block(config, index) for _ in range(spec.num_blocks)]
+        if spec.ranks:
+            for block in blocks:
+                _decompose_skeleton(block, ranks, ratio)
+        norm: Any = None
+        if spec.own_norm:
+            norm = type(blocks[0].input_layernorm)(config.hidden_size, eps=config.rms_norm_eps)
+        head = nn.Linear(config.hidden_size, config.vocab_size, bias=False) if spec.own_head else None
+    return Branch(spec.name, spec.exit_layer, blocks, spec.ratios, norm, head)
+
+
+def _decompose_skeleton(block: nn.Module, ranks: Any, ratio: float) -> None:
+    for name, layer in [(n, m) for n, m in block.named_modules() if isinstance(m, nn.Linear)]:
+        inputs, outputs, rank = next(ranks)
+        kept = kept_rank(rank, ratio)
+        bias = None if layer.bias is None else torch.empty(outputs)
+        block.set_submodule(
+            name, LowRankLinear(torch.empty(kept, inputs), torch.empty(kept, outputs), bias, rank)
+        )
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to("cpu", dtype).contiguous()
