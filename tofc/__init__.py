@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from tofc.edge import Edge as Edge
     from tofc.errors import CheckpointError as CheckpointError
     from tofc.errors import ConfigError as ConfigError
+    from tofc.errors import EdgeUnreachable as EdgeUnreachable
     from tofc.errors import ImageError as ImageError
     from tofc.errors import PacketError as PacketError
     from tofc.errors import UserError as UserError
     from tofc.features import Features as Features
     from tofc.packet import Packet as Packet
+    from tofc.serving.client import RemoteEdge as RemoteEdge
+    from tofc.serving.link import LinkEstimator as LinkEstimator
 
 __version__ = "0.1.0"
 
@@ -28,10 +31,13 @@ _HOME = {
     "ConfigError": "tofc.errors",
     "Device": "tofc.device",
     "Edge": "tofc.edge",
+    "EdgeUnreachable": "tofc.errors",
     "Features": "tofc.features",
     "ImageError": "tofc.errors",
+    "LinkEstimator": "tofc.serving.link",
     "Packet": "tofc.packet",
     "PacketError": "tofc.errors",
+    "RemoteEdge": "tofc.serving.client",
     "UserError": "tofc.errors",
 }
 
@@ -41,7 +47,10 @@ __all__ = [*sorted(_HOME), "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'tofc' has no attribute {name!r}; it offers {', '.join(__all__)}")
-    value = getattr(import_module(_HOME[name]), name)
+    from tofc.errors import needs_edge
+
+    with needs_edge(f"tofc.{name}"):
+        value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value  # the next access does not come here
     return value
 

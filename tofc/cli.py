@@ -1,4 +1,4 @@
-"""The command line: `tofc ask`, `encode`, `info`, `answer`, `pretrain`, `train`, `eval`.
+"""The command line: `tofc ask`, `encode`, `info`, `answer`, `serve`, `pretrain`, `train`, `eval`.
 
 Results go to standard output, everything else to standard error. Exit codes: 0 done, 2 what the user can put
 right (one line says what), 1 a fault of ours. PyTorch and the models are imported inside the commands, so
@@ -27,6 +27,7 @@ from tofc.cli_report import (
     size_table,
     working,
 )
+from tofc.cli_serving import SERVE_EXAMPLES, serve
 from tofc.cli_training import PRETRAIN_EXAMPLES, TRAIN_EXAMPLES, pretrain, train
 from tofc.errors import UserError
 
@@ -250,6 +251,7 @@ def answer(
     note(f"{len(packet)} bytes; {_timing(result.timing)}")
 
 
+app.command(epilog=SERVE_EXAMPLES)(serve)
 app.command(epilog=PRETRAIN_EXAMPLES)(pretrain)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.add_typer(cli_eval.app)

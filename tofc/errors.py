@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# What the extra `edge` installs, and a device by itself does without.
+_EDGE_LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "huggingface_hub")
+
 
 class UserError(ValueError):
     """A fault in what was asked for or handed in; the message says what is wrong and what to do.
@@ -24,3 +30,26 @@ class ImageError(UserError):
 
 class PacketError(UserError):
     """Bytes that are not a whole packet, or a packet that this model or this version cannot decode."""
+
+
+class MissingLibraryError(UserError):
+    """A library that an extra installs, and that is not there."""
+
+
+@contextmanager
+def needs_edge(what: str) -> Iterator[None]:
+    """Turns a missing PyTorch or transformers inside of it into a MissingLibraryError; `what` needs them."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "").split(".")[0]
+        if library not in _EDGE_LIBRARIES:
+            raise
+        raise MissingLibraryError(
+            f"{what} needs {library}, which is not installed: pip install 'tofc[edge]'. Without it, "
+            "tofc.Device reads what `tofc export-device` wrote"
+        ) from error
+
+
+class EdgeUnreachable(UserError):
+    """An edge that did not answer within the time and the number of tries that it was given."""

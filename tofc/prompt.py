@@ -86,7 +86,7 @@ class Prompt:
                 "image token out of the question"
             )
         repeats = torch.ones_like(ids)
-        repeats[is_image] = torch.tensor([p.shape[0] for p in pictures])
+        repeats[is_image] = torch.tensor([p.shape[0] for p in pictures], dtype=torch.int64)
         visual = is_image.repeat_interleave(repeats).nonzero()
         num_shared = int(visual[-1]) + 1 if len(visual) else 0
         return cls(ids.repeat_interleave(repeats), pictures, dict(timing or {}), num_shared)

@@ -1,0 +1,119 @@
+"""Continuous batching: rows come and go, and no answer changes by it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from tofc.serving.decoding import Batch, Row, Sampling
+from tofc.serving.models import ServedModels
+from tofc.serving.text import GrowingText
+
+
+@pytest.fixture(scope="module")
+def models(edge, device) -> ServedModels:
+    return ServedModels("scenes-tiny", edge, device)
+
+
+def row(models: ServedModels, packet: bytes, question: str, sampling: Sampling) -> Row:
+    from tofc.packet import Packet
+
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    return Row(models.prepare(turns, [Packet.from_bytes(packet)], 1).prompt, sampling)
+
+
+def run(models: ServedModels, rows: list[Row], seed: int, most: int = 6) -> None:
+    """Decodes rows that join at random moments, at most `most` at a time."""
+    chance = random.Random(seed)
+    batch, waiting = Batch(models.edge.model, models.ends), list(rows)
+    while waiting or batch.rows:
+        free = most - len(batch.rows)
+        count = min(free, len(waiting), chance.randint(0, 3))
+        if count:
+            batch.join([waiting.pop(0) for _ in range(count)])
+        batch.step()
+
+
+def test_answers_are_those_of_the_edge(models, edge, asked) -> None:
+    rows = [row(models, packet, question, Sampling(40)) for packet, question in asked]
+    run(models, rows, seed=0)
+    answers = edge.answer_many(asked, max_new_tokens=40)
+    assert [tuple(r.tokens) for r in rows] == [answer.tokens for answer in answers]
+    assert {r.finish_reason for r in rows} == {"stop", "length"}
+    assert len({tuple(r.tokens) for r in rows}) > 5
+
+
+def test_a_row_that_leaves_changes_no_other(models, edge, asked) -> None:
+    packet, question = asked[-1]
+    rows = [row(models, p, q, Sampling(20)) for p, q in (asked[-1], asked[4], asked[-1])]
+    batch = Batch(models.edge.model, models.ends)
+    batch.join(rows)
+    for _ in range(3):
+        batch.step()
+    rows[0].leave("cancelled")
+    while batch.rows:
+        batch.step()
+    assert len(rows[0].tokens) == 4
+    assert tuple(rows[2].tokens) == edge.answer(packet, question, max_new_tokens=20).tokens
+
+
+def test_an_empty_batch_gives_its_memory_back(models, asked) -> None:
+    batch = Batch(models.edge.model, models.ends)
+    batch.join([row(models, *asked[0], Sampling(1))])
+    batch.step()
+    assert not batch.rows
+    assert not batch._cache.layers
+    assert batch._mask.numel() == 0
+
+
+def test_a_seed_repeats_what_is_drawn_whatever_else_is_there(models, asked) -> None:
+    def draw(others: int, seed: int) -> list[int]:
+        mine = row(models, *asked[2], Sampling(6, temperature=3.0, seed=seed))
+        run(models, [*(row(models, *asked[i], Sampling(8)) for i in range(others)), mine], seed=others)
+        return mine.tokens
+
+    assert draw(0, seed=1) == draw(4, seed=1)
+    assert len({tuple(draw(0, seed)) for seed in range(6)}) > 3
+
+
+def test_a_small_nucleus_is_greedy(models, edge, asked) -> None:
+    mine = row(models, *asked[-1], Sampling(12, temperature=1.5, top_p=1e-6, seed=3))
+    run(models, [mine], seed=0)
+    assert tuple(mine.tokens) == edge.answer(*asked[-1], max_new_tokens=12).tokens
+
+
+def test_drawn_tokens_follow_their_shares() -> None:
+    """Of shares 0.6, 0.3, 0.1 the nucleus 0.7 keeps two, at 2 : 1."""
+    logits = torch.tensor([0.1, 0.6, 0.3]).log()
+    counts = [0, 0, 0]
+    mine = Row(None, Sampling(10**9, temperature=1.0, top_p=0.7, seed=0))  # type: ignore[arg-type]
+    for _ in range(3000):
+        mine.take(logits, 1, frozenset())
+        counts[mine.tokens[-1]] += 1
+    assert counts[0] == 0
+    assert counts[1] / 3000 == pytest.approx(2 / 3, abs=0.03)
+
+
+BYTES = [b" A", b" caf", b"\xc3", b"\xa9", b".", b" End", b" now"]
+
+
+def decode(ids: list[int]) -> str:
+    return b"".join(BYTES[i] for i in ids).decode("utf-8", "replace")
+
+
+def test_growing_text_never_takes_back() -> None:
+    text = GrowingText(decode)
+    pieces = [text.push(i) for i in range(5)]
+    assert pieces == ["A", " caf", "", "é", "."]
+    assert text.close() == ""
+    assert text.text == "A café."
+
+
+@pytest.mark.parametrize("stop, left", [("fé", "A ca"), (". End", "A café"), (" ", "A"), ("zzz", "A café. End now")])
+def test_stop_strings_end_the_text_before_them(stop: str, left: str) -> None:
+    text = GrowingText(decode, (stop,))
+    pieces = [text.push(i) for i in range(len(BYTES))] + [text.close()]
+    assert "".join(pieces) == text.text == left.strip()
+    assert text.is_stopped == (stop != "zzz")

@@ -1,0 +1,162 @@
+"""Continuous batching: sequences of any length join a batch, and leave it, between two tokens.
+
+transformers' `generate` keeps a batch together until its last row has ended. Here every step decodes one
+token of each row that is there; keys and values are padded on the left, where nothing attends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import DynamicCache
+
+from tofc.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen: the likeliest at temperature 0, else drawn from those that make up `top_p`.
+
+    A `seed` makes what is drawn repeatable, whatever else is in the batch.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class Row:
+    """A sequence: its prompt, and the tokens that followed, without the one that ended it.
+
+    `finish_reason` is "stop" or "length" once it has ended; `leave` ends it early.
+    """
+
+    prompt: Prompt
+    sampling: Sampling
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    _generator: torch.Generator | None = None
+
+    def leave(self, reason: str) -> None:
+        """Ends the sequence before its next token."""
+        self.finish_reason = self.finish_reason or reason
+
+    def take(self, logits: torch.Tensor, likeliest: int, ends: frozenset[int]) -> None:
+        """The next token from logits [V], of which `likeliest` is the largest."""
+        token = likeliest if self.sampling.temperature == 0 else self._draw(logits)
+        if token in ends:
+            self.leave("stop")
+            return
+        self.tokens.append(token)
+        if len(self.tokens) == self.sampling.max_new_tokens:
+            self.leave("length")
+
+    def _draw(self, logits: torch.Tensor) -> int:
+        if self._generator is None:
+            self._generator = torch.Generator()
+            if self.sampling.seed is None:
+                self._generator.seed()
+            else:
+                self._generator.manual_seed(self.sampling.seed)
+        shares = (logits.float().cpu() / self.sampling.temperature).softmax(-1)
+        ordered, ids = shares.sort(descending=True, stable=True)
+        before = ordered.cumsum(-1) - ordered
+        ordered = ordered.where(before < self.sampling.top_p, 0.0)  # the first always stays
+        return int(ids[torch.multinomial(ordered, 1, generator=self._generator)])
+
+
+class Batch:
+    """The rows that one model decodes together; not for use by several threads."""
+
+    def __init__(self, model: Any, ends: frozenset[int]) -> None:
+        self._model, self._ends = model, ends
+        self.rows: list[Row] = []
+        self._mask = torch.zeros(0, 0, dtype=torch.int64)  # [B, P], 0 where a shorter row is padded
+        self._cache = DynamicCache()
+
+    @torch.inference_mode()
+    def join(self, rows: Sequence[Row]) -> None:
+        """Prefills rows together, gives each its first token and adds them to the batch."""
+        embeds, mask = Prompt.batch([row.prompt for row in rows], self._model)  # [b, Q, D], [b, Q]
+        cache = DynamicCache()
+        hidden = self._forward(embeds, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        self._choose(rows, hidden)
+        if self.rows:
+            cache, mask = _stacked(self._cache, self._mask, cache, mask)
+        self._cache, self._mask = cache, mask
+        self.rows = [*self.rows, *rows]
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One more token for every row; rows that have ended leave first."""
+        self._drop_ended()
+        if not self.rows:
+            return
+        embedding: Any = self._model.get_input_embeddings()
+        last = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self._mask.device)
+        self._mask = functional.pad(self._mask, (0, 1), value=1)
+        positions = self._mask.sum(-1, keepdim=True) - 1
+        hidden = self._forward(embedding(last), self._mask, positions, self._cache)
+        self._choose(self.rows, hidden)
+
+    def _forward(
+        self, embeds: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        """The last hidden state [B, D] of each row."""
+        out = self._model.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return out.last_hidden_state[:, -1]
+
+    def _choose(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
+        logits = self._model.lm_head(hidden)  # [B, V]
+        for row, scores, likeliest in zip(rows, logits, logits.argmax(-1).tolist(), strict=True):
+            row.take(scores, likeliest, self._ends)
+
+    def _drop_ended(self) -> None:
+        kept = [index for index, row in enumerate(self.rows) if row.finish_reason is None]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in kept]
+        if not kept:
+            self._cache, self._mask = DynamicCache(), self._mask[:0, :0]
+            return
+        mask = self._mask[kept]
+        used = int(mask.any(0).to(torch.int8).argmax())  # columns before it pad every row that is left
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(_layers(self._cache)):
+            cache.update(keys[kept, :, used:], values[kept, :, used:], index)
+        self._cache, self._mask = cache, mask[:, used:]
+
+
+def _layers(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    layers: Any = cache.layers  # their declared type covers layers that hold no keys
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+def _stacked(
+    first: DynamicCache, first_mask: torch.Tensor, second: DynamicCache, second_mask: torch.Tensor
+) -> tuple[DynamicCache, torch.Tensor]:
+    """The rows of both, padded on the left to the same length."""
+    longest = max(first_mask.shape[1], second_mask.shape[1])
+    more = [longest - first_mask.shape[1], longest - second_mask.shape[1]]
+    masks = [functional.pad(m, (n, 0)) for m, n in zip((first_mask, second_mask), more, strict=True)]
+    cache = DynamicCache()
+    for index, pairs in enumerate(zip(_layers(first), _layers(second), strict=True)):
+        padded = [
+            [functional.pad(part, (0, 0, n, 0)) for part in pair] for pair, n in zip(pairs, more, strict=True)
+        ]
+        keys, values = (torch.cat(parts) for parts in zip(*padded, strict=True))
+        cache.update(keys, values, index)
+    return cache, torch.cat(masks)

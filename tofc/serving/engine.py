@@ -1,0 +1,232 @@
+"""One thread that owns the model: it takes requests from a bounded queue and decodes them together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tofc.errors import UserError
+from tofc.serving.decoding import Batch, Row
+from tofc.serving.errors import ApiError, not_now, our_fault, too_busy, too_late, wrong
+from tofc.serving.job import Job, Result
+from tofc.serving.logs import log
+from tofc.serving.metrics import Metrics
+from tofc.serving.models import Prepared, ServedModels
+from tofc.serving.settings import Limits
+from tofc.serving.text import GrowingText
+
+# Prefilled between two tokens of those that are being answered: what bounds how long a stream stands still.
+_ADMITTED_AT_ONCE = 4
+
+
+@dataclass(eq=False)
+class _Sequence:
+    """A job in the model, with the row that is decoded for it."""
+
+    job: Job
+    row: Row
+    prepared: Prepared
+    text: GrowingText
+    admitted: float
+    seen: int = 0  # tokens of the row that the text has
+
+
+class Engine:
+    """Answers jobs, up to `limits.batch` at a time, each with the member of the family it names.
+
+    `submit` may be called on the event loop whose jobs they are; everything else happens on the thread.
+    """
+
+    def __init__(self, models: ServedModels, limits: Limits, metrics: Metrics) -> None:
+        self._models, self._limits, self._metrics = models, limits, metrics
+        self._capacity = limits.batch if models.can_pad else 1
+        self._queue: deque[tuple[Job, asyncio.AbstractEventLoop]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._batches = {name: Batch(model, models.ends) for name, (_, model) in models.members.items()}
+        self._running: dict[str, list[_Sequence]] = {name: [] for name in models.members}
+        self._loops: dict[Job, asyncio.AbstractEventLoop] = {}
+        self._seconds_each = 0.05  # moving average, for Retry-After
+        self._last_end = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="tofc-model", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._thread.is_alive() and not self._closing
+
+    @property
+    def num_queued(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    def submit(self, job: Job) -> None:
+        """Queues a job; raises ApiError 429 where the queue is full, 503 where none are taken."""
+        with self._wake:
+            if not self.is_ready:
+                raise not_now("the server is going down or not up yet; try again in a moment")
+            if len(self._queue) >= self._limits.queue:
+                wait = min(self._limits.deadline, len(self._queue) * self._seconds_each)
+                raise too_busy(f"{len(self._queue)} requests are waiting already; try again later", wait)
+            self._queue.append((job, asyncio.get_running_loop()))
+            self._metrics.queued.set(len(self._queue))
+            self._wake.notify()
+
+    def close(self, seconds: float = 30.0) -> None:
+        """Answers what is there, takes nothing more, and ends the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._queue or self._num_running or self._closing)
+                if self._closing and not self._queue and not self._num_running:
+                    return
+                room = min(self._capacity - self._num_running, _ADMITTED_AT_ONCE)
+                taken = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+                self._metrics.queued.set(len(self._queue))
+            self._loops |= dict(taken)
+            for name, group in self._prepare([job for job, _ in taken]).items():
+                self._guarded(name, lambda n=name, g=group: self._join(n, g))  # type: ignore[misc]
+            for name, batch in self._batches.items():
+                if batch.rows:
+                    self._guarded(name, batch.step)
+            self._metrics.decoding.set(self._num_running)
+
+    @property
+    def _num_running(self) -> int:
+        return sum(map(len, self._running.values()))
+
+    def _guarded(self, name: str, work: Callable[[], None]) -> None:
+        """Runs a pass of one model and hands out what it gave; a fault fails its jobs, not the server."""
+        try:
+            work()
+            self._metrics.batch.observe(len(self._running[name]))
+            self._hand_out(name)
+        except Exception as error:
+            log("the model failed", logging.ERROR, error, model=name)
+            for sequence in self._running[name]:
+                self._end(sequence.job, our_fault())
+            self._running[name] = []
+            self._batches[name] = Batch(self._models.members[name][1], self._models.ends)
+
+    def _prepare(self, jobs: list[Job]) -> dict[str, list[_Sequence]]:
+        """Decodes and renders each job; what cannot be is told so."""
+        groups: dict[str, list[_Sequence]] = {}
+        for job in jobs:
+            now = time.monotonic()
+            self._metrics.queue_seconds.observe(now - job.began)
+            if (over := self._is_over(job, now)) is not None:
+                self._end(job, over)
+                continue
+            asked = job.asked
+            try:
+                prepared = self._models.prepare(asked.turns, asked.seen, asked.sampling.max_new_tokens)
+            except ApiError as error:
+                self._end(job, error)
+            except UserError as error:
+                self._end(job, wrong(str(error), "messages", "invalid_packet"))
+            except Exception as error:
+                log("a request could not be prepared", logging.ERROR, error, request_id=job.request_id)
+                self._end(job, our_fault())
+            else:
+                text = GrowingText(self._models.text, asked.sampling.stop)
+                row = Row(prepared.prompt, asked.sampling)
+                groups.setdefault(asked.model, []).append(_Sequence(job, row, prepared, text, now))
+        return groups
+
+    def _join(self, name: str, sequences: list[_Sequence]) -> None:
+        self._running[name] += sequences
+        self._batches[name].join([sequence.row for sequence in sequences])
+        for sequence in sequences:
+            self._metrics.first_token.observe(time.monotonic() - sequence.job.began)
+            self._metrics.prompt_tokens.inc(sequence.row.prompt.length)
+            self._metrics.visual_tokens.inc(sequence.prepared.visual_tokens)
+
+    def _hand_out(self, name: str) -> None:
+        """New text to those who stream, whole answers to all; what nobody waits for leaves the batch."""
+        now = time.monotonic()
+        staying = []
+        for sequence in self._running[name]:
+            job, row = sequence.job, sequence.row
+            if row.finish_reason is None and (over := self._is_over(job, now)) is not None:
+                row.leave("cancelled")
+                self._end(job, over)
+                continue
+            self._add_text(sequence)
+            if row.finish_reason is None:
+                staying.append(sequence)
+            else:
+                self._finish(name, sequence, now)
+        self._running[name] = staying
+
+    def _add_text(self, sequence: _Sequence) -> None:
+        row, asked = sequence.row, sequence.job.asked
+        if not asked.stream and not asked.sampling.stop:
+            return
+        fresh = row.tokens[sequence.seen :]
+        sequence.seen += len(fresh)
+        delta = "".join(sequence.text.push(token) for token in fresh)
+        if sequence.text.is_stopped:
+            row.finish_reason = "stop"
+        if row.finish_reason is not None:
+            delta += sequence.text.close()
+        if delta and asked.stream:
+            self._call(sequence.job, lambda: sequence.job.push(delta))
+
+    def _finish(self, name: str, sequence: _Sequence, now: float) -> None:
+        job, row, prepared = sequence.job, sequence.row, sequence.prepared
+        told = job.asked.stream or job.asked.sampling.stop
+        text = sequence.text.text if told else self._models.text(row.tokens).strip()
+        timing = {
+            "queue": sequence.admitted - job.began,
+            **prepared.timing,
+            "generate": now - sequence.admitted - sum(prepared.timing.values()),
+            "server": now - job.began,
+        }
+        result = Result(
+            text=text,
+            tokens=tuple(row.tokens),
+            finish_reason=row.finish_reason or "stop",
+            exit=self._models.members[name][0],
+            prompt_tokens=row.prompt.length,
+            visual_tokens=prepared.visual_tokens,
+            timing=timing,
+        )
+        self._metrics.new_tokens.inc(len(row.tokens))
+        between = min(now - self._last_end, now - sequence.admitted)
+        self._seconds_each, self._last_end = 0.9 * self._seconds_each + 0.1 * between, now
+        self._call(job, lambda: job.finish(result))
+        self._loops.pop(job, None)
+
+    def _is_over(self, job: Job, now: float) -> ApiError | None:
+        if job.is_cancelled:
+            self._metrics.refused.labels("client left").inc()
+            return ApiError(499, "the client left", "client_left")
+        if now > job.due:
+            self._metrics.refused.labels("deadline").inc()
+            return too_late(job.asked.deadline)
+        return None
+
+    def _end(self, job: Job, error: ApiError) -> None:
+        self._call(job, lambda: job.fail(error))
+        self._loops.pop(job, None)
+
+    def _call(self, job: Job, call: Callable[[], None]) -> None:
+        """On the job's event loop; where that is gone, nobody waits."""
+        loop = self._loops.get(job)
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(call)

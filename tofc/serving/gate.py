@@ -1,0 +1,174 @@
+"""What every request passes first: an id, a key, bounds on size, time and number; and a line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from tofc.serving.errors import ApiError, not_now, our_fault
+from tofc.serving.keys import Keys
+from tofc.serving.logs import log
+from tofc.serving.metrics import Metrics
+from tofc.serving.settings import Limits
+
+_OPEN = ("/health", "/ready", "/openapi.json")  # no key is asked for
+ROUTES = ("/v1/chat/completions", "/v1/models", "/v1/probe", "/metrics", *_OPEN)
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+
+class Gate:
+    """An ASGI application around another: no request reaches that one unless it may be answered.
+
+    Bodies are read here, whole, so that a client that is slow or breaks off costs no more than memory. What
+    the inner application adds to `scope["state"]["log"]` stands in the request's line of the log.
+    """
+
+    def __init__(self, app: Any, *, limits: Limits, keys: Keys, metrics: Metrics) -> None:
+        self._app, self._limits, self._keys, self._metrics = app, limits, keys, metrics
+        self._under_way = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One connection's request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+        fields: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, log=fields)
+        answer = _Answer(send, request_id)
+        self._under_way += 1
+        self._metrics.connections.set(self._under_way)
+        try:
+            await self._pass(scope, headers, receive, answer)
+        except ApiError as error:
+            fields["error"] = error.code
+            await answer.fail(error)
+        except Exception as error:
+            log("a request failed", logging.ERROR, error, request_id=request_id)
+            await answer.fail(our_fault())
+        finally:
+            self._under_way -= 1
+            self._metrics.connections.set(self._under_way)
+            self._note(scope, answer, request_id, began, fields)
+
+    async def _pass(self, scope: Any, headers: dict[str, str], receive: Any, answer: _Answer) -> None:
+        state = scope["state"]
+        if self._under_way > self._limits.connections and scope["path"] not in _OPEN:
+            self._metrics.refused.labels("connections").inc()
+            raise not_now("too many requests are under way; try again later", 1.0)
+        client = self._keys.name_of(headers.get("authorization"))
+        if client is None and scope["path"] not in _OPEN:
+            raise ApiError(
+                401,
+                "no valid API key came with the request; send Authorization: Bearer KEY",
+                "invalid_api_key",
+            )
+        state["client"] = state["log"]["client"] = client or "anyone"
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._limits.body_bytes:
+            raise self._too_large()
+        body = await self._body(receive)
+        if body is None:  # the client broke off
+            state["log"]["error"] = "cut_off"
+            self._metrics.refused.labels("cut off").inc()
+            return
+        state["arrived"] = time.monotonic()
+        state["digest"] = hashlib.sha256(scope["path"].encode() + b"\0" + body).digest()
+        state["log"]["bytes_in"] = len(body)
+        await self._app(scope, _replay(body, receive), answer.send)
+
+    async def _body(self, receive: Any) -> bytes | None:
+        """All of it; None where the client left before it was there."""
+        seconds = self._limits.body_seconds
+        try:
+            return await asyncio.wait_for(self._collect(receive), seconds)
+        except asyncio.TimeoutError:
+            self._metrics.refused.labels("slow body").inc()
+            raise ApiError(408, f"the request was not there within {seconds:g} s", "slow_request") from None
+
+    async def _collect(self, receive: Any) -> bytes | None:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._limits.body_bytes:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    def _too_large(self) -> ApiError:
+        self._metrics.refused.labels("size").inc()
+        message = f"a request has at most {self._limits.body_bytes} bytes here"
+        return ApiError(413, message, "request_too_large", again=False)
+
+    def _note(
+        self, scope: Any, answer: _Answer, request_id: str, began: float, fields: dict[str, Any]
+    ) -> None:
+        path = scope["path"]
+        route = next((route for route in ROUTES if path == route or path.startswith(f"{route}/")), "other")
+        seconds = time.monotonic() - began
+        status = answer.status or 499  # nothing was sent: the client had left
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        if path in ("/health", "/ready", "/metrics") and status == 200:
+            return  # asked every few seconds
+        told = {"request_id": request_id, "route": route, "method": scope["method"], "status": status}
+        log(
+            "request",
+            logging.WARNING if status >= 500 else logging.INFO,
+            **told,
+            seconds=round(seconds, 4),
+            **fields,
+        )
+
+
+class _Answer:
+    """Sends on, with the request's id, and remembers what was sent."""
+
+    def __init__(self, send: Any, request_id: str) -> None:
+        self._send, self._request_id = send, request_id
+        self.status = 0
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            more = [(b"x-request-id", self._request_id.encode()), (b"cache-control", b"no-store")]
+            message = {**message, "headers": [*message.get("headers", []), *more]}
+        await self._send(message)
+
+    async def fail(self, error: ApiError) -> None:
+        """The error as an answer, unless one has begun."""
+        if self.status:
+            return
+        body = json.dumps(error.body).encode()
+        headers = {**error.headers, "content-type": "application/json", "content-length": str(len(body))}
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": pairs})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def _replay(body: bytes, receive: Any) -> Any:
+    """The body once, and then whatever comes: in time, that the client has left."""
+    given = False
+
+    async def replay() -> Any:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

@@ -1,0 +1,42 @@
+"""Counters for Prometheus; `docs/operations.md` says what to watch."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+_SIZES = (100, 200, 300, 500, 700, 1000, 2000, 5000, 20_000, 100_000)
+
+
+class Metrics:
+    """All that one server counts, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = {"registry": self.registry}
+        self.requests = Counter("tofc_requests", "Requests that ended", ["route", "status"], **own)
+        self.seconds = Histogram(
+            "tofc_request_seconds", "From a request to its whole answer", ["route"], buckets=_SECONDS, **own
+        )
+        self.first_token = Histogram(
+            "tofc_first_token_seconds", "From a request to the first token", buckets=_SECONDS, **own
+        )
+        self.queue_seconds = Histogram("tofc_queue_seconds", "Waiting for the model", buckets=_SECONDS, **own)
+        self.batch = Histogram(
+            "tofc_batch_rows", "Sequences decoded together", buckets=(1, 2, 4, 8, 16, 32, 64), **own
+        )
+        self.packet_bytes = Histogram(
+            "tofc_packet_bytes", "Bytes of the packets of a request", buckets=_SIZES, **own
+        )
+        self.queued = Gauge("tofc_queued", "Requests that wait for the model", **own)
+        self.decoding = Gauge("tofc_decoding", "Sequences in the model", **own)
+        self.connections = Gauge("tofc_under_way", "Requests under way", **own)
+        self.prompt_tokens = Counter("tofc_prompt_tokens", "Positions prefilled, visual ones included", **own)
+        self.visual_tokens = Counter("tofc_visual_tokens", "Visual tokens prefilled", **own)
+        self.new_tokens = Counter("tofc_generated_tokens", "Tokens generated", **own)
+        self.refused = Counter("tofc_refused", "Requests refused or given up", ["reason"], **own)
+        self.repeated = Counter("tofc_repeated", "Requests that an idempotency key found answered", **own)
+
+    def text(self) -> bytes:
+        """What /metrics shows."""
+        return generate_latest(self.registry)

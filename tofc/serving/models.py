@@ -1,0 +1,133 @@
+"""What a server answers with: one checkpoint, under a name of its own for each member of its family."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tofc.device import Device
+from tofc.edge import Edge
+from tofc.errors import UserError
+from tofc.features import Features
+from tofc.model import visual_embeddings
+from tofc.packet import Packet
+from tofc.prompt import Prompt
+from tofc.serving.errors import wrong
+from tofc.tiling import TileLayout, tile_layout
+
+Seen = Packet | Image.Image
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt that is ready for the language model; `timing` holds the seconds that it took, by stage."""
+
+    prompt: Prompt
+    visual_tokens: int
+    timing: Mapping[str, float]
+
+
+class ServedModels:
+    """An edge with its members, and the device side where ordinary pictures are answered too.
+
+    `members` maps model ids to (exit, model): the checkpoint's name for the full model, NAME:MEMBER for the
+    others.
+    """
+
+    def __init__(self, name: str, edge: Edge, device_side: Device | None) -> None:
+        self.name, self.edge, self.device_side = name, edge, device_side
+        self.created = int(time.time())
+        self.members: dict[str, tuple[str, Any]] = {name: ("full", edge.model)}
+
+    @classmethod
+    def load(
+        cls,
+        src: str | Path,
+        *,
+        images: bool = True,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str | None = None,
+    ) -> ServedModels:
+        """Reads a bundled name, a folder or a hub id; with `images` the vision tower too."""
+        edge = Edge.from_pretrained(src, device=device, dtype=dtype)
+        tower = Device.from_pretrained(src, device=device, dtype=dtype) if images else None
+        return cls(Path(src).name, edge, tower)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        named = self.edge.model.generation_config.eos_token_id
+        return frozenset([named] if isinstance(named, int) else named)
+
+    @property
+    def can_pad(self) -> bool:
+        """Whether rows of different lengths may stand in one batch: not where layers see a window only."""
+        kinds = set(getattr(self.edge.model.config.text_config, "layer_types", None) or ())
+        return kinds <= {"full_attention"}
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What ids say."""
+        return str(self.edge.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def layouts(self, seen: Seen, several: bool) -> list[TileLayout]:
+        """The tiles of each picture, known before anything is decoded; `several`: of many in one request."""
+        if isinstance(seen, Packet):
+            return [tile_layout(size, seen.tiling, self.edge.model.config) for size in seen.image_sizes]
+        if self.device_side is None:
+            raise wrong(
+                "this server answers about packets alone (data:application/vnd.tofc;base64,...); encode the "
+                "picture first, with `tofc encode` or tofc.Device",
+                "messages",
+            )
+        tiling = self._tiling(several)
+        return [tile_layout((seen.height, seen.width), tiling, self.device_side.base_config)]
+
+    @torch.inference_mode()
+    def prepare(self, turns: Sequence[Mapping[str, Any]], seen: Sequence[Seen], new_tokens: int) -> Prepared:
+        """Decodes packets, runs the tower on ordinary pictures, projects, and renders the turns.
+
+        Raises UserError or ApiError for what the client got wrong.
+        """
+        begin = time.perf_counter()
+        pictures = self._features(seen)
+        middle = time.perf_counter()
+        embeddings = visual_embeddings(self.edge.model, pictures)
+        try:
+            prompt = Prompt.of_turns(
+                self.edge.tokenizer, self.edge.template, self.edge.model.config, turns, embeddings
+            )
+        except UserError as error:
+            raise wrong(str(error), "messages") from error
+        room: int = self.edge.model.config.text_config.max_position_embeddings
+        if prompt.length + new_tokens > room:
+            raise wrong(
+                f"{prompt.length} tokens of prompt and {new_tokens} of answer exceed the model's {room}: "
+                "send fewer visual tokens or less text, or ask for fewer tokens",
+                "messages",
+                "context_length_exceeded",
+            )
+        timing = {"decode": middle - begin, "project": time.perf_counter() - middle}
+        return Prepared(prompt, sum(p.tokens.shape[0] for p in pictures), timing)
+
+    def _features(self, seen: Sequence[Seen]) -> list[Features]:
+        ordinary = [one for one in seen if not isinstance(one, Packet)]
+        found: list[Features] = []
+        if ordinary and self.device_side is not None:
+            most = max(one.width * one.height for one in ordinary)
+            found = self.device_side.features_of(ordinary, "all", max_pixels=most)
+        rest = iter(found)
+        out: list[Features] = []
+        for one in seen:
+            out += self.edge.decode_features(one) if isinstance(one, Packet) else [next(rest)]
+        return out
+
+    def _tiling(self, several: bool) -> str:
+        assert self.device_side is not None
+        tiling = self.device_side.config.tiling
+        return tiling if tiling == "base" or not several else "padded"

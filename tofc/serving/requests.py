@@ -1,0 +1,202 @@
+"""From a request's body to what the engine needs, with every bound checked before any work is done."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from tofc.edge import MAX_NEW_TOKENS
+from tofc.errors import UserError
+from tofc.images import open_image
+from tofc.packet import Packet
+from tofc.serving.decoding import Sampling
+from tofc.serving.errors import ApiError, wrong
+from tofc.serving.models import Seen, ServedModels
+from tofc.serving.schema import ChatRequest, ImagePart, Message
+from tofc.serving.settings import Limits
+
+PACKET_TYPE = "application/vnd.tofc"
+# Formats whose readers are Pillow's own: others start programs, or are read once a decade.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)(?:;[\w-]+=[\w-]+)*;base64,", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, checked: `turns` in the messages of chat templates, the packets and pictures in order."""
+
+    model: str
+    turns: Sequence[Mapping[str, Any]]
+    seen: Sequence[Seen]
+    sampling: Sampling
+    stream: bool
+    include_usage: bool
+    deadline: float  # seconds
+    packet_bytes: int
+
+
+async def understand(body: ChatRequest, models: ServedModels, limits: Limits) -> Asked:
+    """Checks a request; pictures are decoded on another thread. Raises ApiError for what is wrong in it."""
+    if body.model not in models.members:
+        there = ", ".join(models.members)
+        raise ApiError(
+            404, f"there is no model of that name here; there are: {there}", "model_not_found", "model"
+        )
+    sampling = _sampling(body, limits)
+    if body.messages[-1].role != "user":
+        raise wrong("the last message must be the user's", "messages")
+    urls = [part.image_url.url for message in body.messages for part in _pictures(message)]
+    if len(urls) > limits.pictures:
+        raise wrong(f"{len(urls)} pictures in a request; at most {limits.pictures} are answered", "messages")
+    files = [_data(url) for url in urls]
+    packets = [_packet(data) if kind == PACKET_TYPE else None for kind, data in files]
+    _check_packets([packet for packet in packets if packet is not None], limits)
+    seen: list[Seen] = [
+        await asyncio.to_thread(_picture, data, limits.pixels) if packet is None else packet
+        for packet, (_, data) in zip(packets, files, strict=True)
+    ]
+    _check_tiles(seen, models, limits)
+    return Asked(
+        model=body.model,
+        turns=_turns(body.messages, seen, limits.text_chars),
+        seen=seen,
+        sampling=sampling,
+        stream=bool(body.stream),
+        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        deadline=min(limits.deadline, (body.deadline_ms or 1e3 * limits.deadline) / 1e3),
+        packet_bytes=sum(len(data) for (_, data), p in zip(files, packets, strict=True) if p is not None),
+    )
+
+
+def _sampling(body: ChatRequest, limits: Limits) -> Sampling:
+    wanted = body.max_completion_tokens or body.max_tokens or min(MAX_NEW_TOKENS, limits.new_tokens)
+    if wanted > limits.new_tokens:
+        raise wrong(f"{wanted} tokens of answer; at most {limits.new_tokens} are given", "max_tokens")
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    if len(stop) > 4 or not all(1 <= len(word) <= 200 for word in stop):
+        raise wrong("give at most 4 stop strings of 1 to 200 characters", "stop")
+    return Sampling(
+        max_new_tokens=wanted,
+        temperature=body.temperature or 0.0,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed,
+        stop=tuple(stop),
+    )
+
+
+def _pictures(message: Message) -> list[ImagePart]:
+    parts = message.content if isinstance(message.content, list) else []
+    return [part for part in parts if isinstance(part, ImagePart)]
+
+
+def _data(url: str) -> tuple[str, bytes]:
+    """Type and bytes of a data URL; nothing else is ever opened."""
+    match = _DATA_URL.match(url)
+    if match is None:
+        raise wrong(
+            "a picture is given as a data URL: data:application/vnd.tofc;base64,... for a packet, "
+            "data:image/jpeg;base64,... for an ordinary one; addresses and paths are not opened",
+            "messages",
+        )
+    try:
+        return match["type"].lower(), base64.b64decode(url[match.end() :], validate=True)
+    except (binascii.Error, ValueError):
+        raise wrong("a picture's data URL is not valid base64", "messages") from None
+
+
+def _packet(data: bytes) -> Packet:
+    try:
+        packet = Packet.from_bytes(data)
+        if packet.num_tokens < 1:
+            raise wrong("a packet holds no tokens", "messages", "invalid_packet")
+        return packet
+    except UserError as error:
+        raise wrong(str(error), "messages", "invalid_packet") from error
+
+
+def _check_packets(packets: Sequence[Packet], limits: Limits) -> None:
+    """Their tokens, as they declare them; whether the model can read them it says itself, before decoding."""
+    total = sum(packet.num_tokens for packet in packets)
+    if total > limits.visual_tokens:
+        raise wrong(f"{total} visual tokens in a request; at most {limits.visual_tokens}", "messages")
+
+
+def _picture(data: bytes, max_pixels: int) -> Image.Image:
+    """An ordinary picture in RGB; its size is looked at before its pixels are."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return open_image(image, max_pixels)
+    except UserError as error:
+        raise wrong(
+            f"a picture cannot be used: {_for_clients(error)}", "messages", "invalid_image"
+        ) from error
+    except UnidentifiedImageError:
+        message = f"a picture is in no format that is read here ({', '.join(FORMATS)}), or damaged"
+        raise wrong(message, "messages", "invalid_image") from None
+    except Image.DecompressionBombError:
+        message = f"a picture has more than {max_pixels / 1e6:g} megapixels; shrink it"
+        raise wrong(message, "messages", "invalid_image") from None
+    except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError) as error:
+        raise wrong("a picture is damaged or cut short", "messages", "invalid_image") from error
+
+
+def _for_clients(error: UserError) -> str:
+    """Without the advice to raise the limit, which is the server's."""
+    return str(error).split(": shrink it")[0]
+
+
+def _check_tiles(seen: Sequence[Seen], models: ServedModels, limits: Limits) -> None:
+    """Tiles of all pictures, and visual tokens of the ordinary ones, which are not merged."""
+    several = sum(not isinstance(one, Packet) for one in seen) > 1
+    tiles = tokens = 0
+    for one in seen:
+        try:
+            layouts = models.layouts(one, several)
+        except UserError as error:
+            raise wrong(str(error), "messages") from error
+        tiles += sum(layout.num_tiles for layout in layouts)
+        tokens += one.num_tokens if isinstance(one, Packet) else layouts[0].num_tokens
+    if tiles > limits.tiles:
+        raise wrong(f"the pictures have {tiles} tiles; at most {limits.tiles} in a request", "messages")
+    if tokens > limits.visual_tokens:
+        raise wrong(f"{tokens} visual tokens in a request; at most {limits.visual_tokens}", "messages")
+
+
+def _turns(messages: Sequence[Message], seen: Sequence[Seen], most: int) -> list[Mapping[str, Any]]:
+    """The messages with a part of type "image" for each picture, several for a packet of several."""
+    rest = iter(seen)
+    turns = []
+    chars = 0
+    for message in messages:
+        content: list[Mapping[str, str]] = []
+        parts = message.content if isinstance(message.content, list) else []
+        for part in parts:
+            if isinstance(part, ImagePart):
+                one = next(rest)
+                content += [{"type": "image"}] * (one.num_images if isinstance(one, Packet) else 1)
+            else:
+                content.append({"type": "text", "text": part.text})
+        if isinstance(message.content, str):
+            content = [{"type": "text", "text": message.content}]
+        texts = [part["text"] for part in content if part["type"] == "text"]
+        chars += sum(map(len, texts))
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            raise wrong(
+                "a message holds half of a surrogate pair; send whole characters", "messages"
+            ) from None
+        turns.append({"role": "system" if message.role == "developer" else message.role, "content": content})
+    if chars > most:
+        raise wrong(f"{chars} characters of text in a request; at most {most}", "messages")
+    if not "".join(texts).strip():
+        raise wrong("the last message asks nothing; put the question into its text", "messages")
+    return turns

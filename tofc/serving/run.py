@@ -1,0 +1,96 @@
+"""`tofc serve`: loads a model and listens until it is told to stop."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import uvicorn
+from PIL import Image
+
+from tofc.errors import UserError
+from tofc.serving.decoding import Batch, Row, Sampling
+from tofc.serving.keys import Keys
+from tofc.serving.logs import log, write_json_lines
+from tofc.serving.models import ServedModels
+from tofc.serving.server import build_app
+from tofc.serving.settings import Limits
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where a server listens, and with which certificate.
+
+    With `tls_clients`, a file of certificate authorities, only clients with a certificate of theirs get in.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_clients: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise UserError(f"port is {self.port}; give one up to 65535, or 0 for any that is free")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise UserError("TLS needs both: --tls-cert FILE and --tls-key FILE")
+        if self.tls_clients is not None and self.tls_certificate is None:
+            raise UserError("--tls-clients needs a certificate of the server's own: --tls-cert and --tls-key")
+        for file in (self.tls_certificate, self.tls_key, self.tls_clients):
+            if file is not None and not file.is_file():
+                raise UserError(f"{file} does not exist; give a file in PEM format")
+
+
+def serve(models: ServedModels, listen: Listen, limits: Limits, keys: Keys, threads: int | None) -> None:
+    """Answers requests until SIGTERM or SIGINT, then what is under way, and returns.
+
+    `threads` is how many cores one pass of the model uses; None for torch's choice.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    write_json_lines()
+    begin = time.monotonic()
+    warm_up(models)
+    log(
+        "model ready", models=list(models.members), seconds=round(time.monotonic() - begin, 2), keys=len(keys)
+    )
+    if not len(keys) and listen.host not in ("127.0.0.1", "::1", "localhost"):
+        log("no API keys: anybody who reaches this address is answered", host=listen.host)
+    config = uvicorn.Config(
+        build_app(models, limits, keys),
+        host=listen.host,
+        port=listen.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ssl_certfile=listen.tls_certificate,
+        ssl_keyfile=None if listen.tls_key is None else str(listen.tls_key),
+        ssl_ca_certs=None if listen.tls_clients is None else str(listen.tls_clients),
+        ssl_cert_reqs=0 if listen.tls_clients is None else 2,  # ssl.CERT_NONE, ssl.CERT_REQUIRED
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(limits.deadline) + 5,
+        backlog=limits.connections * 2,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    try:
+        uvicorn.Server(config).run()
+    except OSError as error:  # a certificate that is none
+        raise UserError(f"the server cannot start: {error}") from error
+
+
+def warm_up(models: ServedModels) -> None:
+    """One short answer of each member: what is compiled or allocated on first use is so now."""
+    turns = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    codec = models.edge.codec
+    if codec is not None:
+        codec.decode(codec.encode(np.zeros((4, codec.width), np.float32), codec.qualities[0]))
+    if models.device_side is not None:
+        models.device_side.features(Image.new("RGB", (32, 32)), "all")
+    for _, model in models.members.values():
+        batch = Batch(model, models.ends)
+        batch.join([Row(models.prepare(turns, [], 2).prompt, Sampling(max_new_tokens=2))])
+        batch.step()

@@ -1,0 +1,165 @@
+"""The bodies of requests and answers, in OpenAI's shape; what is not listed here is not understood."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Text = Annotated[str, StringConstraints(max_length=200_000)]
+
+
+class Lenient(BaseModel):
+    """Fields that nobody here knows pass: clients send more than they need."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class ImageUrl(Lenient):
+    """A data URL: a packet (`data:application/vnd.tofc;base64,...`) or an ordinary picture."""
+
+    url: str = Field(description="A data URL; addresses on the network are not fetched.")
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class TextPart(Lenient):
+    """Text within a message."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ImagePart(Lenient):
+    """A picture within a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class Message(Lenient):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[Part] | None = None
+
+
+class StreamOptions(Lenient):
+    """What a stream carries beside text."""
+
+    include_usage: bool = False
+
+
+class ResponseFormat(Lenient):
+    """Plain text is all there is."""
+
+    type: Literal["text"] = "text"
+
+
+class ChatRequest(Lenient):
+    """A question, with the pictures and turns before it.
+
+    Without `temperature` decoding is greedy. `deadline_ms` is this server's own: the time that the answer
+    may take.
+    """
+
+    model: str = Field(max_length=200)
+    messages: list[Message] = Field(min_length=1, max_length=256)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: Annotated[str, StringConstraints(max_length=200)] | list[str] | None = None
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: Literal[0] | None = None
+    frequency_penalty: Literal[0] | None = None
+    logprobs: Literal[False] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = Field(None, max_length=200)
+    deadline_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+
+class Usage(BaseModel):
+    """Tokens of the prompt (visual ones included) and of the answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Extras(BaseModel):
+    """What this server tells beyond OpenAI's fields.
+
+    `exit` is the branch that answered, `tokens` its ids, `visual_tokens` those of the pictures, `timing`
+    seconds by stage, and "server" from the whole request to the whole answer.
+    """
+
+    exit: str
+    tokens: list[int]
+    visual_tokens: int
+    timing: dict[str, float]
+
+
+class Reply(BaseModel):
+    """The message of an answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class Choice(BaseModel):
+    """The one answer."""
+
+    index: int = 0
+    message: Reply
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(BaseModel):
+    """An answer in one piece."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    tofc: Extras
+
+
+class Model(BaseModel):
+    """A model, or a member of its family, that answers here."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "tofc"
+
+
+class ModelList(BaseModel):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every error looks like this; the header `x-request-id` names the request in the server's log."""
+
+    error: ErrorDetail

@@ -1,0 +1,290 @@
+"""The edge as a web service: OpenAI's chat completions about packets and pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from tofc import __version__
+from tofc.serving import schema
+from tofc.serving.engine import Engine
+from tofc.serving.errors import ApiError, not_now, too_late, wrong
+from tofc.serving.gate import Gate
+from tofc.serving.job import Job, Result
+from tofc.serving.keys import Keys
+from tofc.serving.metrics import Metrics
+from tofc.serving.models import ServedModels
+from tofc.serving.remember import Remembered
+from tofc.serving.requests import Asked, understand
+from tofc.serving.settings import Limits
+from tofc.serving.stream import events, extras, usage
+
+T = TypeVar("T")
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schema.ErrorBody, "description": what}
+    for status, what in {
+        400: "something in the request is wrong",
+        401: "no valid API key",
+        404: "no such model",
+        405: "not with this method",
+        408: "the deadline passed",
+        409: "the idempotency key belongs to another request",
+        413: "too large",
+        422: "something in the request is wrong",
+        429: "too many requests wait; see Retry-After",
+        500: "a fault of the server's",
+        503: "not now; see Retry-After",
+    }.items()
+}
+
+
+class Service:
+    """What the routes share: models, engine, remembered answers."""
+
+    def __init__(self, models: ServedModels, limits: Limits) -> None:
+        self.models, self.limits, self.metrics = models, limits, Metrics()
+        self.engine = Engine(models, limits, self.metrics)
+        self.remembered = Remembered(limits.remembered, limits.remembered_seconds)
+
+    def begin(self, asked: Asked, request: Request) -> Job:
+        """The job of a request: a new one, or that of the same idempotency key."""
+        state = request.state
+
+        def new() -> Job:
+            job = Job(asked, state.request_id, state.arrived)
+            self.engine.submit(job)
+            return job
+
+        try:
+            key = request.headers.get("idempotency-key")
+            if key is None:
+                return new()
+            if not 1 <= len(key) <= 200:
+                raise wrong("an idempotency key has 1 to 200 characters", code="invalid_idempotency_key")
+            job, repeated = self.remembered.find_or_begin(state.client, key, state.digest, new)
+        except ApiError as error:
+            if error.status == 429:
+                self.metrics.refused.labels("queue full").inc()
+            raise
+        if repeated:
+            self.metrics.repeated.inc()
+            state.log["repeats"] = job.request_id
+        return job
+
+
+class _Waiting:
+    """A client that waits for a job: until there is something, it leaves, or the deadline passes."""
+
+    def __init__(self, job: Job, request: Request) -> None:
+        self._job = job
+        self._seconds = job.asked.deadline
+        job.waiting += 1
+        self._left = asyncio.ensure_future(_client_leaves(request))
+
+    async def wait(self, what: Awaitable[T]) -> T:
+        """What `what` gives; raises ApiError where it does not come."""
+        task = asyncio.ensure_future(what)
+        # The engine itself ends what is late; this is for when it is held up.
+        timeout = max(0.0, self._job.due + 0.25 - time.monotonic())
+        done, _ = await asyncio.wait({task, self._left}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if task in done:
+            return task.result()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ApiError, StopAsyncIteration):
+            await task
+        if self._left in done:
+            raise ApiError(499, "the client left", "client_left")
+        raise too_late(self._seconds)
+
+    def end(self) -> None:
+        """It waits no more; a job for which nobody waits is given up."""
+        self._left.cancel()
+        self._job.waiting -= 1
+        if not self._job.waiting and not self._job.is_over:
+            self._job.cancel()
+
+
+async def _client_leaves(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def build_app(models: ServedModels, limits: Limits | None = None, keys: Keys | None = None) -> FastAPI:
+    """The application; its models are loaded, its engine starts and ends with it."""
+    limits = Limits() if limits is None else limits
+    service = Service(models, limits)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        yield
+        await asyncio.to_thread(service.engine.close)
+
+    app = FastAPI(
+        title="TOFC edge",
+        version=__version__,
+        description="Answers questions about packets and pictures.",
+        lifespan=lifespan,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        responses=_ERRORS,
+    )
+    app.state.service = service
+    app.add_middleware(Gate, limits=limits, keys=keys or Keys(), metrics=service.metrics)  # type: ignore[arg-type]
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    _add_chat(app, service)
+    _add_the_rest(app, service)
+    return app
+
+
+def _add_chat(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions", response_model=schema.ChatCompletion, tags=["chat"])
+    async def chat_completions(body: schema.ChatRequest, request: Request) -> Any:
+        """Answers the last message; with `stream` as server-sent events."""
+        asked = await understand(body, service.models, service.limits)
+        _log_asked(request, asked)
+        if asked.packet_bytes:
+            service.metrics.packet_bytes.observe(asked.packet_bytes)
+        job = service.begin(asked, request)
+        waiting = _Waiting(job, request)
+        if asked.stream:
+            return await _streamed(job, waiting)
+        try:
+            result = await waiting.wait(job.whole())
+        finally:
+            waiting.end()
+        request.state.log.update(_log_fields(result))
+        return JSONResponse(_completion(job, result))
+
+
+async def _streamed(job: Job, waiting: _Waiting) -> Response:
+    """Begins when the first text is there: until then, errors have a status of their own."""
+    deltas = job.deltas()
+    try:
+        first = [await waiting.wait(anext(deltas))]
+    except StopAsyncIteration:
+        first = []
+    except BaseException:
+        waiting.end()
+        raise
+
+    async def rest() -> AsyncIterator[str]:
+        for delta in first:
+            yield delta
+        while True:
+            try:
+                yield await waiting.wait(anext(deltas))
+            except StopAsyncIteration:
+                return
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            async for event in events(job, rest()):
+                yield event
+        finally:
+            waiting.end()
+
+    return StreamingResponse(body(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+
+def _add_the_rest(app: FastAPI, service: Service) -> None:
+    models = service.models
+
+    def card(name: str) -> schema.Model:
+        return schema.Model(id=name, created=models.created)
+
+    @app.get("/v1/models", response_model=schema.ModelList, tags=["models"])
+    async def list_models() -> Any:
+        """The model, and each member of its family."""
+        return schema.ModelList(data=[card(name) for name in models.members])
+
+    @app.get("/v1/models/{name}", response_model=schema.Model, tags=["models"])
+    async def one_model(name: str) -> Any:
+        """One of them."""
+        if name not in models.members:
+            raise ApiError(404, "there is no model of that name here", "model_not_found", "model")
+        return card(name)
+
+    @app.post("/v1/probe", status_code=204, tags=["link"])
+    async def probe(request: Request) -> Response:
+        """Takes bytes and does nothing with them: so a client learns what its uplink carries."""
+        await request.body()
+        return Response(status_code=204)
+
+    @app.get("/health", response_class=PlainTextResponse, tags=["operation"])
+    async def health() -> str:
+        """Whether the process lives."""
+        return "alive"
+
+    @app.get("/ready", response_class=PlainTextResponse, tags=["operation"])
+    async def ready() -> str:
+        """Whether it takes requests."""
+        if not service.engine.is_ready:
+            raise not_now("the model is not there")
+        return "ready"
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
+    async def metrics() -> str:
+        """Counters for Prometheus."""
+        return service.metrics.text().decode()
+
+
+def _completion(job: Job, result: Result) -> dict[str, Any]:
+    message = {"role": "assistant", "content": result.text}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}
+    return {
+        "id": f"chatcmpl-{job.request_id}",
+        "object": "chat.completion",
+        "created": job.created,
+        "model": job.asked.model,
+        "choices": [choice],
+        "usage": usage(result),
+        "tofc": extras(result),
+    }
+
+
+def _log_asked(request: Request, asked: Asked) -> None:
+    request.state.log.update(
+        model=asked.model, pictures=len(asked.seen), packet_bytes=asked.packet_bytes, stream=asked.stream
+    )
+
+
+def _log_fields(result: Result) -> dict[str, Any]:
+    return {
+        "visual_tokens": result.visual_tokens,
+        "prompt_tokens": result.prompt_tokens,
+        "answer_tokens": len(result.tokens),
+        "queue_seconds": round(result.timing["queue"], 4),
+    }
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    request.state.log["error"] = error.code
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """Where and what, without repeating what was sent."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(step) for step in first.get("loc", ())[1:]) or None
+    fault = wrong(f"{place or 'the body'}: {first.get('msg', 'is not valid')}", place, "invalid_request")
+    return await _api_error(request, fault)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    fault = ApiError(error.status_code, str(error.detail), "http_error")
+    request.state.log["error"] = fault.code
+    return JSONResponse(fault.body, fault.status, {**fault.headers, **(error.headers or {})})

@@ -1,0 +1,41 @@
+"""What an edge server allows, and how it listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from tofc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that hold before any work is done for a request; each is above 0.
+
+    body_bytes: a request's body. pictures, visual_tokens and tiles: of a request, over all its messages, with
+    tiles of 1 for each base picture. pixels: of an ordinary picture, before it is decoded. text_chars: all
+    text. new_tokens: what `max_tokens` may ask for. queue: requests that wait; one more gets 429. batch:
+    sequences that are decoded together. connections: requests under way at all; one more gets 503. deadline:
+    seconds from the whole request to the whole answer. body_seconds: for a request to arrive. remembered:
+    answers kept for repeated idempotency keys, each `remembered_seconds`.
+    """
+
+    body_bytes: int = 8 << 20
+    pictures: int = 8
+    visual_tokens: int = 8192
+    tiles: int = 40
+    pixels: int = 25_000_000
+    text_chars: int = 32_000
+    new_tokens: int = 512
+    queue: int = 256
+    batch: int = 16
+    connections: int = 512
+    deadline: float = 30.0
+    body_seconds: float = 20.0
+    remembered: int = 4096
+    remembered_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not value > 0:
+                raise ConfigError(f"limit {entry.name} is {value}; give a number above 0")
