@@ -15,6 +15,7 @@ import typer
 from typer.main import get_command
 
 from tofc import __version__, cli_eval
+from tofc.cli_device import EXPORT_EXAMPLES, export_device
 from tofc.cli_files import STREAM, StandardInput, check_input, check_output, read_input, write_output
 from tofc.cli_packet import byte_sections, find_codec, packet_fields
 from tofc.cli_report import (
@@ -252,6 +253,7 @@ def answer(
 
 
 app.command(epilog=SERVE_EXAMPLES)(serve)
+app.command(epilog=EXPORT_EXAMPLES)(export_device)
 app.command(epilog=PRETRAIN_EXAMPLES)(pretrain)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.add_typer(cli_eval.app)
@@ -296,9 +298,11 @@ def _open_picture(source: str, max_pixels: int | None) -> Image:
 
 def _load_device(model: str) -> Device:
     from tofc.device import Device
+    from tofc.ondevice import is_export
 
     with working(f"loading the device side of {model}"):
-        _quieten_libraries()
+        if not is_export(model):
+            _quieten_libraries()
         return Device.from_pretrained(model)
 
 

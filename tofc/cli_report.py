@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tofc.errors import UserError
+from tofc.errors import UserError, needs_edge
 
 USER_ERROR = 2  # exit code for what the user can put right; 1, Python's own, is a fault of ours
 
@@ -29,7 +29,8 @@ def reports_user_errors(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with needs_edge(f"tofc {command.__name__.replace('_', '-')}"):
+                return command(*args, **kwargs)
         except UserError as error:
             note(f"tofc: {one_line(error)}")
             raise typer.Exit(USER_ERROR) from None

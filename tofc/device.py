@@ -1,4 +1,8 @@
-"""The device side: picture -> vision tower -> merging -> codec -> packet. No language model is ever read."""
+"""The device side: picture -> vision tower -> merging -> codec -> packet. No language model is ever read.
+
+Nothing here needs torch: a `Vision` turns pictures into features, with torch (`tofc.vision`) where a
+checkpoint is read, with ONNX Runtime (`tofc.ondevice`) where `tofc export-device` wrote a folder.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +10,60 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+import numpy as np
 from PIL import Image
-from safetensors import SafetensorError
-from transformers import AutoImageProcessor, BaseImageProcessor, LlavaOnevisionConfig
 
-from encoders import VisionEncoder, dpc_knn, merge_tokens
+from encoders.merging import dpc_knn, merge_tokens
 from entropy import FeatureCodec
-from tofc.adapters import TOWER, add_adapters
 from tofc.budget import BudgetSearch, default_ladder
 from tofc.clock import Stopwatch
 from tofc.config import Checkpoint, CheckpointConfig, resolve
-from tofc.errors import CheckpointError, UserError
-from tofc.features import Features
+from tofc.errors import CheckpointError, UserError, needs_edge
+from tofc.features import Features, as_array
 from tofc.images import MAX_PIXELS, open_image
-from tofc.model import choose_device, choose_dtype, load_base_config, load_codec
 from tofc.packet import TAG_BYTES, Packet
 from tofc.tiling import tile_layout
 
-# Tiles in one pass of the tower: a bound on memory that the stock model's largest picture stays below.
-_TILES_AT_ONCE = 40
+if TYPE_CHECKING:
+    import torch
+
+
+class Vision(Protocol):
+    """Pictures to features: arrays or tensors, float32."""
+
+    @property
+    def width(self) -> int:
+        """Channels C of a feature."""
+
+    @property
+    def base_config(self) -> Any:
+        """The shape of the tiles: a LlavaOnevisionConfig, or its `tofc.tiling.Geometry`."""
+
+    def stopwatch(self) -> Stopwatch:
+        """A clock that waits for whatever computes."""
+
+    def cut(self, images: Sequence[Image.Image], tiling: str) -> Sequence[Any]:
+        """Tiles [T, 3, S, S] of each picture, resized and normalised."""
+
+    def see(self, tiles: Sequence[Any]) -> Sequence[Any]:
+        """Features [T, N, C] of each picture's tiles."""
 
 
 class Device:
-    """Turns pictures into packets; holds image processor, vision tower and codec.
+    """Turns pictures into packets; holds a `vision` (image processor and vision tower) and a codec.
 
     `codec` is None for a plain LLaVA-OneVision model: `features` works, `encode` says what is missing.
     """
 
-    def __init__(
-        self,
-        encoder: VisionEncoder,
-        image_processor: BaseImageProcessor,
-        base_config: LlavaOnevisionConfig,
-        config: CheckpointConfig,
-        codec: FeatureCodec | None,
-    ) -> None:
-        if codec is not None and codec.width != encoder.width:
+    def __init__(self, vision: Vision, config: CheckpointConfig, codec: FeatureCodec | None) -> None:
+        if codec is not None and codec.width != vision.width:
             raise CheckpointError(
-                f"the codec takes features of width {codec.width}, the vision tower gives {encoder.width}: "
+                f"the codec takes features of width {codec.width}, the vision tower gives {vision.width}: "
                 "they belong to different models"
             )
-        self.encoder = encoder
-        self.image_processor = image_processor
-        self.base_config = base_config
+        self.vision = vision
         self.config = config
         self.codec = codec
 
@@ -61,12 +73,26 @@ class Device:
     ) -> Device:
         """Loads the device side of a bundled name, a folder or a hub id.
 
-        `dtype` is that of the tower: float32 on a CPU and the checkpoint's own elsewhere, unless given.
-        Raises CheckpointError where there is no such checkpoint or its parts do not fit.
+        A folder that `tofc export-device` wrote is run by ONNX Runtime, on the CPU and in float32. Everything
+        else is run by torch; there `dtype` is that of the tower: float32 on a CPU and the checkpoint's own
+        elsewhere, unless given. Raises CheckpointError where there is no such checkpoint or its parts do not
+        fit, MissingLibraryError where what it needs is not installed.
         """
-        checkpoint = resolve(src)
-        codec = load_codec(checkpoint) if checkpoint.has_codec else None
-        return cls.from_checkpoint(checkpoint, codec, choose_device(device), dtype)
+        from tofc.ondevice import is_export, load_export
+
+        if is_export(src):
+            if str(device) != "cpu" or dtype is not None:
+                raise UserError(
+                    f"{src} is an export for devices, which runs on the CPU in float32: leave device and "
+                    "dtype out, or load the checkpoint that it was made from"
+                )
+            return cls(*load_export(src))
+        with needs_edge(f"a checkpoint such as {src}"):
+            from tofc.model import choose_device, load_codec
+
+            checkpoint = resolve(src)
+            codec = load_codec(checkpoint) if checkpoint.has_codec else None
+            return cls.from_checkpoint(checkpoint, codec, choose_device(device), dtype)
 
     @classmethod
     def from_checkpoint(
@@ -77,20 +103,14 @@ class Device:
         dtype: torch.dtype | str | None,
     ) -> Device:
         """Loads tower and image processor of a checkpoint that was found, with a codec that was read."""
-        base = checkpoint.base
-        base_config = load_base_config(base)
-        chosen = choose_dtype(dtype, device, base_config)
-        try:
-            encoder = VisionEncoder.from_pretrained(base, dtype=chosen, device=device)
-            image_processor = AutoImageProcessor.from_pretrained(base)
-        except SafetensorError as error:
-            raise CheckpointError(f"{base}: the weights are damaged: {error}") from error
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{base}: {error}") from error
-        if checkpoint.adapters:
-            add_adapters(encoder.tower, checkpoint.adapters, TOWER)
-        encoder.eval().requires_grad_(False)
-        return cls(encoder, image_processor, base_config, checkpoint.config, codec)
+        from tofc.vision import TorchVision
+
+        return cls(TorchVision.from_checkpoint(checkpoint, device, dtype), checkpoint.config, codec)
+
+    @property
+    def base_config(self) -> Any:
+        """The shape of the tiles, for `tofc.tiling.tile_layout`."""
+        return self.vision.base_config
 
     def features(
         self, image: Any, tokens: int | str | None = None, *, max_pixels: int = MAX_PIXELS
@@ -135,7 +155,7 @@ class Device:
         if max_bytes is None:
             return self._code([self._merge(picture, count) for picture in pictures], level, progressive)
         search = self._search(pictures, max_bytes, progressive)
-        watch = Stopwatch(torch.device("cpu"))
+        watch = Stopwatch()
         if quality is not None:
             packet = search.at_quality(quality)
         elif tokens is not None:
@@ -182,12 +202,12 @@ class Device:
         """Unmerged features of each picture, from one pass of the tower over all tiles."""
         if not images:
             raise UserError("no pictures were given; give at least one")
-        watch = Stopwatch(self.encoder_device)
+        watch = self.vision.stopwatch()
         opened = [open_image(image, max_pixels) for image in images]
         tiling = self.config.tiling if len(images) == 1 or self.config.tiling == "base" else "padded"
-        tiles = self.cut(opened, tiling)  # [T, 3, S, S] each
+        tiles = self.vision.cut(opened, tiling)  # [T, 3, S, S] each
         timing = {"preprocess": watch.lap() / len(images)}
-        outputs = self._run_tower(torch.cat(tiles)).split([t.shape[0] for t in tiles])  # [T, N, C] each
+        outputs = self.vision.see(tiles)  # [T, N, C] each
         timing["vision"] = watch.lap() / len(images)
         pictures = []
         for image, output in zip(opened, outputs, strict=True):
@@ -196,48 +216,20 @@ class Device:
             pictures.append(Features(layout.select(output), size, tiling, layout, timing=timing))
         return pictures
 
-    def cut(self, images: list[Image.Image], tiling: str) -> list[torch.Tensor]:
-        """Pixels as the stock processor cuts, resizes and normalises them: [T, 3, S, S] of each picture."""
-        if tiling == "padded":
-            nested: Any = [images]  # the pictures of one prompt
-            pixels = self.image_processor(nested, return_tensors="pt")["pixel_values"]  # [n, 1, 3, S, S]
-            return list(pixels)
-        if tiling == "anyres":
-            return [self.image_processor(image, return_tensors="pt")["pixel_values"][0] for image in images]
-        side = self.encoder.image_size
-        smallest = {"image_grid_pinpoints": [[side, side]]}  # no more grid than the processor insists on
-        return [
-            self.image_processor(image, return_tensors="pt", **smallest)["pixel_values"][0, :1]
-            for image in images
-        ]
-
-    @property
-    def encoder_device(self) -> torch.device:
-        """Where the vision tower computes."""
-        return next(self.encoder.parameters()).device
-
-    @torch.no_grad()
-    def _run_tower(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Tiles [T, 3, S, S] to features float32 [T, N, C]."""
-        dtype = next(self.encoder.parameters()).dtype
-        parts = [self.encoder(t.to(self.encoder_device, dtype)) for t in tiles.split(_TILES_AT_ONCE)]
-        return torch.cat(parts).float()
-
-    @torch.no_grad()
     def _merge(self, picture: Features, count: int | None) -> Features:
-        watch = Stopwatch(self.encoder_device)
+        watch = self.vision.stopwatch()
         tokens = picture.tokens[None]  # [1, M, C]
         count = picture.layout.num_tokens if count is None else count
         clusters = dpc_knn(tokens, count, k=self.config.merging.neighbours)
         merged, _ = merge_tokens(tokens, clusters)  # [1, K, C]
-        merged = merged[0].cpu()
+        merged = merged[0] if isinstance(merged, np.ndarray) else merged[0].cpu()
         timing = {**picture.timing, "merge": watch.lap()}
         return replace(picture, tokens=merged, clusters=clusters, timing=timing)
 
     def _code(self, pictures: list[Features], quality: int, progressive: bool = False) -> Packet:
         codec = self._require_codec()
-        watch = Stopwatch(torch.device("cpu"))
-        tokens = torch.cat([p.tokens for p in pictures])  # [sum K, C]
+        watch = Stopwatch()
+        tokens = np.concatenate([as_array(p.tokens) for p in pictures])  # [sum K, C]
         try:
             payload, ends = codec.encode_with_ends(tokens, quality, _leading(pictures) if progressive else ())
         except ValueError as error:
@@ -284,8 +276,8 @@ def _leading(pictures: Sequence[Features]) -> list[int]:
     for picture in pictures:
         size = picture.tokens.shape[0]
         if picture.is_merged and picture.clusters is not None:
-            counts = torch.bincount(picture.clusters.assignment[0].cpu(), minlength=size)
-            order = torch.argsort(counts, descending=True, stable=True)
-            places += (first + order[: size // 4].sort().values).tolist()
+            counts = np.bincount(as_array(picture.clusters.assignment[0]), minlength=size)
+            order = np.argsort(-counts, kind="stable")
+            places += (first + np.sort(order[: size // 4])).tolist()
         first += size
     return places

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from encoders.merging import Clusters
 from tofc.tiling import TileLayout
@@ -16,12 +17,13 @@ from tofc.tiling import TileLayout
 class Features:
     """Features of one picture, uncoded or decoded.
 
-    `tokens` float32 [K, C]; K equals `layout.num_tokens` where nothing was merged. `image_size` is (height,
-    width) in pixels, `tiling` how the picture was cut ("base", "anyres" or "padded"). `clusters` says which
-    token went where, and is None on the edge. `timing` holds seconds by stage.
+    `tokens` float32 [K, C], a tensor where torch computes and an array on a device without it; K equals
+    `layout.num_tokens` where nothing was merged. `image_size` is (height, width) in pixels, `tiling` how the
+    picture was cut ("base", "anyres" or "padded"). `clusters` says which token went where, and is None on the
+    edge. `timing` holds seconds by stage.
     """
 
-    tokens: torch.Tensor
+    tokens: Any
     image_size: tuple[int, int]
     tiling: str
     layout: TileLayout
@@ -42,4 +44,9 @@ class Features:
         if self.clusters is None:
             raise ValueError("decoded features carry no clusters; take those of the device side")
         side = self.layout.side
-        return self.clusters.assignment[0, : side * side].reshape(side, side).cpu().numpy()
+        return as_array(self.clusters.assignment[0])[: side * side].reshape(side, side)
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """An array as it is, a tensor as the array of its values."""
+    return values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()

@@ -1,16 +1,41 @@
-"""Where the tokens of a picture lie: its tiles, the positions that show picture, and their order."""
+"""Where the tokens of a picture lie: its tiles, the positions that show picture, and their order.
+
+The geometry is that of the stock LLaVA-OneVision model (Liu et al., LLaVA-NeXT), written out here because
+transformers' own functions need torch; tests hold the two together.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers import LlavaOnevisionConfig
-from transformers.models.llava_onevision.modeling_llava_onevision import (
-    get_anyres_image_grid_shape,
-    unpad_image,
-)
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a tower's tiles look like: pixels along an edge of a tile and of a patch, and the possible grids.
+
+    `image_grid_pinpoints` are (height, width) in pixels.
+    """
+
+    image_size: int
+    patch_size: int
+    image_grid_pinpoints: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, config: Any) -> Geometry:
+        """That of a LlavaOnevisionConfig."""
+        pinpoints = tuple((int(height), int(width)) for height, width in config.image_grid_pinpoints)
+        return cls(config.vision_config.image_size, config.vision_config.patch_size, pinpoints)
+
+    @property
+    def side(self) -> int:
+        """Tokens along an edge of a tile."""
+        return self.image_size // self.patch_size
 
 
 @dataclass(frozen=True)
@@ -26,38 +51,72 @@ class TileLayout:
     num_tiles: int
     side: int
     grid: tuple[int, int]
-    positions: torch.Tensor
+    positions: NDArray[np.int64]
 
     @property
     def num_tokens(self) -> int:
         """M, the number of tokens that show picture."""
-        return self.positions.numel()
+        return self.positions.size
 
-    def select(self, tiles: torch.Tensor) -> torch.Tensor:
-        """Tower output [T, N, C] to tokens [M, C]: padding dropped, travelling order."""
-        return tiles.flatten(0, 1)[self.positions.to(tiles.device)]
+    def select(self, tiles: Any) -> Any:
+        """Tower output [T, N, C], array or tensor, to tokens [M, C]: padding dropped, travelling order."""
+        return tiles.reshape(-1, tiles.shape[-1])[self.positions]
 
-    def expand(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens [M, C] back to tiles [T, N, C]; dropped positions are zero, the stock layout drops them."""
+    def expand(self, tokens: Any) -> Any:
+        """Tensor of tokens [M, C] back to tiles [T, N, C]; dropped positions are zero, the stock layout drops
+        them."""
         tiles = tokens.new_zeros(self.num_tiles * self.side**2, tokens.shape[1])
-        tiles[self.positions.to(tokens.device)] = tokens
+        tiles[self.positions] = tokens
         return tiles.view(self.num_tiles, self.side**2, tokens.shape[1])
 
 
-def tile_layout(image_size: tuple[int, int], tiling: str, config: LlavaOnevisionConfig) -> TileLayout:
-    """Layout of a picture of (height, width) pixels under a packet's tiling, for a LLaVA-OneVision geometry.
+def tile_layout(image_size: tuple[int, int], tiling: str, shape: Any) -> TileLayout:
+    """Layout of a picture of (height, width) pixels under a packet's tiling.
 
-    "base" and "padded" are one tile; "anyres" is that tile and the stock grid of further ones (Liu et al.,
-    LLaVA-NeXT; geometry from transformers' own functions, so that it cannot drift from the stock model's).
+    "base" and "padded" are one tile; "anyres" is that tile and the stock grid of further ones. `shape` is a
+    Geometry, or the LlavaOnevisionConfig that it is taken from.
     """
-    vision: Any = config.vision_config
-    side = vision.image_size // vision.patch_size
-    base = torch.arange(side * side)
+    geometry = shape if isinstance(shape, Geometry) else Geometry.of(shape)
+    side = geometry.side
+    base = np.arange(side * side)
     if tiling != "anyres":
         return TileLayout(1, side, (0, 0), base)
-    rows, columns = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, vision.image_size)
-    index = torch.arange(side * side, (rows * columns + 1) * side * side)
-    index = index.view(rows, columns, side, side).permute(0, 2, 1, 3)  # [rows, side, columns, side]
-    shown = unpad_image(index.reshape(1, rows * side, columns * side), image_size)[0]  # [h, w]
-    positions = torch.cat([base, shown.flatten()])
+    height, width = best_resolution(image_size, geometry.image_grid_pinpoints)
+    rows, columns = height // geometry.image_size, width // geometry.image_size
+    index = np.arange(side * side, (rows * columns + 1) * side * side)
+    index = index.reshape(rows, columns, side, side).swapaxes(1, 2)  # [rows, side, columns, side]
+    shown = _without_padding(index.reshape(rows * side, columns * side), image_size)  # [h, w]
+    positions = np.concatenate([base, shown.ravel()])
     return TileLayout(1 + rows * columns, side, (shown.shape[0], shown.shape[1]), positions)
+
+
+def best_resolution(image_size: tuple[int, int], pinpoints: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (height, width) that keeps most of a picture's pixels, of equals that with the fewest to spare."""
+
+    def kept(target: tuple[int, int]) -> tuple[int, int]:
+        scale = min(target[1] / image_size[1], target[0] / image_size[0])
+        pixels = int(image_size[1] * scale) * int(image_size[0] * scale)
+        pixels = min(pixels, image_size[0] * image_size[1])
+        return pixels, pixels - target[0] * target[1]
+
+    return max(pinpoints, key=kept)  # the first of equals
+
+
+def fitted_size(image_size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a picture that is scaled to fit into `target` with its proportions kept."""
+    height, width = image_size
+    across, down = target[1] / width, target[0] / height
+    if across < down:
+        return min(math.ceil(height * across), target[0]), target[1]
+    return target[0], min(math.ceil(width * down), target[1])
+
+
+def _without_padding(grid: NDArray[Any], image_size: tuple[int, int]) -> NDArray[Any]:
+    """The part of a grid [h, w] that a picture fills which was fitted into it and centred."""
+    height, width = image_size
+    rows, columns = grid.shape
+    if width / height > columns / rows:
+        spare = (rows - int(round(height * (columns / width), 7))) // 2
+        return grid[spare : rows - spare]
+    spare = (columns - int(round(width * (rows / height), 7))) // 2
+    return grid[:, spare : columns - spare]

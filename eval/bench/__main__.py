@@ -9,6 +9,7 @@ BENCHMARKS = {
     "codec": "eval.bench.codec",
     "merging": "eval.bench.merging",
     "encoding": "eval.bench.encoding",
+    "device": "eval.bench.device",
 }
 
 

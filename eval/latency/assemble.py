@@ -29,6 +29,7 @@ from tofc.model import language_skeleton
 from tofc.prompt import Prompt
 from tofc.training.estimate import base_shape
 from tofc.training.settings import TrainConfig
+from tofc.vision import TorchVision
 
 _CALIBRATION_TOKENS = 512
 
@@ -51,9 +52,16 @@ class Assembled:
         self.shape: LlavaOnevisionConfig = seeing.base_config
         self.language = language
         self.text_tokens = text_tokens
-        self.runs_on = seeing.encoder_device if language is not None else None
+        self.runs_on = self.vision.device if language is not None else None
         self._asking = asking
         self._features: dict[tuple[Picture, str, int | str], Features] = {}
+
+    @property
+    def vision(self) -> TorchVision:
+        """Processor and tower; UserError for an exported device, which is not what an edge computes with."""
+        if not isinstance(self.seeing.vision, TorchVision):
+            raise UserError("an exported device cannot be timed here; give the checkpoint it was made from")
+        return self.seeing.vision
 
     @property
     def codec(self) -> FeatureCodec:
@@ -71,7 +79,7 @@ class Assembled:
 
     def _tiled(self, tiling: str) -> tofc.Device:
         seeing, config = self.seeing, replace(self.seeing.config, tiling=tiling)
-        return tofc.Device(seeing.encoder, seeing.image_processor, self.shape, config, self.codec)
+        return tofc.Device(seeing.vision, config, self.codec)
 
     def features(self, picture: Picture, tiling: str, tokens: int | str) -> Features:
         """Uncoded features; a picture is looked at once for all systems."""
@@ -128,7 +136,9 @@ def _random(
         random_encoder(shape, None if runs_on else 0, seed).to(where, dtype).eval().requires_grad_(False)
     )
     config = CheckpointConfig(tiling="base", merging=recipe.checkpoint.merging)
-    seeing = tofc.Device(encoder, _image_processor(shape), shape, config, untrained_codec(recipe, seed))
+    seeing = tofc.Device(
+        TorchVision(encoder, _image_processor(shape), shape), config, untrained_codec(recipe, seed)
+    )
     language = None if runs_on is None else random_language_side(shape, where, dtype, seed)
     return Assembled(seeing, language, text_tokens)
 

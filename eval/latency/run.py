@@ -80,7 +80,7 @@ def _packet_bytes(model: ModelConfig, device: End) -> PacketBytes:
     if model.bytes_of is None:
         return lambda system, picture, packet: len(bytes(packet))
     trained = tofc.Device.from_pretrained(model.bytes_of)
-    widening = device.model.seeing.encoder.width / trained.encoder.width
+    widening = device.model.vision.width / trained.vision.width
 
     def scaled(system: SystemConfig, picture: Picture, packet: tofc.Packet) -> int:
         coded = trained.encode(picture.image, system.quality, system.tokens)

@@ -80,7 +80,7 @@ class Processor:
     def preprocess(self, picture: Picture, tiling: str) -> Timing:
         """Cuts, resizes and normalises a picture as the stock processor does."""
         device = self._model.devices[tiling]
-        return self.coding(lambda: device.cut([picture.image], tiling))
+        return self.coding(lambda: device.vision.cut([picture.image], tiling))
 
     def coding(self, call: Callable[[], object]) -> Timing:
         """Coding or decoding of any kind."""
@@ -125,11 +125,11 @@ class MeasuredNetworks:
         if model.language is None:
             raise ValueError("a model without language side cannot be measured")
         self._model, self._language, self._clock = model, model.language, clock
-        self._runs_on = model.seeing.encoder_device
+        self._runs_on = model.vision.device
 
     def vision(self, picture: Picture, tiling: str) -> Timing:
         """The vision tower on all tiles."""
-        encoder = self._model.seeing.encoder
+        encoder = self._model.vision.encoder
         tiles = self._model.features(picture, tiling, ALL).layout.num_tiles
         side, dtype = encoder.image_size, next(encoder.parameters()).dtype
         pixels = torch.zeros(tiles, 3, side, side, device=self._runs_on, dtype=dtype)

@@ -160,7 +160,7 @@ def test_uncoded_features_cost_two_bytes_a_value(folder, pictures):
     model = TofcSimple(pretrained=folder, codec=False, tokens=7)
     task = Task((pictures[:2], "How many?"), (pictures[:1], "How many?"))
     given = task.ask(model)
-    width = model.device_side.encoder.width
+    width = model.device_side.vision.width
     assert [(one.bytes, one.tokens, one.quality) for one in model.sent] == [
         (2 * 14 * width, 14, None),
         (2 * 7 * width, 7, None),

@@ -100,9 +100,9 @@ def test_a_left_padded_batch_gives_the_stock_logits(stock, plain, make_picture) 
 
 def pixels_of_a_batch(device: tofc.Device, groups: list[list[Image.Image]]) -> list[tofc.Features]:
     """Features of all groups from one pass of the tower: a pass of another size may round differently."""
-    cut = [device.cut(group, "anyres" if len(group) == 1 else "padded") for group in groups]
+    cut = [device.vision.cut(group, "anyres" if len(group) == 1 else "padded") for group in groups]
     tiles = [tile for group in cut for tile in group]
-    outputs = device._run_tower(torch.cat(tiles)).split([t.shape[0] for t in tiles])
+    outputs = device.vision.see(tiles)
     features = []
     for group in groups:
         for picture in group:

@@ -1,0 +1,67 @@
+"""What an exported device says about itself in `device.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tofc.config import MergingConfig, from_mapping
+from tofc.errors import CheckpointError, ConfigError
+from tofc.tiling import Geometry
+
+DEVICE_CONFIG = "device.json"
+TOWER_FILE = "vision.onnx"
+DEVICE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """How pixels are prepared: Pillow's `resample` filter, then (value * rescale_factor - mean) / std."""
+
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    rescale_factor: float = 1 / 255
+    resample: int = 3
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """A device: the tower's width and the shape of its tiles, pixels, and the checkpoint's defaults.
+
+    `made_from` names the checkpoint that an edge needs to read this device's packets, `model_tag` (hex) is
+    what they carry.
+    """
+
+    made_from: str
+    model_tag: str
+    width: int
+    geometry: Geometry
+    pixels: PixelConfig
+    tiling: str = "base"
+    merging: MergingConfig = field(default_factory=MergingConfig)
+    default_quality: int = 4
+    format_version: int = DEVICE_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != DEVICE_VERSION:
+            raise ConfigError(
+                f"format_version is {self.format_version}, this release reads {DEVICE_VERSION}: export the "
+                "checkpoint again with the release of tofc that the device has"
+            )
+
+
+def read_device_config(folder: Path) -> DeviceConfig:
+    """The config of an exported device; CheckpointError where it is damaged or of another format."""
+    file = folder / DEVICE_CONFIG
+    try:
+        return from_mapping(DeviceConfig, json.loads(file.read_text(encoding="utf-8")), str(file))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} is not JSON: {error}; export the checkpoint again") from error
+
+
+def write_device_config(folder: Path, config: DeviceConfig) -> None:
+    """Writes `config` as the `device.json` of a folder."""
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    (folder / DEVICE_CONFIG).write_text(text, encoding="utf-8")

@@ -1,0 +1,89 @@
+"""Seeing with torch: the stock image processor and the vision tower of a LLaVA-OneVision checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, BaseImageProcessor, LlavaOnevisionConfig
+
+from encoders import VisionEncoder
+from tofc.adapters import TOWER, add_adapters
+from tofc.clock import Stopwatch
+from tofc.config import Checkpoint
+from tofc.errors import CheckpointError
+from tofc.model import choose_dtype, load_base_config
+
+# Tiles in one pass of the tower: a bound on memory that the stock model's largest picture stays below.
+_TILES_AT_ONCE = 40
+
+
+class TorchVision:
+    """Pixels of tiles as the stock processor makes them, and their features. See `tofc.device.Vision`."""
+
+    def __init__(
+        self, encoder: VisionEncoder, image_processor: BaseImageProcessor, base_config: LlavaOnevisionConfig
+    ) -> None:
+        self.encoder = encoder
+        self.image_processor = image_processor
+        self.base_config = base_config
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | str | None
+    ) -> TorchVision:
+        """Loads tower and image processor; CheckpointError where they are not whole."""
+        base = checkpoint.base
+        base_config = load_base_config(base)
+        chosen = choose_dtype(dtype, device, base_config)
+        try:
+            encoder = VisionEncoder.from_pretrained(base, dtype=chosen, device=device)
+            image_processor = AutoImageProcessor.from_pretrained(base)
+        except SafetensorError as error:
+            raise CheckpointError(f"{base}: the weights are damaged: {error}") from error
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"{base}: {error}") from error
+        if checkpoint.adapters:
+            add_adapters(encoder.tower, checkpoint.adapters, TOWER)
+        encoder.eval().requires_grad_(False)
+        return cls(encoder, image_processor, base_config)
+
+    @property
+    def width(self) -> int:
+        """Channels C of a feature."""
+        return self.encoder.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower computes."""
+        return next(self.encoder.parameters()).device
+
+    def stopwatch(self) -> Stopwatch:
+        """A clock that waits for the tower."""
+        return Stopwatch(self.device)
+
+    def cut(self, images: Sequence[Image.Image], tiling: str) -> list[torch.Tensor]:
+        """Pixels as the stock processor cuts, resizes and normalises them: [T, 3, S, S] of each picture."""
+        if tiling == "padded":
+            nested: Any = [list(images)]  # the pictures of one prompt
+            pixels = self.image_processor(nested, return_tensors="pt")["pixel_values"]  # [n, 1, 3, S, S]
+            return list(pixels)
+        if tiling == "anyres":
+            return [self.image_processor(image, return_tensors="pt")["pixel_values"][0] for image in images]
+        side = self.encoder.image_size
+        smallest = {"image_grid_pinpoints": [[side, side]]}  # no more grid than the processor insists on
+        return [
+            self.image_processor(image, return_tensors="pt", **smallest)["pixel_values"][0, :1]
+            for image in images
+        ]
+
+    @torch.no_grad()
+    def see(self, tiles: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Features float32 [T, N, C] of each picture's tiles [T, 3, S, S], all in one pass of the tower."""
+        dtype = next(self.encoder.parameters()).dtype
+        together = torch.cat(list(tiles))
+        parts = [self.encoder(t.to(self.device, dtype)) for t in together.split(_TILES_AT_ONCE)]
+        return list(torch.cat(parts).float().split([t.shape[0] for t in tiles]))
