@@ -111,7 +111,9 @@ def test_growing_text_never_takes_back() -> None:
     assert text.text == "A café."
 
 
-@pytest.mark.parametrize("stop, left", [("fé", "A ca"), (". End", "A café"), (" ", "A"), ("zzz", "A café. End now")])
+@pytest.mark.parametrize(
+    "stop, left", [("fé", "A ca"), (". End", "A café"), (" ", "A"), ("zzz", "A café. End now")]
+)
 def test_stop_strings_end_the_text_before_them(stop: str, left: str) -> None:
     text = GrowingText(decode, (stop,))
     pieces = [text.push(i) for i in range(len(BYTES))] + [text.close()]
