@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from encoders.merging import dpc_knn, merge_tokens
 from tofc.training.data import GroundedPicture
 from tofc.training.dense import DenseHeads, dense_loss, dense_targets
-from tofc.training.packing import IGNORED, PackedBatch, attention_mask, position_ids
+from tofc.training.packing import PackedBatch, attention_mask, position_ids
+from tofc.training.token_loss import token_losses
 
 STOCK = "stock"  # the token layout of the unmodified processor: base tile, then the grid with newlines
 
@@ -104,12 +104,7 @@ class GroundedModel(nn.Module):
             position_ids=position_ids(packed.offsets, num_shared, packed.has_picture),
             use_cache=False,
         ).last_hidden_state[:, num_shared:]
-        # All positions, learned or not: a matrix of a new shape every step costs more than the spare rows.
-        logits = self.model.lm_head(hidden).float()  # [B, T, vocabulary]
-        losses = functional.cross_entropy(
-            logits.transpose(1, 2), packed.targets, ignore_index=IGNORED, reduction="none"
-        )
-        wrong = (logits.argmax(-1) != packed.targets) & (packed.targets != IGNORED)
+        losses, wrong = token_losses(hidden, self.model.lm_head, packed.targets)
         count = int(packed.segments.max()) + 1
         exact = torch.stack([~(wrong & (packed.segments == number)).any(1) for number in range(count)], dim=1)
         # Rows that were cut off before their answer teach nothing, and a batch may have no others.
