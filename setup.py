@@ -17,8 +17,8 @@ setup(
     # that looks them up by name, instead of claiming the top-level name `configs` for everybody.
     package_dir={"tofc._configs": "configs"},
     package_data={
-        "tofc": ["assets/**/*"],
+        "tofc": ["assets/**/*", "ui/static/**/*"],
         "tofc._configs": ["*.yaml"],
-        "eval": ["**/*.json", "**/*.yaml", "**/*.txt", "**/*.jpg", "**/*.png", "**/*.npz"],
+        "eval": ["**/*.json", "**/*.yaml", "**/*.txt", "**/*.jpg", "**/*.png", "**/*.npz", "**/*.html", "**/*.css", "**/*.js"],
     },
 )

@@ -140,7 +140,7 @@ class PictureSender:
     def send(self, pictures: Pictures) -> list[list[Arrived]]:
         """Files are coded, decoded and seen once for all points."""
         codec = IMAGE_CODECS[self.system][self.subsampling]
-        files = [codec.encode(shrink(image, self.scale), self.quality) for image in pictures.images]
+        files = [self.code(image) for image in pictures.images]
         decoded = Pictures(pictures.device, [codec.decode(data) for data in files])
         return [
             [
@@ -149,6 +149,10 @@ class PictureSender:
             ]
             for tokens in self.tokens
         ]
+
+    def code(self, image: Image.Image) -> bytes:
+        """The file that travels for a picture."""
+        return IMAGE_CODECS[self.system][self.subsampling].encode(shrink(image, self.scale), self.quality)
 
 
 def shrink(image: Image.Image, scale: float) -> Image.Image:

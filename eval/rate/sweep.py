@@ -16,13 +16,14 @@ from eval.rate.config import RateConfig
 from eval.rate.data import load_data
 from eval.rate.figure import draw
 from eval.rate.fingerprint import made_with
+from eval.rate.report import write as write_report
 from eval.rate.store import Store
 
 SUMMARY = "summary.json"
 
 
 def sweep(config: RateConfig, out: Path, processes: int | None, console: Console) -> dict[str, Any]:
-    """Runs what is not yet done of a sweep, and writes its rows, curves and summary, which it returns."""
+    """Runs what is not yet done of a sweep, and writes rows, curves, report and summary, which it returns."""
     data = load_data(config.data)
     config = replace(config, limit=min(config.limit, len(data)))
     store = Store(out, made_with(config, data.name))
@@ -43,6 +44,7 @@ def sweep(config: RateConfig, out: Path, processes: int | None, console: Console
     summary = {"name": config.name, "checkpoint": config.checkpoint, "data": data.name}
     summary |= analyse(rows, points, config)
     draw(summary, out)
+    write_report(summary, config, data, out)
     (out / SUMMARY).write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return summary
 
