@@ -14,6 +14,7 @@ from PIL import Image
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
+from tofc.familial.members import FULL
 from tofc.features import Features
 from tofc.model import visual_embeddings
 from tofc.packet import Packet
@@ -36,14 +37,17 @@ class Prepared:
 class ServedModels:
     """An edge with its members, and the device side where ordinary pictures are answered too.
 
-    `members` maps model ids to (exit, model): the checkpoint's name for the full model, NAME:MEMBER for the
-    others.
+    `members` maps model ids to (exit, model): the checkpoint's name for the full model, which comes first,
+    NAME:MEMBER for the others of its family.
     """
 
     def __init__(self, name: str, edge: Edge, device_side: Device | None) -> None:
         self.name, self.edge, self.device_side = name, edge, device_side
         self.created = int(time.time())
-        self.members: dict[str, tuple[str, Any]] = {name: ("full", edge.model)}
+        exits = [FULL, *(exit for exit in edge.family.names if exit != FULL)]
+        self.members: dict[str, tuple[str, Any]] = {
+            name if exit == FULL else f"{name}:{exit}": (exit, edge.family.model(exit)) for exit in exits
+        }
 
     @classmethod
     def load(

@@ -26,6 +26,7 @@ class Server:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    ca: Path | None = None
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Measures a server under load, and a client over a shaped link."""
