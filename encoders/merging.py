@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,7 +65,11 @@ def dpc_knn(features: Any, num_clusters: int, k: int = 5, mask: Any = None) -> C
     if not (np.isfinite(high).all() and np.isfinite(low).all()):
         raise_not_finite(features, mask)
     mask = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask
-    return density_peaks(high, low, mask, num_clusters, k, lambda grid: ScreenedSearch(features, *grid, mask))
+
+    def search_on(grid: Grid) -> ScreenedSearch:
+        return ScreenedSearch(features, *grid, mask, numba.get_num_threads())
+
+    return density_peaks(high, low, mask, num_clusters, k, search_on)
 
 
 def merge_tokens(features: Any, clusters: Clusters) -> tuple[Any, Any]:

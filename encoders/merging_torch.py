@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import binding  # type: ignore[import-untyped]  # has no stubs
 from numpy.typing import NDArray
 
 from encoders.merging import Clusters, as_points, density_peaks, raise_not_finite
 from encoders.merging_dense import DenseSearch
 from encoders.merging_screened import ScreenedSearch
-
-_MAX_WIDTH = 1 << 15  # a wider sum of products of bytes might not fit into 32 bits
 
 
 def cluster(features: torch.Tensor, num_clusters: int, k: int, mask: torch.Tensor | None) -> Clusters:
@@ -64,30 +60,7 @@ def _search(
     if features.device.type != "cpu":
         return DenseSearch(features, middle, step, mask)
     values = features if features.dtype == torch.float64 else features.float()
-    return ScreenedSearch(as_points(values.numpy()), middle, step, mask, multiply)
-
-
-def multiply(left: NDArray[np.int8], right: NDArray[np.int8]) -> NDArray[Any]:
-    """left @ right^T of bytes: int32 where there are instructions for it, else float32 with its losses."""
-    a, b = torch.from_numpy(left), torch.from_numpy(right)
-    if a.ndim == 2 and _multiplies_bytes() and a.shape[1] <= _MAX_WIDTH:
-        return torch._int_mm(a, b.T).numpy()
-    return (a.float() @ b.float().mT).numpy()
-
-
-@cache
-def _multiplies_bytes() -> bool:
-    """Whether products of bytes are fast and right here.
-
-    Without these instructions they are slower than float32, and oneDNN lets them saturate at 16 bits. Its
-    environment variables can forbid the instructions, so what comes out is looked at as well.
-    """
-    features = binding.get_host_cpu_features()
-    if not any(features.get(name) for name in ("avx512vnni", "avxvnni", "amx-int8")):
-        return False
-    most = torch.full((32, 64), 127, dtype=torch.int8)
-    most[::2] *= -1
-    return torch.equal(torch._int_mm(most, most.T).double(), most.double() @ most.double().T)
+    return ScreenedSearch(as_points(values.numpy()), middle, step, mask, torch.get_num_threads())
 
 
 def _sum_by_slot(values: torch.Tensor, slot: torch.Tensor, num_slots: int) -> torch.Tensor:
