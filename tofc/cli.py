@@ -30,6 +30,7 @@ from tofc.cli_report import (
 )
 from tofc.cli_serving import SERVE_EXAMPLES, serve
 from tofc.cli_training import PRETRAIN_EXAMPLES, TRAIN_EXAMPLES, pretrain, train
+from tofc.cli_ui import UI_EXAMPLES, demo_ui
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -253,6 +254,7 @@ def answer(
 
 
 app.command(epilog=SERVE_EXAMPLES)(serve)
+app.command(epilog=UI_EXAMPLES)(demo_ui)
 app.command(epilog=EXPORT_EXAMPLES)(export_device)
 app.command(epilog=PRETRAIN_EXAMPLES)(pretrain)
 app.command(epilog=TRAIN_EXAMPLES)(train)

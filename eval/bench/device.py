@@ -68,9 +68,7 @@ def main() -> None:
         if any(bool(r[start].pop("torch")) != (start == "torch") for r in rounds):
             raise RuntimeError(f"the device of {start} did not do what its name says")
     times = {s: {k: statistics.median(r[s][k] for r in rounds[1:]) for k in rounds[0][s]} for s in _STARTS}
-    print(
-        f"{_MODEL}, a picture of {picture.width}x{picture.height} at quality 4, {_ROUNDS} fresh processes each"
-    )
+    print(f"{_MODEL}, {picture.width}x{picture.height} pixels at quality 4, {_ROUNDS} fresh processes each")
     print(f"{'':>22}" + "".join(f"{start:>14}" for start in _STARTS))
     for part in times["torch"]:
         unit, scale = ("", 1.0) if part == "bytes" or "MiB" in part else (" ms", 1e3)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from eval.demo.results import PictureResult, QuestionResult
+from tofc.clusters import boundaries, tinted
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ def draw(results: Sequence[PictureResult], path: Path, title: str, notes: Sequen
         sheet.rule(top)
         middle = top + row / 2
         sheet.image(MARGIN, middle, result.image)
-        clusters = sheet.image(LEFT_CLUSTERS, middle, _tinted(result))
-        sheet.lines(clusters, _boundaries(result.assignment, result.tile))
+        tokens = tinted(result.image, result.assignment, result.tile, TINT)
+        clusters = sheet.image(LEFT_CLUSTERS, middle, tokens)
+        sheet.lines(clusters, boundaries(result.assignment, result.tile))
         _write_words(sheet, middle - _words_height(result) / 2, result)
         _draw_bars(sheet, middle, result, largest)
         top += row
@@ -132,34 +134,6 @@ def require_matplotlib() -> tuple[Any, Any, Any]:
             f"{error.name} is not installed; the demo draws with it: pip install 'tofc[demo]'"
         ) from None
     return Figure, FigureCanvasAgg, LineCollection
-
-
-def _tinted(result: PictureResult) -> Image.Image:
-    """Tint every patch with the mean colour of its cluster."""
-    image = result.image.convert("RGB")
-    left, top, width, height = result.tile
-    rows, columns = result.assignment.shape
-    row = (np.arange(image.height) + 0.5 - top) * rows / height
-    column = (np.arange(image.width) + 0.5 - left) * columns / width
-    clusters = result.assignment[row.astype(int)[:, None], column.astype(int)]  # [H, W]
-    pixels = np.asarray(image, np.float64).reshape(-1, 3)
-    counts = np.maximum(np.bincount(clusters.ravel()), 1)
-    sums = [np.bincount(clusters.ravel(), weights=channel) for channel in pixels.T]
-    means = (np.stack(sums, axis=-1) / counts[:, None]).round().astype(np.uint8)
-    return Image.blend(image, Image.fromarray(means[clusters]), TINT)
-
-
-def _boundaries(
-    assignment: np.ndarray, tile: tuple[float, float, float, float]
-) -> list[list[tuple[float, float]]]:
-    """Give the patch edges at which the cluster changes, as line segments in pixels of the picture."""
-    rows, columns = assignment.shape
-    left, top, width, height = tile
-    xs, ys = left + width * np.arange(columns + 1) / columns, top + height * np.arange(rows + 1) / rows
-    upright = np.argwhere(assignment[:, 1:] != assignment[:, :-1])
-    level = np.argwhere(assignment[1:] != assignment[:-1])
-    segments = [[(xs[c + 1], ys[r]), (xs[c + 1], ys[r + 1])] for r, c in upright]
-    return segments + [[(xs[c], ys[r + 1]), (xs[c + 1], ys[r + 1])] for r, c in level]
 
 
 def _question_lines(question: QuestionResult) -> list[str]:

@@ -12,6 +12,7 @@ from eval.baselines import ImageCodec, Jpeg, Point, WebP, lowest_qualities_keepi
 from eval.demo.inputs import DemoPicture
 from eval.demo.results import PLAIN, PictureResult, QuestionResult
 from tofc.cli_packet import whole_bytes
+from tofc.clusters import tile_box
 
 CODECS: tuple[ImageCodec, ...] = (WebP(), Jpeg())
 
@@ -56,7 +57,7 @@ def measure(
         rendered=picture.rendered,
         image=picture.image,
         assignment=features.cluster_map,
-        tile=_tile(picture.image.size, features.tiling),
+        tile=tile_box(picture.image.size, features.tiling),
         quality=quality,
         num_tokens=features.tokens.shape[0],
         sections=whole_bytes(edge.sections(received)),
@@ -98,15 +99,6 @@ def _same_answers(
     answers = edge.answer_features(device.features(decoded), prompts, max_new_tokens=longest)
     kept = [answer.text == other.text for answer, other in zip(answers, wanted, strict=True)]
     return [*kept, all(kept)]
-
-
-def _tile(size: tuple[int, int], tiling: str) -> tuple[float, float, float, float]:
-    """Give left, top, width and height of the base tile on a picture of this width and height."""
-    width, height = size
-    if tiling != "padded":
-        return 0.0, 0.0, width, height
-    side = max(size)
-    return (width - side) / 2, (height - side) / 2, side, side
 
 
 def _reference_sizes(image: Image.Image, features: tofc.Features) -> dict[str, int]:

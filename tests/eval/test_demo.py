@@ -20,10 +20,11 @@ from eval.demo import drawing, inputs
 from eval.demo.__main__ import app
 from eval.demo.drawing import draw
 from eval.demo.inputs import SCENES, DemoPicture, DemoQuestion, demo_pictures, is_demo_scene
-from eval.demo.measure import CODECS, _tile, measure, steps
+from eval.demo.measure import CODECS, measure, steps
 from eval.demo.results import PLAIN, PictureResult, QuestionResult, link_seconds
 from eval.demo.table import notes, print_picture, print_summary
 from eval.scenes.world import make_scene
+from tofc.clusters import boundaries, tile_box, tinted
 from tofc.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -83,17 +84,18 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(monkeyp
 
 def test_boundaries_lie_where_clusters_meet():
     assignment = np.array([[0, 1], [0, 0]])
-    segments = drawing._boundaries(assignment, (0.0, 0.0, 20.0, 10.0))
+    segments = boundaries(assignment, (0.0, 0.0, 20.0, 10.0))
     assert sorted(segments) == [[(10.0, 0.0), (10.0, 5.0)], [(10.0, 5.0), (20.0, 5.0)]]
     # A tile padded to a square starts above the picture.
-    assert sorted(drawing._boundaries(assignment, (0.0, -5.0, 20.0, 20.0)))[0] == [(10.0, -5.0), (10.0, 5.0)]
+    assert sorted(boundaries(assignment, (0.0, -5.0, 20.0, 20.0)))[0] == [(10.0, -5.0), (10.0, 5.0)]
 
 
 def test_tint_is_the_mean_colour_of_the_cluster():
-    tinted = np.asarray(drawing._tinted(result()), int)
-    assert np.abs(tinted[:, :45] - (200, 40, 40)).max() <= 1
-    one_cluster = PictureResult(**{**vars(result()), "assignment": np.zeros((4, 4), int)})
-    left = np.asarray(drawing._tinted(one_cluster), int)[:, :45]
+    picture = result()
+    whole = np.asarray(tinted(picture.image, picture.assignment, picture.tile, drawing.TINT), int)
+    assert np.abs(whole[:, :45] - (200, 40, 40)).max() <= 1
+    one_cluster = np.zeros((4, 4), int)
+    left = np.asarray(tinted(picture.image, one_cluster, picture.tile, drawing.TINT), int)[:, :45]
     mixed = (1 - drawing.TINT) * np.array([200, 40, 40]) + drawing.TINT * np.array([120, 40, 120])
     assert np.abs(left - mixed).max() <= 1
 
@@ -163,9 +165,9 @@ def test_measuring_sends_one_packet_and_compares_with_its_answers(checkpoint_fol
 
 
 def test_padded_tiles_reach_beyond_the_picture():
-    assert _tile((100, 60), "padded") == (0, -20, 100, 100)
-    assert _tile((60, 100), "padded") == (-20, 0, 100, 100)
-    assert _tile((60, 100), "anyres") == (0, 0, 60, 100)
+    assert tile_box((100, 60), "padded") == (0, -20, 100, 100)
+    assert tile_box((60, 100), "padded") == (-20, 0, 100, 100)
+    assert tile_box((60, 100), "anyres") == (0, 0, 60, 100)
 
 
 def test_link_time_is_bytes_over_rate():

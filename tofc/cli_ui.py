@@ -1,0 +1,71 @@
+"""The command `tofc demo-ui`."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated
+
+import typer
+
+from tofc.cli_report import note, reports_user_errors, working
+from tofc.cli_serving import need_extra
+from tofc.errors import UserError
+
+UI_EXAMPLES = "Examples:\n\ntofc demo-ui --open\n\ntofc demo-ui --port 8600 --model runs/my-checkpoint"
+
+
+@reports_user_errors
+def demo_ui(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", metavar="SRC", help="A bundled name, a checkpoint folder, or a hub id."
+        ),
+    ] = "scenes-tiny",
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host", metavar="ADDRESS", help="Where to listen; other machines see the page at 0.0.0.0."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="0 for any that is free.")] = 8500,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Serve a page to try it on: drop or shoot a picture, choose what travels, see what it took.
+
+    Pictures stay in this process. There is no login: leave the address at this machine alone, or put the page
+    behind something that asks for one. Cameras work over https and on this machine only.
+    """
+    try:
+        import uvicorn
+
+        from tofc.ui.app import create_app
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn", "starlette", "pydantic"):
+            raise
+        raise need_extra(error) from None
+    from tofc.ui.studio import Studio
+
+    listening = _listen(host, port)
+    with working(f"loading {model}"):
+        studio = Studio.load(model)
+    shown = "localhost" if host in ("127.0.0.1", "0.0.0.0") else host
+    address = f"http://{shown}:{listening.getsockname()[1]}/"
+    note(f"open {address} in a browser; Ctrl-C ends it")
+    if open_:
+        typer.launch(address)
+    config = uvicorn.Config(create_app(studio, host), log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket at the address; UserError where that cannot be, before a model is loaded for it."""
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port is {port}; give 0 to 65535")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen at {host}:{port}: {error.strerror}; give another --port, or 0 for a free one"
+        ) from None

@@ -1,0 +1,140 @@
+"""What the page asks for: one picture through device, packet and edge, and all there is to see of it."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tofc.cli_packet import byte_sections
+from tofc.clusters import boundaries, clusters_of_pixels, mean_colours, tile_box
+from tofc.device import Device
+from tofc.edge import Edge
+from tofc.errors import CheckpointError
+from tofc.features import Features
+from tofc.images import open_image
+from tofc.packet import Packet
+
+# What people send when nobody thinks about bytes: the qualities that cameras and image services use.
+JPEG_QUALITY, WEBP_QUALITY = 90, 80
+SMALL_JPEG_QUALITY = 75  # Pillow's own, for a picture scaled down to what the model sees
+_STAGES = {
+    "preprocess": ("device", "resize"),
+    "vision": ("device", "vision tower"),
+    "merge": ("device", "merge tokens"),
+    "code": ("device", "code"),
+    "decode": ("edge", "decode"),
+    "project": ("edge", "project"),
+    "generate": ("edge", "language model"),
+}
+
+
+class Studio:
+    """Device and edge of one model; answers one request at a time."""
+
+    def __init__(self, model: str, device: Device, edge: Edge) -> None:
+        if device.codec is None:
+            raise CheckpointError(f"{model} has no codec: the page needs a checkpoint of tofc")
+        self.model, self.device, self.edge = model, device, edge
+        self._turn = threading.Lock()
+
+    @classmethod
+    def load(cls, model: str) -> Studio:
+        """Both sides of a bundled name, a folder or a hub id, warmed up; CheckpointError without a codec."""
+        studio = cls(model, Device.from_pretrained(model), Edge.from_pretrained(model))
+        # Kernels are compiled, or read, when they first run: no visitor's figures should tell of that.
+        packet = studio.device.encode(Image.linear_gradient("L"))
+        studio.edge.answer(packet, "What is in this picture?", max_new_tokens=2)
+        return studio
+
+    def options(self) -> dict[str, Any]:
+        """What can be chosen: qualities, numbers of tokens, exits; and what is chosen unless one does."""
+        codec, merging = self.device.codec, self.device.config.merging
+        assert codec is not None
+        most = self.device.base_config.vision_config
+        side = most.image_size // most.patch_size
+        full = max(member.num_parameters for member in self.edge.family)
+        return {
+            "model": Path(self.model).name,
+            "qualities": list(codec.qualities),
+            "quality": self.device.config.default_quality,
+            "tokens": merging.tokens if isinstance(merging.tokens, int) else side * side,
+            "max_tokens": side * side,
+            "exits": [
+                {
+                    "name": member.name,
+                    "layer": member.exit_layer,
+                    "parameters": member.num_parameters,
+                    "share": member.num_parameters / full,
+                }
+                for member in self.edge.family
+            ],
+            "exit": self.edge.exit,
+        }
+
+    def ask(self, data: bytes, question: str, quality: int, tokens: int, exit: str) -> dict[str, Any]:
+        """One picture, given as a file, and a question: the answer, and what it took.
+
+        Raises UserError for anything that cannot be asked, ImageError for what is no picture.
+        """
+        image = open_image(data)
+        with self._turn:
+            seen = self.device.features(image, tokens)
+            packet = self.device.encode_features(seen, quality)
+            # What travels is bytes: the edge gets nothing else.
+            received = Packet.from_bytes(bytes(packet))
+            answer = self.edge.answer(received, question, exit=exit)
+        seconds = {**packet.timing, **answer.timing}
+        return {
+            "answer": answer.text,
+            "exit": answer.exit,
+            "bytes": len(packet),
+            "quality": quality,
+            "tokens": received.num_tokens,
+            "sections": byte_sections(received, self.device.codec),
+            "stages": [
+                {"side": _STAGES[name][0], "name": _STAGES[name][1], "seconds": value}
+                for name, value in seconds.items()
+                if name in _STAGES
+            ],
+            "sizes": image_sizes(image, len(data), self.device.base_config.vision_config.image_size),
+            "picture": {"width": image.width, "height": image.height},
+            "clusters": _clusters(image, seen),
+        }
+
+
+def image_sizes(image: Image.Image, as_given: int, side: int) -> list[dict[str, Any]]:
+    """Bytes of the same picture as image files, largest first where people would not think about it."""
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    shrunk = f"JPEG, quality {SMALL_JPEG_QUALITY}, at {small.width}x{small.height}"
+    sizes = {
+        "the file you gave": as_given,
+        f"JPEG, quality {JPEG_QUALITY}": _size(image, "JPEG", JPEG_QUALITY),
+        f"WebP, quality {WEBP_QUALITY}": _size(image, "WEBP", WEBP_QUALITY),
+        shrunk: _size(small, "JPEG", SMALL_JPEG_QUALITY),
+    }
+    return [{"name": name, "bytes": size} for name, size in sizes.items()]
+
+
+def _size(image: Image.Image, kind: str, quality: int) -> int:
+    file = io.BytesIO()
+    image.save(file, kind, quality=quality, optimize=True)
+    return file.tell()
+
+
+def _clusters(image: Image.Image, seen: Features) -> dict[str, Any]:
+    """The cluster of each patch, what each looks like, and where they meet, in pixels of the picture."""
+    assignment, box = seen.cluster_map, tile_box(image.size, seen.tiling)
+    colours = mean_colours(image, clusters_of_pixels(image, assignment, box))
+    seams = "".join(f"M{x0:g} {y0:g}L{x1:g} {y1:g}" for (x0, y0), (x1, y1) in boundaries(assignment, box))
+    return {
+        "box": box,
+        "map": assignment.tolist(),
+        "colours": ["#" + "".join(f"{int(v):02x}" for v in colour) for colour in np.atleast_2d(colours)],
+        "seams": seams,
+    }
