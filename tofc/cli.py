@@ -29,6 +29,7 @@ from tofc.cli_report import (
     working,
 )
 from tofc.cli_serving import SERVE_EXAMPLES, serve
+from tofc.cli_familial import TRAIN_FAMILIAL_EXAMPLES, train_familial
 from tofc.cli_training import PRETRAIN_EXAMPLES, TRAIN_EXAMPLES, pretrain, train
 from tofc.cli_ui import UI_EXAMPLES, demo_ui
 from tofc.errors import UserError
@@ -91,6 +92,10 @@ MaxPixelsOption = Annotated[
         help="Refuse pictures of more pixels than this (width x height; default 50 million).",
     ),
 ]
+ExitOption = Annotated[
+    str,
+    typer.Option("--exit", metavar="NAME", help="The member of the family that answers, such as e2-50."),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
 ]
@@ -128,6 +133,7 @@ def ask(
     max_bytes: MaxBytesOption = None,
     tokens: TokensOption = None,
     model: ModelOption = "scenes-tiny",
+    exit_: ExitOption = "full",
     max_pixels: MaxPixelsOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -135,7 +141,7 @@ def ask(
     _check_question(question)
     rate = _rate_options(quality, max_bytes, tokens)
     picture = _open_picture(image, max_pixels)
-    device, edge = _load_device(model), _load_edge(model)
+    device, edge = _load_device(model), _load_edge(model, exit_)
     packet = _encode(device, picture, rate)
     answer = _answer(edge, packet, question)
     if json_:
@@ -236,6 +242,7 @@ def answer(
     file: PacketArgument,
     question: QuestionArgument,
     model: ModelOption = "scenes-tiny",
+    exit_: ExitOption = "full",
     json_: JsonOption = False,
 ) -> None:
     """Answer a question from a packet, the way an edge does; reads no vision tower."""
@@ -243,7 +250,7 @@ def answer(
 
     _check_question(question)
     packet = Packet.from_bytes(read_input(file, "packet"))
-    edge = _load_edge(model)
+    edge = _load_edge(model, exit_)
     result = _answer(edge, packet, question)
     if json_:
         fields = packet_fields(packet, edge.codec)
@@ -258,6 +265,7 @@ app.command(epilog=UI_EXAMPLES)(demo_ui)
 app.command(epilog=EXPORT_EXAMPLES)(export_device)
 app.command(epilog=PRETRAIN_EXAMPLES)(pretrain)
 app.command(epilog=TRAIN_EXAMPLES)(train)
+app.command("train-familial", epilog=TRAIN_FAMILIAL_EXAMPLES)(train_familial)
 app.add_typer(cli_eval.app)
 
 
@@ -308,12 +316,12 @@ def _load_device(model: str) -> Device:
         return Device.from_pretrained(model)
 
 
-def _load_edge(model: str) -> Edge:
+def _load_edge(model: str, exit_: str) -> Edge:
     from tofc.edge import Edge
 
     with working(f"loading the edge side of {model}"):
         _quieten_libraries()
-        return Edge.from_pretrained(model)
+        return Edge.from_pretrained(model, exit_)
 
 
 def _quieten_libraries() -> None:

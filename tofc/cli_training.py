@@ -50,11 +50,11 @@ def pretrain(
     try:
         from tofc.training.pretrain import PretrainConfig, run
     except ModuleNotFoundError as error:
-        raise _missing_extra(error) from None
+        raise missing_extra(error) from None
     settings = load_yaml(config, PretrainConfig)
-    folder = _folder(out, settings.name)
+    folder = run_folder(out, settings.name)
     checkpoint = run(settings, folder, Console(stderr=True))
-    _report(checkpoint, json_)
+    report_folder(checkpoint, json_)
 
 
 @reports_user_errors
@@ -72,22 +72,20 @@ def train(
     """Train a codec for a base model, and write both as a checkpoint for `--model`."""
     from rich.console import Console
 
-    from tofc.config import CONFIG_NAME, find_config, load_yaml
+    from tofc.config import find_config, load_yaml
 
     try:
         from tofc.training.settings import TrainConfig
         from tofc.training.train import run
     except ModuleNotFoundError as error:
-        raise _missing_extra(error) from None
+        raise missing_extra(error) from None
     settings = load_yaml(config, TrainConfig)
     if estimate_:
         _show_estimate(settings, json_)
         return
-    folder = _folder(out, find_config(config).stem)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
-        raise UserError(f"--out {folder} holds something else than a checkpoint; name a new folder")
+    folder = checkpoint_folder(out, find_config(config).stem)
     checkpoint = run(settings, folder, Console(stderr=True))
-    _report(checkpoint, json_)
+    report_folder(checkpoint, json_)
 
 
 def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
@@ -101,18 +99,31 @@ def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
         print_table(estimate_table(found))
 
 
-def _folder(out: Path | None, name: str) -> Path:
+def checkpoint_folder(out: Path | None, name: str) -> Path:
+    """Where a checkpoint may be written: a new or empty folder, or an older checkpoint's; else UserError."""
+    from tofc.config import CONFIG_NAME
+
+    folder = run_folder(out, name)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+        raise UserError(f"--out {folder} holds something else than a checkpoint; name a new folder")
+    return folder
+
+
+def run_folder(out: Path | None, name: str) -> Path:
+    """The folder of a run: `out`, or runs/`name`; UserError where a file is in the way."""
     folder = out if out is not None else Path("runs") / name
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder")
     return folder
 
 
-def _missing_extra(error: ModuleNotFoundError) -> UserError:
+def missing_extra(error: ModuleNotFoundError) -> UserError:
+    """What to install for training."""
     return UserError(f"{error.name} is not installed; training needs an extra: pip install 'tofc[train]'")
 
 
-def _report(checkpoint: Path, as_json: bool) -> None:
+def report_folder(checkpoint: Path, as_json: bool) -> None:
+    """Prints where the checkpoint lies."""
     if as_json:
         print_json({"folder": str(checkpoint)})
     else:

@@ -19,7 +19,7 @@ from tofc.model import load_language_side, save_checkpoint
 from tofc.training.adapters import AdapterConfig, attach
 from tofc.training.codec import idle_experts, load_trainable, make_codec, save_trainable
 from tofc.training.codec_prior import make_density
-from tofc.training.settings import TrainConfig
+from tofc.training.settings import TrainConfig, check_share
 
 WIDTH = 32
 
@@ -86,7 +86,7 @@ def test_an_epoch_is_the_corpus_once() -> None:
     with pytest.raises(ValueError, match="total_steps"):
         config.steps_for(None)
     with pytest.raises(ValueError, match="multiple of 3"):
-        config.check_share(3)
+        check_share(config.batch_size, 3)
 
 
 def test_layouts_are_drawn_as_often_as_configured() -> None:

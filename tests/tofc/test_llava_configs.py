@@ -129,7 +129,7 @@ def test_two_steps_of_the_published_recipe(name: str, tmp_path: Path) -> None:
     text_only, pictured = (
         [e for e in examples_of(training) if (e.pixels is None) == on][:1] for on in (True, False)
     )
-    assert training.trainer._pack(text_only + pictured).has_picture.tolist() == [False, True]
+    assert training.trainer.pack(text_only + pictured).has_picture.tolist() == [False, True]
     training.trainer.run(lambda *_: None)
     folder = tmp_path / "ours"
     training.write(folder)

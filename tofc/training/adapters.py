@@ -22,7 +22,7 @@ class AdapterConfig:
     """Low-rank adapters on every linear layer of the blocks; the projector is trained whole beside them.
 
     `rank` and `alpha` as in LoRA (updates are scaled by alpha / rank); `tower` and `language` say which side
-    gets them; `learning_rate` is AdamW's for adapters and projector.
+    gets them, `projector` whether that is trained; `learning_rate` is AdamW's for adapters and projector.
     """
 
     rank: int = 64
@@ -30,6 +30,7 @@ class AdapterConfig:
     dropout: float = 0.0
     tower: bool = True
     language: bool = True
+    projector: bool = True
     learning_rate: float = 2e-4
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ def attach(model: LlavaOnevisionForConditionalGeneration, config: AdapterConfig,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="|".join(f"({side})" for side in sides),
-        modules_to_save=["multi_modal_projector"],
+        modules_to_save=["multi_modal_projector"] if config.projector else None,
     )
     with torch.random.fork_rng(devices=[]):  # peft draws the first factor from the global generator
         torch.manual_seed(seed)

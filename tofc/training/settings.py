@@ -105,14 +105,6 @@ class TrainConfig:
         if self.log_every < 1 or self.save_every < 1 or self.save_every % self.log_every:
             raise ValueError("save_every must be a multiple of log_every, so that a resumed log is the same")
 
-    def check_share(self, processes: int) -> None:
-        """Raises ValueError where the batch does not divide among the processes."""
-        if self.batch_size % processes:
-            raise ValueError(
-                f"batch_size {self.batch_size} does not divide among {processes} processes; "
-                f"give a multiple of {processes}"
-            )
-
     def steps_for(self, num_pictures: int | None) -> int:
         """Steps of the whole run over a corpus of so many pictures (None: endless)."""
         if self.total_steps is not None:
@@ -144,3 +136,12 @@ class TrainConfig:
         """Levels that validation looks at: name -> level from 0, -1 for uncoded features."""
         last = len(self.codec.steps) - 1
         return {"uncoded": -1} | {f"quality_{level + 1}": level for level in (0, last // 2, last)}
+
+
+def check_share(batch_size: int, processes: int) -> None:
+    """Raises ValueError where the batch does not divide among the processes."""
+    if batch_size % processes:
+        raise ValueError(
+            f"batch_size {batch_size} does not divide among {processes} processes; "
+            f"give a multiple of {processes}"
+        )

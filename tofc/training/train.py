@@ -9,13 +9,13 @@ quantises. Then the codec alone learns these, and then all together learn to ans
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file
@@ -37,11 +37,12 @@ from tofc.training.codec import (
 )
 from tofc.training.data import Corpus, load_corpus
 from tofc.training.grounded import GroundedModel
+from tofc.training.loop import STATE_NAME, TrainingLoop, make_accelerator
 from tofc.training.packing import Packer
 from tofc.training.pretrain import has_bf16
 from tofc.training.settings import TrainConfig
 from tofc.training.task import Merge, TaskModel, dpc_merge
-from tofc.training.trainer import STATE_NAME, Trainer, make_accelerator
+from tofc.training.trainer import Trainer
 
 SURVEYED_AT_ONCE = 4  # pictures; a setting that is about memory must not change what is learned
 REPORT_NAME = "codec-report.json"
@@ -56,7 +57,7 @@ def run(config: TrainConfig, folder: Path, console: Console) -> Path:
     """
     work = folder.parent / f"{folder.name}-run"
     training = Run(config, work, console)
-    _run_with_bar(training.trainer, console)
+    run_with_bar(training.trainer, console, SHOWN)
     if training.trainer.accelerator.is_main_process:
         training.write(folder)
     return folder
@@ -83,7 +84,8 @@ class Run:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         codec = make_codec(config.codec, config.prior, config.seed).to(accelerator.device)
         merge = merge or dpc_merge(config.checkpoint.merging.neighbours)
-        self.task = TaskModel(GroundedModel(model), codec, merge, _bf16(config, accelerator))
+        bf16 = choose_bf16(config.precision, accelerator.device)
+        self.task = TaskModel(GroundedModel(model), codec, merge, bf16)
         work.mkdir(parents=True, exist_ok=True)
         if not (work / STATE_NAME).exists():
             with console.status("looking at features, and at which of their errors matter"):
@@ -123,22 +125,30 @@ def load_base(
     config: TrainConfig, device: torch.device
 ) -> tuple[LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor]:
     """The base model in the precision that training holds it in, and its processor; UserError where unfit."""
-    dtype = torch.bfloat16 if device.type == "cuda" and config.precision != "fp32" else torch.float32
-    try:
-        model = LlavaOnevisionForConditionalGeneration.from_pretrained(config.base, dtype=dtype)
-        processor = LlavaOnevisionProcessor.from_pretrained(config.base)
-    except OSError as error:
-        raise UserError(
-            f"base {config.base!r} cannot be read ({error}); train it first, e.g. tofc pretrain scenes-tiny"
-        ) from error
+    model, processor = read_base(config.base, device, config.precision)
     vision: Any = model.config.vision_config  # typed by transformers as possibly absent
     width = vision.hidden_size
     if width != config.codec.width:
         raise UserError(f"codec.width is {config.codec.width}, the tower of {config.base} gives {width}")
+    return model, processor
+
+
+def read_base(
+    base: str, device: torch.device, precision: str
+) -> tuple[LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor]:
+    """A base model for training and its processor; UserError where unreadable or normalised otherwise."""
+    dtype = torch.bfloat16 if device.type == "cuda" and precision != "fp32" else torch.float32
+    try:
+        model = LlavaOnevisionForConditionalGeneration.from_pretrained(base, dtype=dtype)
+        processor = LlavaOnevisionProcessor.from_pretrained(base)
+    except OSError as error:
+        raise UserError(
+            f"base {base!r} cannot be read ({error}); train it first, e.g. tofc pretrain scenes-tiny"
+        ) from error
     images = processor.image_processor
     if {*images.image_mean, *images.image_std} != {0.5}:
         raise UserError(
-            f"{config.base} normalises pictures by mean {images.image_mean}, deviation {images.image_std}; "
+            f"{base} normalises pictures by mean {images.image_mean}, deviation {images.image_std}; "
             "training knows SigLIP's 0.5 alone"
         )
     moved: LlavaOnevisionForConditionalGeneration = model.to(device)  # type: ignore[arg-type]  # its stub takes modules
@@ -211,12 +221,13 @@ def finish(run: Run) -> tuple[list[LevelReport], FeatureCodec]:
     return reports, exported
 
 
-def _bf16(config: TrainConfig, accelerator: Accelerator) -> bool:
-    return config.precision == "bf16" or (config.precision == "auto" and has_bf16(accelerator.device))
+def choose_bf16(precision: str, device: torch.device) -> bool:
+    """Whether the base model computes in bfloat16."""
+    return precision == "bf16" or (precision == "auto" and has_bf16(device))
 
 
-def _run_with_bar(trainer: Trainer, console: Console) -> None:
-    """A progress bar on a terminal, a line every 100 steps elsewhere."""
+def run_with_bar(trainer: TrainingLoop, console: Console, shown_scalars: Mapping[str, str]) -> None:
+    """A progress bar on a terminal, a line every 100 steps elsewhere; `shown_scalars` maps names to words."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = console.is_terminal and trainer.accelerator.is_main_process
     with Progress(*columns, console=console, disable=not shown) as bar:
@@ -224,7 +235,7 @@ def _run_with_bar(trainer: Trainer, console: Console) -> None:
 
         def show(step: int, scalars: dict[str, float]) -> None:
             words = "  ".join(
-                f"{word} {scalars[name]:.4f}" for name, word in SHOWN.items() if name in scalars
+                f"{word} {scalars[name]:.4f}" for name, word in shown_scalars.items() if name in scalars
             )
             bar.update(task, completed=step, description=words)
             if not console.is_terminal and step % 100 == 0:

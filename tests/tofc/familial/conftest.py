@@ -11,6 +11,7 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 import tofc
+from entropy import FeatureCodec
 from tofc.config import CheckpointConfig, MergingConfig
 from tofc.familial.branches import Branch, decomposed_block, text_model
 from tofc.familial.calibration import spectra, watch_inputs
@@ -71,3 +72,9 @@ def made(deep_base: Path, checkpoint_folder: Path, tmp_path_factory: pytest.Temp
     config = CheckpointConfig(merging=MergingConfig(tokens=12))
     folder = save_checkpoint(root / "tiny", deep_base, edge.codec, config, family=stored)
     return Made(folder, Family(model, branches))
+
+
+@pytest.fixture(scope="session")
+def tiny_width_codec(checkpoint_folder: Path) -> FeatureCodec:
+    """A codec for features of width 32."""
+    return FeatureCodec.load(checkpoint_folder / "codec-integer.safetensors")
