@@ -127,11 +127,11 @@ def _to_bytes(point: Array, offset: Array, rounded: Array) -> Any:
 
 
 @compiled(REORDERED)
-def _squared_distance(point: Array, other: Array) -> float:
+def _squared_distance(point: Array, other: Array) -> Any:
     """Exact in float64, in whatever order it is summed: all sums are integers below 2^53."""
     total = 0.0
     for channel in range(point.size):
-        difference = np.float64(np.int32(point[channel] - other[channel]))
+        difference = float(np.int32(point[channel] - other[channel]))
         total += difference * difference
     return total
 

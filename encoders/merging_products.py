@@ -29,47 +29,34 @@ _SUMS = ir.VectorType(_INT32, 16)
 @cache
 def multiplies_bytes() -> bool:
     """Whether compiled code may use the instruction here; without it float32 multiplies the bytes."""
-    for_this_machine = config.CPU_NAME is None and config.CPU_FEATURES is None
+    settings: Any = config  # its attributes come from the environment
+    for_this_machine = settings.CPU_NAME is None and settings.CPU_FEATURES is None
     return for_this_machine and bool(binding.get_host_cpu_features().get("avx512vnni"))
 
 
-@compiled(set())
-def multiply(
-    unit: int, rows_per_unit: int, left: Array, right: Array, right_sums: Array, symmetric: bool, out: Array
-) -> None:
-    """Fill some rows of out, int32 [B, R, N], with left @ right^T of bytes [B, R, C] and [B, N, C].
+def _sum_each(builder: Any, vectors: list[Any]) -> Any:
+    """The sums of four vectors of 16, in one vector of 4: adding as a tree, four of each at the same time."""
 
-    right_sums: int32 [B, N], the sums of the bytes of each right token. symmetric: left is right; half of the
-    products stand for the other half. Units count through the rows of all images.
-    """
-    _, num_rows, width = left.shape
-    num_columns = right.shape[1]
-    image, start, stop = part_of(unit, rows_per_unit, num_rows)
-    of_left, of_right, of_sums, of_out = left[image], right[image], right_sums[image], out[image]
-    tile = np.empty((_TILE, _TILE), dtype=np.int32)
-    for panel in range(0, num_columns, _PANEL):
-        for row in range(start, stop, _TILE):
-            rows = _four(row, num_rows)
-            for column in range(max(panel, row if symmetric else 0), min(panel + _PANEL, num_columns), _TILE):
-                columns = _four(column, num_columns)
-                _multiply_tile(of_left, rows, of_right, columns, width // STEP, tile)
-                for i in range(_TILE):
-                    for j in range(_TILE):
-                        # The instruction takes unsigned bytes on the left: 128 too much each.
-                        product = np.int32(tile[i, j] - 128 * of_sums[columns[j]])
-                        of_out[rows[i], columns[j]] = product
-                        if symmetric:
-                            of_out[columns[j], rows[i]] = product
+    def shuffle(first: Any, second: Any, lanes: list[int]) -> Any:
+        return builder.shuffle_vector(first, second, ir.VectorType(_INT32, len(lanes))(lanes))
+
+    def add_pairs(first: Any, second: Any, pattern: list[int]) -> Any:
+        low = [lane + at for at in range(0, 16, 4) for lane in pattern]
+        return builder.add(shuffle(first, second, low), shuffle(first, second, [lane + 2 for lane in low]))
+
+    a, b, c, d = vectors
+    # Of each four lanes: 0 1 0 1 of two vectors, then 0 2 0 2, so that a b c d come out in order.
+    alternate = [0, 16, 1, 17]
+    both = add_pairs(a, b, alternate), add_pairs(c, d, alternate)
+    total = add_pairs(*both, [0, 1, 16, 17])
+    for size in (8, 4):
+        total = builder.add(
+            shuffle(total, total, list(range(size))), shuffle(total, total, list(range(size, 2 * size)))
+        )
+    return total
 
 
-@compiled(set())
-def _four(first: int, end: int) -> Any:
-    """Four places from the first on, the last of all for those that are beyond the end."""
-    return first, min(first + 1, end - 1), min(first + 2, end - 1), min(first + 3, end - 1)
-
-
-@intrinsic  # type: ignore[misc]
-def _multiply_tile(context: Any, left: Any, rows: Any, right: Any, columns: Any, steps: Any, out: Any) -> Any:
+def _tile_code(context: Any, left: Any, rows: Any, right: Any, columns: Any, steps: Any, out: Any) -> Any:
     """Fill out, int32 [4, 4], with (left[row] + 128) @ right[column] for four rows and four columns of bytes.
 
     left, right: int8 [N, C], contiguous; steps: C / 64.
@@ -111,23 +98,39 @@ def _multiply_tile(context: Any, left: Any, rows: Any, right: Any, columns: Any,
     return types.void(left, rows, right, columns, steps, out), generate
 
 
-def _sum_each(builder: Any, vectors: list[Any]) -> Any:
-    """The sums of four vectors of 16, in one vector of 4: adding as a tree, four of each at the same time."""
+_multiply_tile: Any = intrinsic(_tile_code)
 
-    def shuffle(first: Any, second: Any, lanes: list[int]) -> Any:
-        return builder.shuffle_vector(first, second, ir.VectorType(_INT32, len(lanes))(lanes))
 
-    def add_pairs(first: Any, second: Any, pattern: list[int]) -> Any:
-        low = [lane + at for at in range(0, 16, 4) for lane in pattern]
-        return builder.add(shuffle(first, second, low), shuffle(first, second, [lane + 2 for lane in low]))
+@compiled(set())
+def _four(first: int, end: int) -> Any:
+    """Four places from the first on, the last of all for those that are beyond the end."""
+    return first, min(first + 1, end - 1), min(first + 2, end - 1), min(first + 3, end - 1)
 
-    a, b, c, d = vectors
-    # Of each four lanes: 0 1 0 1 of two vectors, then 0 2 0 2, so that a b c d come out in order.
-    alternate = [0, 16, 1, 17]
-    both = add_pairs(a, b, alternate), add_pairs(c, d, alternate)
-    total = add_pairs(*both, [0, 1, 16, 17])
-    for size in (8, 4):
-        total = builder.add(
-            shuffle(total, total, list(range(size))), shuffle(total, total, list(range(size, 2 * size)))
-        )
-    return total
+
+@compiled(set())
+def multiply(
+    unit: int, rows_per_unit: int, left: Array, right: Array, right_sums: Array, symmetric: bool, out: Array
+) -> None:
+    """Fill some rows of out, int32 [B, R, N], with left @ right^T of bytes [B, R, C] and [B, N, C].
+
+    right_sums: int32 [B, N], the sums of the bytes of each right token. symmetric: left is right; half of the
+    products stand for the other half. Units count through the rows of all images.
+    """
+    _, num_rows, width = left.shape
+    num_columns = right.shape[1]
+    image, start, stop = part_of(unit, rows_per_unit, num_rows)
+    of_left, of_right, of_sums, of_out = left[image], right[image], right_sums[image], out[image]
+    tile = np.empty((_TILE, _TILE), dtype=np.int32)
+    for panel in range(0, num_columns, _PANEL):
+        for row in range(start, stop, _TILE):
+            rows = _four(row, num_rows)
+            for column in range(max(panel, row if symmetric else 0), min(panel + _PANEL, num_columns), _TILE):
+                columns = _four(column, num_columns)
+                _multiply_tile(of_left, rows, of_right, columns, width // STEP, tile)
+                for i in range(_TILE):
+                    for j in range(_TILE):
+                        # The instruction takes unsigned bytes on the left: 128 too much each.
+                        product = np.int32(tile[i, j] - 128 * of_sums[columns[j]])
+                        of_out[rows[i], columns[j]] = product
+                        if symmetric:
+                            of_out[columns[j], rows[i]] = product
