@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from tofc import __version__, cli_eval
 from tofc.cli_device import EXPORT_EXAMPLES, export_device
+from tofc.cli_familial import TRAIN_FAMILIAL_EXAMPLES, train_familial
 from tofc.cli_files import STREAM, StandardInput, check_input, check_output, read_input, write_output
 from tofc.cli_packet import byte_sections, find_codec, packet_fields
 from tofc.cli_report import (
@@ -28,8 +29,16 @@ from tofc.cli_report import (
     size_table,
     working,
 )
-from tofc.cli_serving import SERVE_EXAMPLES, serve
-from tofc.cli_familial import TRAIN_FAMILIAL_EXAMPLES, train_familial
+from tofc.cli_serving import (
+    SERVE_EXAMPLES,
+    AuthoritiesOption,
+    DeadlineOption,
+    EdgeOption,
+    FallbackOption,
+    ask_far,
+    far_edge,
+    serve,
+)
 from tofc.cli_training import PRETRAIN_EXAMPLES, TRAIN_EXAMPLES, pretrain, train
 from tofc.cli_ui import UI_EXAMPLES, demo_ui
 from tofc.errors import UserError
@@ -123,7 +132,8 @@ def options(
 
 @app.command(
     epilog="Examples:\n\ntofc ask street.jpg 'How many cars are there?'\n\n"
-    "tofc ask street.jpg 'Is there a bus?' --max-bytes 300 --json"
+    "tofc ask street.jpg 'Is there a bus?' --max-bytes 300 --json\n\n"
+    "tofc ask street.jpg 'Is there a bus?' --edge https://edge.example:8080 --deadline-ms 300"
 )
 @reports_user_errors
 def ask(
@@ -134,21 +144,33 @@ def ask(
     tokens: TokensOption = None,
     model: ModelOption = "scenes-tiny",
     exit_: ExitOption = "full",
+    far: EdgeOption = None,
+    deadline_ms: DeadlineOption = None,
+    fallback: FallbackOption = True,
+    ca: AuthoritiesOption = None,
     max_pixels: MaxPixelsOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Answer a question about a picture through the bitstream: device and edge in one process."""
+    """Answer a question about a picture through the bitstream: here, or on an edge far away."""
     _check_question(question)
     rate = _rate_options(quality, max_bytes, tokens)
+    remote = far_edge(far, model, deadline_ms, fallback, ca, rate)
     picture = _open_picture(image, max_pixels)
-    device, edge = _load_device(model), _load_edge(model, exit_)
-    packet = _encode(device, picture, rate)
-    answer = _answer(edge, packet, question)
+    device = _load_device(model)
+    if remote is None:
+        edge = _load_edge(model, exit_)
+        packet = _encode(device, picture, rate)
+        answer = _answer(edge, packet, question)
+    else:
+        packet, answer = ask_far(remote, device, picture, question, deadline_ms, exit_, rate)
     if json_:
-        timing = {**packet.timing, **answer.timing}
-        print_json({**_answer_fields(answer), **packet_fields(packet, device.codec), "timing": timing})
+        fields = {**_answer_fields(answer), **packet_fields(packet, device.codec)}
+        told = {} if remote is None else {"fallback": answer.fallback}
+        print_json({**fields, **told, "timing": {**packet.timing, **answer.timing}})
         return
     typer.echo(answer.text)
+    if answer.fallback:
+        note(f"answered on this device, by {answer.exit}: {answer.fallback}")
     note(f"{_summary(packet, device)}; {_timing({**packet.timing, **answer.timing})}")
 
 

@@ -1,14 +1,23 @@
-"""The command `tofc serve`."""
+"""The command `tofc serve`, and what `tofc ask --edge` does."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tofc.cli_report import reports_user_errors, working
 from tofc.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tofc.answer import Answer
+    from tofc.device import Device
+    from tofc.edge import Edge
+    from tofc.packet import Packet
+    from tofc.serving.client import RemoteEdge
 
 SERVE_EXAMPLES = (
     "Examples:\n\ntofc serve    (this machine only, port 8080)\n\n"
@@ -16,10 +25,87 @@ SERVE_EXAMPLES = (
     "Ask it:\n\ntofc ask street.jpg 'How many cars are there?' --edge http://127.0.0.1:8080"
 )
 
+EdgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--edge", metavar="URL", help="Answer on a server that `tofc serve` runs; its key from TOFC_API_KEY."
+    ),
+]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(
+        "--deadline-ms", metavar="MS", help="With --edge: the link is measured, quality and tokens follow."
+    ),
+]
+FallbackOption = Annotated[
+    bool,
+    typer.Option(
+        "--fallback/--no-fallback",
+        help="With --edge: answer here, with the smallest member, where the edge cannot be reached.",
+    ),
+]
+AuthoritiesOption = Annotated[
+    Path | None,
+    typer.Option("--ca", metavar="FILE", help="With --edge: authorities to trust, not the system's."),
+]
+
+
+def far_edge(
+    url: str | None,
+    model: str,
+    deadline_ms: float | None,
+    fallback: bool,
+    ca: Path | None,
+    rate: dict[str, Any],
+) -> RemoteEdge | None:
+    """The edge at `url`, None where none was asked for; UserError for options that do not go together."""
+    if url is None:
+        if deadline_ms is not None or ca is not None:
+            raise UserError("--deadline-ms and --ca are about a link; name the other end with --edge URL")
+        return None
+    if deadline_ms is not None and (rate or not deadline_ms > 0):
+        raise UserError(
+            "--deadline-ms is a number of milliseconds above 0, and chooses quality and tokens: leave out "
+            "--quality, --tokens and --max-bytes"
+        )
+    try:
+        from tofc.serving.client import RemoteEdge
+    except ModuleNotFoundError as error:
+        raise need_extra(error) from None
+    return RemoteEdge(url, ca=ca, fallback=(lambda: _smallest_member(model)) if fallback else None)
+
+
+def ask_far(
+    remote: RemoteEdge,
+    device: Device,
+    picture: Image,
+    question: str,
+    deadline_ms: float | None,
+    exit: str,
+    rate: dict[str, Any],
+) -> tuple[Packet, Answer]:
+    """Encodes here and asks there."""
+    with working(f"asking {remote.url}"), remote:
+        most = picture.width * picture.height
+        return remote.ask(
+            device, picture, question, deadline_ms=deadline_ms, exit=exit, max_pixels=most, **rate
+        )
+
+
+def _smallest_member(model: str) -> Edge:
+    from tofc.config import resolve
+    from tofc.edge import Edge
+    from tofc.familial import family
+
+    exit = "full" if resolve(model).family is None else family(model)[0].name
+    return Edge.from_pretrained(model, exit)
+
 
 def need_extra(error: ModuleNotFoundError) -> UserError:
     """What to install where a library of the extra is missing."""
-    return UserError(f"{error.name} is not installed; serving needs an extra: pip install 'tofc[serve]'")
+    return UserError(
+        f"{error.name} is not installed; a server and its clients need an extra: pip install 'tofc[serve]'"
+    )
 
 
 @reports_user_errors

@@ -20,6 +20,7 @@ import httpx
 from tofc import __version__
 from tofc.answer import Answer
 from tofc.errors import EdgeUnreachable, PacketError, UserError
+from tofc.images import MAX_PIXELS
 from tofc.packet import Packet
 from tofc.serving.link import ENVELOPE_BYTES, LinkEstimator
 
@@ -39,11 +40,11 @@ _KINDS = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/gif", 
 class RemoteEdge:
     """Answers like `tofc.Edge`, on a server that `tofc serve` runs; may be used by several threads.
 
-    `url` is the server's, `model` a model that it lists. `api_key` may come from TOFC_API_KEY; `ca` is a
-    file of certificate authorities in place of the system's. An answer has `timeout` seconds in all, over
-    at most `retries` further tries, under one idempotency key; connecting has `connect_timeout`.
-    `fallback` gives an `Edge` that answers on the device itself where the far one cannot be reached: the
-    answer says so in its `fallback`. `seed` makes the pauses between tries repeatable.
+    `url` is the server's, `model` a model that it lists, or "default" for its first. `api_key` may come from
+    TOFC_API_KEY; `ca` is a file of certificate authorities in place of the system's. An answer has `timeout`
+    seconds in all, over at most `retries` further tries, under one idempotency key; connecting has
+    `connect_timeout`. `fallback` gives an `Edge` that answers on the device itself where the far one cannot
+    be reached: the answer says so in its `fallback`. `seed` makes the pauses between tries repeatable.
 
     `link` knows what the uplink carries, from what was sent so far.
     """
@@ -51,7 +52,7 @@ class RemoteEdge:
     def __init__(
         self,
         url: str,
-        model: str = "scenes-tiny",
+        model: str = "default",
         *,
         api_key: str | None = None,
         ca: str | Path | None = None,
@@ -145,6 +146,7 @@ class RemoteEdge:
         *,
         deadline_ms: float | None = None,
         exit: str = "full",
+        max_pixels: int = MAX_PIXELS,
         generation: Mapping[str, Any] | None = None,
         **rate: Any,
     ) -> tuple[Packet, Answer]:
@@ -159,7 +161,7 @@ class RemoteEdge:
                 raise UserError(f"deadline_ms chooses the size of the packet; leave out {', '.join(rate)}")
             rate = self.plan(deadline_ms / 1e3)
         begin = time.monotonic()
-        packet = device.encode(image, **rate)
+        packet = device.encode(image, max_pixels=max_pixels, **rate)
         self._learn("encode", time.monotonic() - begin)
         answer = self.answer(packet, question, exit=exit, **(generation or {}))
         return packet, answer
@@ -215,9 +217,12 @@ class RemoteEdge:
         except EdgeUnreachable as error:
             if self._fallback is None:
                 raise
-            if self._fallen_back is None:
-                self._fallen_back = self._fallback()
-            answer = here(self._fallen_back)
+            try:
+                if self._fallen_back is None:
+                    self._fallen_back = self._fallback()
+                answer = here(self._fallen_back)
+            except UserError as fault:
+                raise EdgeUnreachable(f"{error}; nor can the device answer: {fault}") from error
             return Answer(answer.text, answer.exit, answer.tokens, answer.timing, fallback=str(error))
 
     def _body(self, url: str, question: str, exit: str, generation: Mapping[str, Any]) -> bytes:

@@ -22,6 +22,8 @@ from tofc.prompt import Prompt
 from tofc.serving.errors import wrong
 from tofc.tiling import TileLayout, tile_layout
 
+DEFAULT = "default"  # whatever the server's model is called
+
 Seen = Packet | Image.Image
 
 
@@ -62,6 +64,12 @@ class ServedModels:
         edge = Edge.from_pretrained(src, device=device, dtype=dtype)
         tower = Device.from_pretrained(src, device=device, dtype=dtype) if images else None
         return cls(Path(src).name, edge, tower)
+
+    def resolve(self, asked: str) -> str | None:
+        """The id of a model that a client asked for: "default" stands for the name of what is served."""
+        name, colon, exit = asked.partition(":")
+        found = f"{self.name}{colon}{exit}" if name == DEFAULT else asked
+        return found if found in self.members else None
 
     @property
     def ends(self) -> frozenset[int]:

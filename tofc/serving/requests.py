@@ -45,7 +45,8 @@ class Asked:
 
 async def understand(body: ChatRequest, models: ServedModels, limits: Limits) -> Asked:
     """Checks a request; pictures are decoded on another thread. Raises ApiError for what is wrong in it."""
-    if body.model not in models.members:
+    model = models.resolve(body.model)
+    if model is None:
         there = ", ".join(models.members)
         raise ApiError(
             404, f"there is no model of that name here; there are: {there}", "model_not_found", "model"
@@ -65,7 +66,7 @@ async def understand(body: ChatRequest, models: ServedModels, limits: Limits) ->
     ]
     _check_tiles(seen, models, limits)
     return Asked(
-        model=body.model,
+        model=model,
         turns=_turns(body.messages, seen, limits.text_chars),
         seen=seen,
         sampling=sampling,
