@@ -69,8 +69,12 @@ class ScreenedSearch:
         batch, num_tokens, width = features.shape
         self._threads = threads
         padded = -(-width // merging_products.STEP) * merging_products.STEP
+        scales, norms, lengths, errors = np.empty((4, batch, num_tokens))
         self._tokens = Tokens(
-            *np.empty((4, batch, num_tokens)),
+            scales,
+            norms,
+            lengths,
+            errors,
             points=np.empty((batch, num_tokens, width), dtype=np.int32),
             rounded=np.empty((batch, num_tokens, padded), dtype=np.int8),
             sums=np.empty((batch, num_tokens), dtype=np.int32),
