@@ -51,11 +51,16 @@ class GreyGrid:
 
 @dataclass(frozen=True)
 class PictureGrid:
-    """Every `quality` at every `scale` (share of the sides, above 0 up to 1) and `chroma` subsampling."""
+    """Every `quality` at every `scale` (share of the sides, above 0 up to 1) and `chroma` subsampling.
+
+    The features of the decoded files are merged to each number of `tokens`, else to the sweep's
+    `baseline_tokens`.
+    """
 
     quality: tuple[int, ...]
     scale: tuple[float, ...] = (1.0,)
     chroma: tuple[str, ...] = ()
+    tokens: tuple[Tokens, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(0 < scale <= 1 for scale in self.scale):
@@ -142,7 +147,7 @@ class RateConfig:
                 if chroma not in known:
                     raise ConfigError(f"{system}.chroma is {chroma!r}; choose from {', '.join(known)}")
                 senders += [
-                    PictureSender(system, scale, chroma, quality, self.baseline_tokens)
+                    PictureSender(system, scale, chroma, quality, grid.tokens or self.baseline_tokens)
                     for scale in grid.scale
                     for quality in grid.quality
                 ]
