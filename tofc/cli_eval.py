@@ -50,7 +50,10 @@ def rate(
         bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
     ] = False,
 ) -> None:
-    """Sweep systems over rate points; after a kill it goes on where it was."""
+    """Sweep systems over rate points into rows, curves and a report; after a kill it goes on where it was.
+
+    The folder of a finished sweep gets its figures and report.html anew, from its rows.
+    """
     from dataclasses import replace
 
     from rich.console import Console
@@ -80,6 +83,7 @@ def rate(
         typer.echo()
     for remark in remarks(summary):
         note(remark)
+    note(f"to look at: {folder / 'report.html'}")
     typer.echo(folder)
 
 
