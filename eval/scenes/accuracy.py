@@ -78,13 +78,17 @@ def answer_all(
     seen: Sequence[Seen],
     questions: Sequence[Sequence[tuple[str, int]]],
     batch_size: int = 16,
+    exit: str | None = None,
 ) -> list[list[str]]:
-    """Answers about many pictures; a question is a prompt and the most new tokens of its answer."""
+    """Answers about many pictures; a question is a prompt and the most new tokens of its answer.
+
+    `exit` names the member of the family that answers, the edge's own if left out.
+    """
     answers = [[""] * len(some) for some in questions]
     for limit in sorted({most for some in questions for _, most in some}):
         places = [(p, q) for p, some in enumerate(questions) for q, (_, m) in enumerate(some) if m == limit]
         requests = [(seen[p], questions[p][q][0]) for p, q in places]
-        given = edge.answer_many(requests, batch_size=batch_size, max_new_tokens=limit)
+        given = edge.answer_many(requests, exit=exit, batch_size=batch_size, max_new_tokens=limit)
         for (p, q), answer in zip(places, given, strict=True):
             answers[p][q] = answer.text
     return answers

@@ -1,0 +1,66 @@
+"""`python -m eval.familial`: rows, intervals by hand, figure and table of a tiny family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tofc
+from eval.familial.__main__ import main
+from eval.familial.analysis import AVERAGE, analyse
+from eval.familial.answers import Row, read_rows, systems
+from tests.tofc.familial.conftest import Made
+
+
+def made_up_rows() -> list[Row]:
+    """Ten scenes: the full model misses one question a scene of ten, e1 what the scene's number says."""
+    rows = []
+    for scene in range(10):
+        for category in ("colour", "count"):
+            rows.append(Row(scene, "full", "yes_no", category, 9, 10))
+            rows.append(Row(scene, "e1", "yes_no", category, scene if category == "count" else 9, 10))
+    return rows
+
+
+def test_accuracies_and_what_is_kept_are_as_by_hand() -> None:
+    found = {(result.system, result.category): result for result in analyse(made_up_rows())}
+    assert found["full", AVERAGE].accuracy.value == pytest.approx(0.9)
+    assert found["e1", "count"].accuracy.value == pytest.approx(0.45)
+    assert found["e1", "count"].kept.value == pytest.approx(0.5)
+    assert found["e1", AVERAGE].kept.value == pytest.approx(0.75)
+    kept = found["e1", "count"].accuracy
+    # The mean of ten draws from 0 .. 9 tenths has a deviation of 0.287 / sqrt(10).
+    assert kept.high - kept.low == pytest.approx(2 * 1.96 * np.arange(10).std() / 10 / 10**0.5, rel=0.15)
+    for system in ("full", "e1"):
+        assert (
+            found[system, "colour"].accuracy.low
+            == found[system, "colour"].accuracy.high
+            == pytest.approx(0.9)
+        )
+    assert found["full", "count"].questions == 100
+
+
+def test_systems_are_members_and_direct_exits(made: Made) -> None:
+    edge = tofc.Edge.from_pretrained(made.folder)
+    names = [system.name for system in systems(edge)]
+    assert names == [*edge.family.names, "direct1", "direct2", "direct3", "direct4"]
+    main_sizes = edge.family.roster.main
+    assert systems(edge)[-1].num_parameters == main_sizes.outside + 4 * main_sizes.layer
+
+
+def test_the_command_writes_rows_table_and_figure(made: Made, tmp_path: Path, capsys: Any) -> None:
+    words = ["accuracy", "--checkpoint", str(made.folder), "--limit", "2", "--out", str(tmp_path)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "e3-50" in printed
+    results = json.loads(printed.splitlines()[-1])["results"]
+    rows = read_rows(tmp_path / "rows.csv")
+    assert {row.system for row in rows} == {result["system"] for result in results}
+    asked = {name: sum(row.of for row in rows if row.system == name) for name in ("full", "e1", "direct2")}
+    assert len(set(asked.values())) == 1
+    assert (tmp_path / "figure9.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["accuracy", "--checkpoint", str(made.folder), "--limit", "0"]) == 2
