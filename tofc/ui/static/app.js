@@ -148,7 +148,7 @@ function show(said) {
   const ratio = document.createElement("b"), ours = document.createElement("b");
   ours.textContent = bytes(said.bytes);
   ratio.textContent = `1/${times(usual.bytes / said.bytes)}`;
-  $("saving").replaceChildren(ours, " travelled to the edge, ", ratio, " of the picture as an ordinary JPEG.");
+  $("saving").replaceChildren(ours, " travelled to the edge, ", ratio, " of the picture as a JPEG.");
   drawBars($("bars"), said.bytes, said.sizes);
   drawSections($("sections"), $("sections-legend"), said.sections);
   drawStages($("stages"), $("total"), said.stages);
