@@ -103,7 +103,7 @@ def _saving_row(name: str, found: Mapping[str, Any], notes: Notes) -> str:
 def cell(head: str, content: str, key: str = "") -> str:
     """A table cell that knows its heading, which narrow screens print beside it."""
     named = f' data-figure="{html.escape(key)}"' if key else ""
-    return f'<td data-head="{html.escape(head)}"{named}>{content}</td>'
+    return f'<td data-head="{html.escape(head)}"{named}><div>{content}</div></td>'
 
 
 def swatch(system: str) -> str:
