@@ -1,0 +1,129 @@
+"""The drafting tier: the one loop of collaborative decoding, over any link and with any policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from tofc.decoding.choice import Policy
+from tofc.decoding.growing import Exchange, Growing, LinkDown
+from tofc.decoding.pace import MOST_DRAFTS, Pace
+from tofc.decoding.reading import Read
+from tofc.decoding.rounds import Verdict
+
+Watch = Callable[[Growing], None]
+_OFFLINE = 4  # drafts between two tries of a link that is down
+_LONGEST_PAUSE = 0.5  # seconds
+
+
+@dataclass
+class Counts:
+    """What an answer took: `drafted` tokens, of which `sent` went up and `stood`, in `rounds` that came back;
+    `cuts` did not. Seconds in all, and those of them in which the drafter only waited."""
+
+    rounds: int = 0
+    drafted: int = 0
+    sent: int = 0
+    stood: int = 0
+    cuts: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
+class Drafter:
+    """Drafts with `read`, asks the tier above by `exchange`, and goes on where that says.
+
+    With a `pool` of threads, drafting goes on while a round is under way. A link that is down is tried again
+    and again, `pause` seconds apart and growing; meanwhile tokens grow unverified. At the end of the answer,
+    tiers from which nothing comes for `patience` seconds are given up. `watch` is told of every change.
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        policy: Policy,
+        exchange: Exchange,
+        pace: Pace,
+        *,
+        pool: Executor | None = None,
+        pause: float = 0.05,
+        patience: float = 10.0,
+        watch: Watch | None = None,
+    ) -> None:
+        self._read, self._policy, self._exchange, self._pace = read, policy, exchange, pace
+        self._pool, self._pause, self._patience = pool, pause, patience
+        self._watch = watch or (lambda answer: None)
+        self.counts = Counts()
+        self._is_down = False
+        self._idle = 0  # rounds in a row that brought nothing
+        self._moved = 0.0  # when one last did
+
+    def run(self, answer: Growing) -> Counts:
+        """Grows `answer` until it is over, or the link is given up: then its last tokens are not final."""
+        begin = self._moved = time.perf_counter()
+        while not answer.is_over:
+            drafts, own = self._pace.plan()
+            if self._is_down:
+                drafts = len(answer.tokens) - answer.checked + _OFFLINE
+            self._draft(answer, drafts)
+            if self._ask(answer, own):
+                self._idle, self._moved = 0, time.perf_counter()
+                continue
+            self._idle += 1
+            if answer.has_ended:  # nothing is left to do but to wait
+                if time.perf_counter() - self._moved > self._patience:
+                    break
+                time.sleep(min(_LONGEST_PAUSE, self._pause * 2 ** min(self._idle, 6)))
+        self.counts.seconds += time.perf_counter() - begin
+        return self.counts
+
+    def _draft(self, answer: Growing, num: int) -> None:
+        """Up to `num` tokens that nobody has checked."""
+        while len(answer.tokens) - answer.checked < num and not answer.has_ended:
+            self._draft_one(answer)
+
+    def _draft_one(self, answer: Growing) -> None:
+        begin = time.perf_counter()
+        answer.append(self._policy.draw(self._read(answer.tokens)[0]))
+        self._pace.drafted(time.perf_counter() - begin)
+        self.counts.drafted += 1
+        self._watch(answer)
+
+    def _ask(self, answer: Growing, own: int) -> bool:
+        """One round; whether it brought anything."""
+        before = (answer.final, answer.checked, len(answer.tokens))
+        sent = len(answer.tokens) - answer.checked
+        begin = time.perf_counter()
+        try:
+            verdict = self._heard(answer, own)
+        except LinkDown:
+            self.counts.cuts += 1
+            self._is_down = True
+            return False
+        self._is_down = False
+        elapsed = time.perf_counter() - begin
+        stood = answer.take(verdict)
+        self._pace.heard(sent, stood, own, elapsed, verdict.seconds)
+        self.counts.rounds += 1
+        self.counts.sent += sent
+        self.counts.stood += stood
+        self._watch(answer)
+        return before != (answer.final, answer.checked, len(answer.tokens))
+
+    def _heard(self, answer: Growing, own: int) -> Verdict:
+        """Sends the drafts there are and gives what comes back; meanwhile drafts grow, where they can."""
+        round = answer.round(own)
+        if self._pool is None:
+            return self._exchange(round)
+        coming = self._pool.submit(self._exchange, round)
+        most = len(round.drafts) + MOST_DRAFTS
+        while round.drafts and not coming.done():
+            if answer.has_ended or len(answer.tokens) - answer.checked >= most:
+                break
+            self._draft_one(answer)
+        begin = time.perf_counter()
+        verdict = coming.result()
+        self.counts.waited += time.perf_counter() - begin
+        return verdict

@@ -1,0 +1,190 @@
+"""A verifier on another machine, and a device that drafts for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import torch
+
+from tofc.answer import Answer
+from tofc.decoding.choice import Choice
+from tofc.decoding.drafting import Drafter, Watch
+from tofc.decoding.growing import Growing, LinkDown
+from tofc.decoding.pace import Pace
+from tofc.decoding.reading import readers
+from tofc.decoding.rounds import Round, Verdict
+from tofc.decoding.together import Decoded, as_answer, end_ids, prompt_of
+from tofc.edge import MAX_NEW_TOKENS, Edge
+from tofc.errors import UserError
+from tofc.familial.branches import text_model
+from tofc.packet import Packet
+from tofc.serving.client import RemoteEdge, data_url
+
+_ROUND_SECONDS = 10.0  # until a round counts as lost
+
+
+class RemoteVerifier:
+    """Carries rounds to a server (`tofc serve`) over the connection that the packet took.
+
+    The answer is opened with the first round, and again where the server has forgotten it. Raises LinkDown
+    where nothing came back, UserError where the server refuses.
+    """
+
+    def __init__(self, remote: RemoteEdge, body: Mapping[str, Any]) -> None:
+        self._http, self._body = remote.http, dict(body)
+        self._final: list[int] = list(body.get("tokens", ()))
+        self._url = f"{remote.url}/v1/answers/{secrets.token_hex(8)}"
+        self._is_open = False
+        self.exit = "full"  # the member that verifies, once it is open
+        self.num_bytes = 0  # of rounds and verdicts, without what HTTP adds
+
+    def open(self) -> None:
+        """Sends question and packet, with the tokens that are final; see the class for what it raises."""
+        body = json.dumps({**self._body, "tokens": self._final}, separators=(",", ":")).encode()
+        self.exit = self._reply("PUT", body, {"content-type": "application/json"}).json()["exit"]
+        self._is_open = True
+
+    def __call__(self, round: Round) -> Verdict:
+        """The verdict of a round."""
+        if not self._is_open:
+            self.open()
+        data = bytes(round)
+        response = self._reply("POST", data, {"content-type": "application/octet-stream"}, may_be_gone=True)
+        if response.status_code == 404:  # forgotten: the server starts from what is final
+            self._is_open = False
+            return self(round)
+        verdict = Verdict.from_bytes(response.content)
+        self.num_bytes += len(data) + len(response.content)
+        if verdict.since <= len(self._final) and verdict.final >= len(self._final):
+            self._final = [*self._final[: verdict.since], *verdict.tokens][: verdict.final]
+        return verdict
+
+    def close(self) -> None:
+        """Tells the server that it may forget the answer; where it cannot be told, it forgets by itself."""
+        if self._is_open:
+            try:
+                self._http.delete(self._url)
+            except httpx.TransportError:
+                return
+            finally:
+                self._is_open = False
+
+    def _reply(
+        self, method: str, data: bytes, headers: dict[str, str], may_be_gone: bool = False
+    ) -> httpx.Response:
+        try:
+            response = self._http.request(
+                method, self._url, content=data, headers=headers, timeout=_ROUND_SECONDS
+            )
+        except httpx.TransportError as error:
+            raise LinkDown(f"{type(error).__name__}: {error}") from error
+        if response.is_success or (may_be_gone and response.status_code == 404):
+            return response
+        if response.status_code == 429 or response.status_code >= 500:
+            raise LinkDown(f"the server answers {response.status_code}")
+        raise UserError(f"the edge refuses: {_message(response)} ({response.status_code})")
+
+
+def draft_for(
+    remote: RemoteEdge,
+    edge: Edge,
+    packet: Packet | bytes,
+    question: str,
+    *,
+    draft: str | None = None,
+    choice: Choice | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    pace: Pace | None = None,
+    parallel: bool = True,
+    patience: float = 10.0,
+    watch: Watch | None = None,
+) -> Decoded:
+    """The answer of the server behind `remote`, drafted here by the member `draft` of `edge`.
+
+    The packet travels once; then token ids, positions and a few bytes. With `parallel` drafting goes on while
+    a round is under way. Where the link breaks, the device goes on by itself: tokens from `Decoded.final` on
+    are its own, and `answer.fallback` says so, where the link did not return within `patience` seconds of the
+    end. Raises EdgeUnreachable where the server cannot be reached at the start.
+    """
+    choice, exit = choice or Choice(), edge.family.named(draft).name
+    remote.models()  # one clear error where nobody is there
+    asked = _question(remote.model, packet, question, choice, max_new_tokens)
+    far = RemoteVerifier(remote, asked | drafted_by(edge, exit, choice))
+    far.open()
+    read = readers(edge.family, prompt_of(edge, packet, question), [exit])[exit]
+    answer = Growing(end_ids(edge), max_new_tokens)
+    with ThreadPoolExecutor(1, thread_name_prefix="tofc-link") as pool:
+        drafter = Drafter(
+            read,
+            choice.policy(0),
+            far,
+            pace or Pace(parallel=parallel),
+            pool=pool if parallel else None,
+            patience=patience,
+            watch=watch,
+        )
+        counts = drafter.run(answer)
+    far.close()
+    said = as_answer(edge, far.exit, answer, counts)
+    unverified = len(answer.tokens) - answer.final
+    if unverified:
+        fault = f"the last {unverified} tokens are {exit}'s own: the edge {remote.url} did not answer"
+        said = Answer(said.text, exit, said.tokens, said.timing, fallback=fault)
+    return Decoded(said, answer.final, counts)
+
+
+def vocabulary_tag(tokenizer: Any) -> str:
+    """Tells a tokenizer's vocabulary from others."""
+    listed = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+
+
+def drafter_tag(edge: Edge, exit: str) -> str:
+    """Tells a member's weights, as they are computed with, from others; UserError where it is not here."""
+    text = text_model(edge.family.model(exit))
+    found = 0
+    for name, tensor in [*text.layers.state_dict().items(), *text.norm.state_dict().items()]:
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found = zlib.crc32(raw.numpy().tobytes(), zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
+
+
+def drafted_by(edge: Edge, exit: str, choice: Choice) -> dict[str, Any]:
+    """What a verifier is told of its drafter; of its weights, where what it draws from matters."""
+    return {
+        "draft": exit,
+        "draft_parameters": edge.family.named(exit).num_parameters,
+        "draft_tag": drafter_tag(edge, exit) if choice.temperature else "",
+        "vocabulary": vocabulary_tag(edge.tokenizer),
+    }
+
+
+def _question(
+    model: str, packet: Packet | bytes, question: str, choice: Choice, max_new_tokens: int
+) -> dict[str, Any]:
+    """The body of a chat request."""
+    url = data_url("application/vnd.tofc", bytes(packet))
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": max_new_tokens,
+        "temperature": choice.temperature,
+        "top_p": choice.top_p,
+        "seed": choice.seed,
+    }
+    return body if choice.top_k is None else {**body, "top_k": choice.top_k}
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.reason_phrase
