@@ -103,6 +103,11 @@ class RemoteEdge:
         """Closes the connections."""
         self._http.close()
 
+    @property
+    def http(self) -> httpx.Client:
+        """The connections, with key and certificates, for what else goes to the same server."""
+        return self._http
+
     def models(self) -> list[str]:
         """Ids of the models, and of the members of their families, that the server answers with."""
         response = self._tried(lambda left: self._http.get(f"{self.url}/v1/models", timeout=left))

@@ -18,7 +18,7 @@ from tofc.serving.metrics import Metrics
 from tofc.serving.settings import Limits
 
 _OPEN = ("/health", "/ready", "/openapi.json")  # no key is asked for
-ROUTES = ("/v1/chat/completions", "/v1/models", "/v1/probe", "/metrics", *_OPEN)
+ROUTES = ("/v1/chat/completions", "/v1/answers", "/v1/models", "/v1/probe", "/metrics", *_OPEN)
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 

@@ -26,6 +26,7 @@ from tofc.serving.remember import Remembered
 from tofc.serving.requests import Asked, understand
 from tofc.serving.settings import Limits
 from tofc.serving.stream import events, extras, usage
+from tofc.serving.verification import Answers, Upstream, add_verification
 
 T = TypeVar("T")
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -117,7 +118,12 @@ async def _client_leaves(request: Request) -> None:
         pass
 
 
-def build_app(models: ServedModels, limits: Limits | None = None, keys: Keys | None = None) -> FastAPI:
+def build_app(
+    models: ServedModels,
+    limits: Limits | None = None,
+    keys: Keys | None = None,
+    upstream: Upstream | None = None,
+) -> FastAPI:
     """The application; its models are loaded, its engine starts and ends with it."""
     limits = Limits() if limits is None else limits
     service = Service(models, limits)
@@ -144,11 +150,22 @@ def build_app(models: ServedModels, limits: Limits | None = None, keys: Keys | N
     app.add_exception_handler(HTTPException, _http_error)
     _add_chat(app, service)
     _add_the_rest(app, service)
+    add_verification(app, Answers(models, limits, upstream))
     return app
 
 
 def _add_chat(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions", response_model=schema.ChatCompletion, tags=["chat"])
+    streamed = {
+        "description": "An answer, or with `stream` its events.",
+        "content": {"text/event-stream": {}},
+    }
+
+    @app.post(
+        "/v1/chat/completions",
+        response_model=schema.ChatCompletion,
+        responses={200: streamed},
+        tags=["chat"],
+    )
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Any:
         """Answers the last message; with `stream` as server-sent events."""
         asked = await understand(body, service.models, service.limits)
