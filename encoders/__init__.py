@@ -17,7 +17,11 @@ __all__ = ["Clusters", "VisionEncoder", "dpc_knn", "merge_tokens"]
 
 def __getattr__(name: str) -> object:
     if name == "VisionEncoder":
-        from encoders.vision import VisionEncoder
-
+        try:
+            from encoders.vision import VisionEncoder
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"the vision tower needs {error.name}: pip install 'tofc[edge]'", name=error.name
+            ) from error
         return VisionEncoder
     raise AttributeError(f"module 'encoders' has no attribute {name!r}")

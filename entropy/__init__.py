@@ -20,7 +20,11 @@ __all__ = ["CodecConfig", "CodecOutput", "FeatureCodec", "StreamError", "Trainab
 
 def __getattr__(name: str) -> object:
     if name in ("CodecConfig", "CodecOutput", "TrainableCodec"):
-        from entropy import trainable
-
+        try:
+            from entropy import trainable
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"training a codec needs {error.name}: pip install 'tofc[edge]'", name=error.name
+            ) from error
         return getattr(trainable, name)
     raise AttributeError(f"module 'entropy' has no attribute {name!r}")

@@ -18,6 +18,7 @@ from tofc.errors import CheckpointError, ConfigError
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
+DEVICE_CONFIG = "device.json"  # of an exported device, which is no checkpoint
 TILINGS = ("base", "anyres")
 QUALITIES = range(1, 9)
 
@@ -270,6 +271,11 @@ def resolve(src: str | Path) -> Checkpoint:
 
 def _read_checkpoint(name: str, folder: Path) -> Checkpoint:
     file = folder / CONFIG_NAME
+    if (folder / DEVICE_CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} is an export for devices, which only encodes: load it with tofc.Device, and give here "
+            f"the checkpoint that it was made from ({DEVICE_CONFIG} names it)"
+        )
     if not file.is_file():
         raise CheckpointError(
             f"{folder} has no {CONFIG_NAME}: neither a checkpoint of tofc nor a transformers model"

@@ -190,12 +190,19 @@ def test_the_command_line_encodes_without_torch(exported_folder, make_picture, t
     assert json.loads(done.stdout)["bytes"] == (tmp_path / "a.tofc").stat().st_size
 
 
-@pytest.mark.parametrize("wanted", ["tofc.Edge", "tofc.Device.from_pretrained('scenes-tiny')"])
-def test_what_needs_torch_says_how_to_get_it(wanted: str) -> None:
-    done = without_torch(
-        f"import tofc\ntry:\n    {wanted}\nexcept tofc.UserError as error:\n    print(error)\n"
+def test_what_needs_torch_says_how_to_get_it() -> None:
+    script = (
+        "import tofc, encoders, entropy\n"
+        "for wanted in (\n"
+        "    lambda: tofc.Edge, lambda: tofc.Device.from_pretrained('scenes-tiny'),\n"
+        "    lambda: encoders.VisionEncoder, lambda: entropy.TrainableCodec,\n"
+        "):\n"
+        "    try:\n        wanted()\n"
+        "    except (tofc.UserError, ImportError) as error:\n        print(error)\n"
     )
-    assert "pip install 'tofc[edge]'" in done.stdout, done.stderr
+    done = without_torch(script)
+    assert len(done.stdout.splitlines()) == 4, done.stderr
+    assert all("pip install 'tofc[edge]'" in line for line in done.stdout.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -282,6 +289,11 @@ def test_missing_files_are_named(exported_folder: Path, tmp_path: Path, name: st
 def test_an_export_runs_on_the_processor_alone(exported_folder: Path) -> None:
     with pytest.raises(tofc.UserError, match="leave device and dtype out"):
         tofc.Device.from_pretrained(exported_folder, dtype="float16")
+
+
+def test_an_edge_says_what_an_export_is(exported_folder: Path) -> None:
+    with pytest.raises(tofc.CheckpointError, match="export for devices"):
+        tofc.Edge.from_pretrained(exported_folder)
 
 
 def test_geometry_is_that_of_the_config(exported, with_torch) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from entropy import FeatureCodec
 from entropy.storage import FILE_NAME
-from tofc.config import CheckpointConfig
+from tofc.config import DEVICE_CONFIG, CheckpointConfig
 from tofc.errors import CheckpointError
-from tofc.ondevice.config import DEVICE_CONFIG, read_device_config
+from tofc.ondevice.config import read_device_config
 from tofc.ondevice.vision import OnnxVision
 
 __all__ = ["is_export", "load_export"]

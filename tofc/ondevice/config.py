@@ -7,11 +7,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tofc.config import MergingConfig, from_mapping
+from tofc.config import DEVICE_CONFIG, MergingConfig, from_mapping
 from tofc.errors import CheckpointError, ConfigError
 from tofc.tiling import Geometry
 
-DEVICE_CONFIG = "device.json"
 TOWER_FILE = "vision.onnx"
 DEVICE_VERSION = 1
 
