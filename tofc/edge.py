@@ -23,7 +23,8 @@ from tofc.config import CheckpointConfig, resolve
 from tofc.device import Device
 from tofc.errors import CheckpointError, PacketError, UserError
 from tofc.familial.family import Family
-from tofc.familial.members import FULL
+from tofc.familial.members import AUTO, FULL
+from tofc.familial.policy import Policy, decide
 from tofc.familial.store import loader, read_index
 from tofc.features import Features
 from tofc.generation import generate
@@ -66,6 +67,7 @@ class Edge:
         codec: FeatureCodec | None,
         device_side: Device | None = None,
         family: Family | None = None,
+        policy: Policy | None = None,
     ) -> None:
         width = model.model.multi_modal_projector.linear_1.in_features
         if codec is not None and codec.width != width:
@@ -78,6 +80,7 @@ class Edge:
         self.template = template
         self.config = config
         self.codec = codec
+        self.policy = policy
         self.exit = self.family.default
         self._device_side = device_side
         # Published generation settings sample; answers here are greedy unless the caller says otherwise.
@@ -113,7 +116,7 @@ class Edge:
         index = None if checkpoint.family is None else read_index(checkpoint.family, base)
         if index is None and exit != FULL:
             raise UserError(f"there is no exit {exit!r}; this model has: {FULL}")
-        member = None if index is None or exit == FULL else index.roster.named(exit)
+        member = None if index is None or exit in (FULL, AUTO) else index.roster.named(exit)
         num_layers = None if member is None else member.exit_layer
         codec = load_codec(checkpoint) if checkpoint.has_codec else None
         base_config = load_base_config(base)
@@ -127,14 +130,17 @@ class Edge:
         family = None
         if index is not None and checkpoint.family is not None:
             load = loader(checkpoint.family, model)
-            family = Family(model, roster=index.roster, load=load, default=exit)
+            family = Family(model, roster=index.roster, load=load, default=FULL if exit == AUTO else exit)
         try:
             tokenizer = AutoTokenizer.from_pretrained(base)
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{base}: no tokenizer: {' '.join(str(error).split())}") from error
         seeing = Device.from_checkpoint(checkpoint, codec, where, chosen) if images else None
         template = chat_template(base, tokenizer)
-        return cls(model, tokenizer, template, checkpoint.config, codec, seeing, family)
+        policy = None if index is None else index.policy
+        edge = cls(model, tokenizer, template, checkpoint.config, codec, seeing, family, policy)
+        edge.exit = edge.check_exit(exit)
+        return edge
 
     def decode(self, packet: Packet | bytes) -> torch.Tensor | list[torch.Tensor]:
         """Features float32 [K, C] of a packet, exactly as its encoder reconstructed them; a list for several.
@@ -200,7 +206,7 @@ class Edge:
         pictures and as many questions are in the language model at a time. `exit` answers all of them.
         """
         self._check_generation(generation)
-        exit = self.family.named(self.exit if exit is None else exit).name
+        exit = self.check_exit(exit)
         pairs = [(Packet.from_bytes(seen) if isinstance(seen, bytes) else seen, q) for seen, q in requests]
         asked: dict[Any, list[int]] = {}
         for index, (seen, _) in enumerate(pairs):
@@ -210,7 +216,7 @@ class Edge:
         batch_size = max(1, batch_size)
         for first in range(0, len(groups), batch_size):
             part = groups[first : first + batch_size]
-            prompts = [p for group in part for p in self._prompts([pairs[i] for i in group])]
+            prompts = [p for group in part for p in self.prompts([pairs[i] for i in group])]
             given = self._answer(prompts, exit, batch_size, generation)
             answers |= zip((index for group in part for index in group), given, strict=True)
         return [answers[index] for index in range(len(pairs))]
@@ -275,7 +281,7 @@ class Edge:
                     f"generation setting {key} cannot be changed: one answer comes of each question"
                 )
 
-    def _prompts(self, pairs: Sequence[tuple[Packet | Features | Sequence[Features], str]]) -> list[Prompt]:
+    def prompts(self, pairs: Sequence[tuple[Packet | Features | Sequence[Features], str]]) -> list[Prompt]:
         """Questions about the same pictures in the chat template, with the projected pictures inside."""
         seen = pairs[0][0]
         pictures = self.decode_features(seen) if isinstance(seen, Packet) else _as_list(seen)
@@ -287,9 +293,46 @@ class Edge:
             for _, question in pairs
         ]
 
+    def check_exit(self, exit: str | None) -> str:
+        """The name of the member that this exit means, or "auto"; UserError where it is not to be had."""
+        name = self.exit if exit is None else exit
+        if name != AUTO:
+            return self.family.named(name).name
+        if self.policy is None:
+            raise UserError(
+                f"exit {AUTO!r} needs a policy, and this family has none: calibrate one with `tofc familial "
+                f"calibrate`, or name one of {', '.join(self.family.names)}"
+            )
+        return AUTO
+
+    def _decide(
+        self, prompts: Sequence[Prompt], batch_size: int, generation: Mapping[str, Any]
+    ) -> list[Answer]:
+        """Answers by whichever member is sure."""
+        more = set(generation) - {"max_new_tokens"}
+        if more:
+            raise UserError(
+                f"exit {AUTO!r} decodes greedily and takes max_new_tokens alone, not {more.pop()}"
+            )
+        assert self.policy is not None
+        most = generation.get("max_new_tokens") or MAX_NEW_TOKENS
+        ends = end_tokens(self.tokenizer, self.family.main)
+        answers: list[Answer] = []
+        for first in range(0, len(prompts), batch_size):
+            part = prompts[first : first + batch_size]
+            watch = Stopwatch(self.model.device)
+            found = decide(self.family, self.policy, part, ends, most)
+            seconds = watch.lap() / len(part)
+            for prompt, one in zip(part, found, strict=True):
+                text = str(self.tokenizer.decode(one.ids, skip_special_tokens=True)).strip()
+                answers.append(Answer(text, one.exit, tuple(one.ids), {**prompt.timing, "generate": seconds}))
+        return answers
+
     def _answer(
         self, prompts: Sequence[Prompt], exit: str, batch_size: int, generation: Mapping[str, Any]
     ) -> list[Answer]:
+        if exit == AUTO:
+            return self._decide(prompts, batch_size, generation)
         named = generation.get("eos_token_id", self.model.generation_config.eos_token_id)
         ends = {named} if isinstance(named, int) else set(named)
         produced = generate(self.family.model(exit), prompts, batch_size, generation)

@@ -27,6 +27,7 @@ from tofc.familial.branches import Branch, kept_rank, text_model
 from tofc.familial.family import Load, branch_spec
 from tofc.familial.low_rank import LowRankLinear
 from tofc.familial.members import BranchSpec, MainSpec, Roster
+from tofc.familial.policy import Policy
 from tofc.hub import fetch, read_tensors
 
 INDEX = "family.json"
@@ -42,7 +43,7 @@ class Index:
     fingerprint: str
     main: MainSpec
     branches: tuple[BranchSpec, ...]
-    policy: dict[str, Any] | None = None
+    policy: Policy | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ def save_family(
     main: MainSpec,
     branches: Sequence[Branch],
     dtype: torch.dtype = torch.float16,
-    policy: dict[str, Any] | None = None,
+    policy: Policy | None = None,
 ) -> Path:
     """Writes branches of the main model `base` (a folder or hub id, as stored) into `folder`; returns it."""
     folder = Path(folder)

@@ -1,0 +1,117 @@
+"""The exit is chosen per question: surely early, surely deep, in between, and what that costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tofc
+from tests.tofc.familial.conftest import Made
+from tofc.config import from_mapping
+from tofc.errors import UserError
+from tofc.familial.branches import count_parameters, text_model
+from tofc.familial.calibrate import Asked, calibrate, outcome
+from tofc.familial.policy import Policy, Stage, decide
+from tofc.prompt import end_tokens
+
+QUESTIONS = ("How many?", "What colour is it?", "Yes or no, and why is it that way?")
+MOST = 8
+
+
+@pytest.fixture(scope="module")
+def edge(made: Made) -> tofc.Edge:
+    return tofc.Edge.from_pretrained(made.folder)
+
+
+@pytest.fixture(scope="module")
+def asked(made: Made, make_picture: Any) -> list[tuple[tofc.Packet, str]]:
+    device = tofc.Device.from_pretrained(made.folder)
+    packets = [device.encode(make_picture(80, 60, seed)) for seed in range(3)]
+    return [(packet, question) for packet in packets for question in QUESTIONS]
+
+
+def with_policy(edge: tofc.Edge, *stages: tuple[str, float]) -> tofc.Edge:
+    edge.policy = Policy(tuple(Stage(*stage) for stage in stages))
+    return edge
+
+
+def test_sure_of_everything_is_the_first_member(edge: tofc.Edge, asked: list[Any]) -> None:
+    found = with_policy(edge, ("e1", 0.0)).answer_many(asked, exit="auto", max_new_tokens=MOST)
+    assert found == edge.answer_many(asked, exit="e1", max_new_tokens=MOST)
+
+
+def test_sure_of_nothing_is_the_full_member(edge: tofc.Edge, asked: list[Any]) -> None:
+    found = with_policy(edge, ("e1-50", 1.0), ("e3", 1.0)).answer_many(
+        asked, exit="auto", max_new_tokens=MOST
+    )
+    assert found == edge.answer_many(asked, exit="full", max_new_tokens=MOST)
+    assert {answer.exit for answer in found} == {"full"}
+
+
+def test_each_answer_is_whole_and_its_members_own(edge: tofc.Edge, asked: list[Any]) -> None:
+    prompts = [prompt for pair in asked for prompt in edge.prompts([pair])]
+    ends = end_tokens(edge.tokenizer, edge.family.main)
+    sure = [one.confidence for one in decide(edge.family, Policy((Stage("e1", 0.0),)), prompts, ends, MOST)]
+    edge = with_policy(edge, ("e1", float(np.median(sure))), ("e3", 0.05))
+    found = edge.answer_many(asked, exit="auto", max_new_tokens=MOST)
+    exits = [answer.exit for answer in found]
+    assert exits.count("e1") == sum(value >= np.median(sure) for value in sure)
+    assert len(set(exits)) >= 2
+    alone = {exit: edge.answer_many(asked, exit=exit, max_new_tokens=MOST) for exit in set(exits)}
+    assert found == [alone[exit][place] for place, exit in enumerate(exits)]
+    assert [edge.answer(*pair, exit="auto", max_new_tokens=MOST) for pair in asked] == found
+
+
+def test_going_deeper_computes_nothing_twice(edge: tofc.Edge, asked: list[Any]) -> None:
+    """By hand: each block once over the prompt, though two members were asked; one head each."""
+    prompt = edge.prompts(asked[:1])[0]
+    family, ends = edge.family, end_tokens(edge.tokenizer, edge.family.main)
+    (one,) = decide(family, Policy((Stage("e1", 1.0),)), [prompt], ends, 1)
+    text = text_model(family.main)
+    blocks = [*text.layers, *family.branch("e1").blocks]
+    pairs = prompt.length * (prompt.length + 1) // 2
+    weights = sum(count_parameters(block) for block in blocks) * prompt.length
+    attention = len(blocks) * 2 * pairs * text.config.hidden_size
+    assert one.macs == weights + attention + 2 * family.main.lm_head.weight.numel()
+    (full,) = decide(family, Policy(), [prompt], ends, 1)
+    first = count_parameters(text.layers[0]) * prompt.length + 2 * pairs * text.config.hidden_size
+    (early,) = decide(family, Policy((Stage("e1", 0.0),)), [prompt], ends, 1)
+    assert early.shared_macs == first
+    assert one.macs == full.macs + early.macs - first
+
+
+def test_calibration_finds_the_cheapest_that_is_good_enough() -> None:
+    generator = np.random.default_rng(0)
+    confidence = generator.random(2000)
+    right = generator.random(2000) < confidence  # a member that knows how sure it is
+    columns = {
+        "right": np.stack([right, np.ones(2000)], axis=1),
+        "confidence": np.stack([confidence, np.ones(2000)], axis=1),
+        "macs": np.tile([40.0, 100.0], (2000, 1)),
+        "shared": np.tile([30.0, 100.0], (2000, 1)),
+    }
+    asked = Asked(("e1", "full"), **columns)
+    found = calibrate(asked, 0.95)
+    (stage,) = found.policy.stages
+    # Above t a share (1 - t) answers early and is right (1 + t) / 2 of the time: lost is (1 - t)^2 / 2.
+    assert stage.threshold == pytest.approx(1 - 0.1**0.5, abs=0.05)
+    assert found.accuracy >= 0.95
+    assert found.compute == pytest.approx((40 + stage.threshold * 70) / 100, abs=0.03)
+    assert outcome(asked, (0.0,)) == (right.sum(), 40 * 2000)
+    with pytest.raises(UserError, match="no policy keeps"):
+        calibrate(asked, 1.01)
+
+
+def test_a_policy_that_cannot_be_is_explained(edge: tofc.Edge, asked: list[Any], made: Made) -> None:
+    with pytest.raises(UserError, match="the shallowest first"):
+        with_policy(edge, ("e3", 0.5), ("e1", 0.5)).answer(*asked[0], exit="auto")
+    with pytest.raises(UserError, match="from 0 to 1"):
+        Stage("e1", 1.5)
+    with pytest.raises(UserError, match="greedily"):
+        with_policy(edge, ("e1", 0.5)).answer(*asked[0], exit="auto", do_sample=True)
+    with pytest.raises(UserError, match="tofc familial calibrate"):
+        tofc.Edge.from_pretrained(made.folder, exit="auto")
+    policy = from_mapping(Policy, {"stages": [{"member": "e1", "threshold": 0.5}]}, "test")
+    assert policy == Policy((Stage("e1", 0.5),))

@@ -1,0 +1,125 @@
+"""Thresholds of a policy from validation questions: the cheapest that keep the full member's accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tofc.device import Device
+from tofc.edge import Edge
+from tofc.errors import UserError
+from tofc.familial.members import FULL
+from tofc.familial.policy import Policy, Stage, decide
+from tofc.prompt import Prompt, end_tokens
+from tofc.training.data import Corpus
+
+GRID = 25  # thresholds tried for each stage
+PICTURES_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What members said to N validation questions, a column a member, the full one last.
+
+    `right` and `confidence` [N, M]; `macs` [N, M] is what a member costs alone, `shared` [N, M] the part
+    of it from which the next goes on.
+    """
+
+    members: tuple[str, ...]
+    right: np.ndarray
+    confidence: np.ndarray
+    macs: np.ndarray
+    shared: np.ndarray
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A policy with what it reached in calibration: shares of the full member's accuracy and compute."""
+
+    policy: Policy
+    accuracy: float
+    compute: float
+
+
+def ask(
+    device: Device, edge: Edge, members: Sequence[str], corpus: Corpus, pictures: int, seed: int
+) -> Asked:
+    """Lets each member answer the questions about validation pictures, which travel as packets do by default.
+
+    An answer is right where it equals the corpus' but for case and a final dot. Turns that continue a
+    conversation are left out.
+    """
+    names = [*members, FULL]
+    rows: list[list[tuple[float, ...]]] = []
+    for start in range(0, pictures, PICTURES_AT_ONCE):
+        prompts: list[Prompt] = []
+        answers: list[str] = []
+        for number in range(start, min(start + PICTURES_AT_ONCE, pictures)):
+            example = corpus.picture("validation", number, seed)
+            turns = [turn for turn in example.turns if not turn.continues]
+            if example.pixels is not None and turns:
+                packet = device.encode(Image.fromarray(example.pixels.transpose(1, 2, 0)))
+                prompts += edge.prompts([(packet, turn.prompt) for turn in turns])
+                answers += [turn.answer for turn in turns]
+        if prompts:
+            found = [_alone(edge, name, prompts, answers) for name in names]
+            rows += [list(each) for each in zip(*found, strict=True)]
+    if not rows:
+        raise UserError("the corpus has no questions about validation pictures: give another source")
+    table = np.array(rows)  # [N, M, 4]
+    return Asked(tuple(names), table[..., 0], table[..., 1], table[..., 2], table[..., 3])
+
+
+def _alone(
+    edge: Edge, name: str, prompts: Sequence[Prompt], answers: Sequence[str]
+) -> list[tuple[float, ...]]:
+    """What one member makes of the prompts: right, confidence, cost, and the shared part of it."""
+    policy = Policy(()) if name == FULL else Policy((Stage(name, 0.0),))
+    tokenizer: Any = edge.tokenizer
+    longest = max(len(tokenizer(answer)["input_ids"]) for answer in answers) + 1
+    found = decide(edge.family, policy, prompts, end_tokens(tokenizer, edge.family.main), longest)
+    said = [_plain(tokenizer.decode(one.ids, skip_special_tokens=True)) for one in found]
+    right = [text == _plain(answer) for text, answer in zip(said, answers, strict=True)]
+    return [(hit, one.confidence, one.macs, one.shared_macs) for hit, one in zip(right, found, strict=True)]
+
+
+def _plain(text: str) -> str:
+    return text.strip().removesuffix(".").strip().casefold()
+
+
+def calibrate(asked: Asked, keep: float) -> Calibrated:
+    """The cheapest thresholds with at least `keep` of the full member's accuracy on these questions.
+
+    UserError where none keep so much, which happens only above what the full member reaches itself.
+    """
+    steps = np.linspace(0, 1, GRID)
+    tried = [np.append(np.quantile(column, steps), 1.0) for column in asked.confidence.T[:-1]]
+    full_right, full_macs = asked.right[:, -1].sum(), asked.macs[:, -1].sum()
+    best: tuple[float, float, tuple[float, ...]] | None = None
+    for thresholds in product(*(np.unique(values) for values in tried)):
+        right, macs = outcome(asked, thresholds)
+        if right >= keep * full_right and (best is None or macs < best[0]):
+            best = (macs, right, thresholds)
+    if best is None:
+        raise UserError(f"no policy keeps {keep:.0%} of the full member's accuracy; ask for less")
+    named = zip(asked.members[:-1], best[2], strict=True)
+    policy = Policy(tuple(Stage(name, float(threshold)) for name, threshold in named))
+    return Calibrated(policy, float(best[1] / full_right), float(best[0] / full_macs))
+
+
+def outcome(asked: Asked, thresholds: Sequence[float]) -> tuple[float, float]:
+    """Right answers and cost of all questions, where one goes deeper while a member is less sure."""
+    undecided = np.ones(len(asked.right), dtype=bool)
+    right = macs = 0.0
+    for stage, threshold in enumerate((*thresholds, 0.0)):
+        done = asked.shared[undecided, stage - 1].sum() if stage else 0.0
+        macs += asked.macs[undecided, stage].sum() - done
+        sure = undecided & (asked.confidence[:, stage] >= threshold)
+        right += asked.right[sure, stage].sum()
+        undecided &= ~sure
+    return right, macs
