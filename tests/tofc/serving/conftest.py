@@ -11,14 +11,14 @@ from PIL import Image
 import tofc
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import make_scene
-from tests.tofc.serving.asking import Server, serving
+from eval.serving.process import Server, running_server
 
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """`with serve("--batch", "4") as server:` runs one."""
     folder = tmp_path_factory.mktemp("serving")
-    return lambda *arguments, **more: serving(folder, *arguments, **more)
+    return lambda *arguments, **more: running_server(folder, *arguments, **more)
 
 
 @pytest.fixture(scope="session")

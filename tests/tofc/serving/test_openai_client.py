@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.tofc.serving.asking import Server, message, url_of
+from eval.serving.process import Server
+from tests.tofc.serving.asking import message, url_of
 
 QUESTION = "Describe the picture."
 

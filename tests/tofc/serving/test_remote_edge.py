@@ -12,8 +12,8 @@ import pytest
 
 import tofc
 from eval.latency.link import Link
+from eval.serving.process import Server, free_port
 from eval.serving.shaped import ShapedProxy
-from tests.tofc.serving.asking import Server, free_port
 from tofc import EdgeUnreachable, PacketError, RemoteEdge, UserError
 from tofc.serving.link import LinkEstimator
 

@@ -20,7 +20,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.tofc.serving.asking import Server, message, url_of
+from eval.serving.process import Server
+from tests.tofc.serving.asking import message, url_of
 from tofc import EdgeUnreachable, RemoteEdge
 
 CHAT = "/v1/chat/completions"

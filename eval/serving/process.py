@@ -1,0 +1,99 @@
+"""A real server in a process of its own, for tests and measurements."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Server:
+    """A running `tofc serve`; `ca` is its certificate, where it is its own authority."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    ca: Path | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rsplit(":", 1)[1])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What it counts, by name with labels."""
+        lines = httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if line and line[0] != "#")
+        return {name: float(value) for name, value in pairs}
+
+    @property
+    def resident_bytes(self) -> int:
+        """Its memory, as Linux counts it; 0 where there is no /proc."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        if not status.exists():
+            return 0
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        return 1024 * int(line.split()[1])
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def start_server(folder: Path, *arguments: str, port: int | None = None) -> Server:
+    """Starts `tofc serve` with these arguments, its log in `folder`; returns when it is ready.
+
+    Raises RuntimeError with its log where it does not come up within two minutes.
+    """
+    port = free_port() if port is None else port
+    log = folder / f"server-{port}.log"
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tofc", "serve", "--port", str(port), *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=out,
+            stderr=out,
+        )
+    scheme = "https" if "--tls-cert" in arguments else "http"
+    server = Server(f"{scheme}://127.0.0.1:{port}", process, log)
+    until = time.monotonic() + 120
+    while True:
+        try:
+            if httpx.get(f"{server.url}/ready", verify=False).status_code == 200:
+                return server
+        except httpx.TransportError:
+            pass
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            raise RuntimeError(f"the server did not come up: {log.read_text()}")
+        time.sleep(0.1)
+
+
+@contextmanager
+def running_server(folder: Path, *arguments: str, port: int | None = None) -> Iterator[Server]:
+    """`start_server` until the block ends, which asks it to stop."""
+    server = start_server(folder, *arguments, port=port)
+    try:
+        yield server
+    finally:
+        server.process.terminate()
+        try:
+            server.process.wait(60)
+        except subprocess.TimeoutExpired:
+            server.process.kill()

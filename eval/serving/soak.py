@@ -1,0 +1,279 @@
+"""Many clients, some of them broken: every good request gets its own answer, and memory stays flat."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import numpy as np
+
+from eval.serving.process import Server, start_server
+from eval.serving.questions import Question, questions
+from tofc.errors import EdgeUnreachable, UserError
+from tofc.serving.client import RemoteEdge, data_url
+
+_CHAT = "/v1/chat/completions"
+MALFORMED, CUT, TWICE = 0.10, 0.05, 0.02
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many ask for how long, and what share of the requests is broken in which way.
+
+    Each client asks its next question when it has the answer to the last one, after up to `pause` seconds.
+    With `kill` the server is killed in the middle, and started anew. `deadline` is the server's, in seconds:
+    long, for it is answers that are counted here, and a slow machine is no fault.
+    """
+
+    clients: int = 64
+    seconds: float = 300.0
+    pause: float = 0.0
+    malformed: float = MALFORMED
+    cut: float = CUT
+    twice: float = TWICE
+    kill: bool = False
+    deadline: float = 120.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clients < 1 or not self.seconds > 0:
+            raise UserError(
+                f"{self.clients} clients for {self.seconds} s; give at least 1, for a time above 0"
+            )
+
+
+@dataclass
+class Outcome:
+    """What was seen; `wrong`, `lost` and `odd` must be empty."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)  # an answer that is not the edge's
+    lost: list[str] = field(default_factory=list)  # no answer to a good request
+    odd: list[str] = field(default_factory=list)  # a bad request that was not refused as such
+    resident: list[tuple[float, int]] = field(default_factory=list)  # seconds, bytes
+    metrics: dict[str, float] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, kind: str, **lists: str) -> None:
+        """Counts a request, and files what is wrong with it."""
+        with self.lock:
+            self.counts[kind] += 1
+            for name, text in lists.items():
+                getattr(self, name).append(text)
+
+    @property
+    def growth(self) -> float:
+        """Memory at the end over that after a fifth, in which caches fill; medians of a tenth each."""
+        sizes = [size for _, size in self.resident]
+        tenth = max(1, len(sizes) // 10)
+        first = sizes[2 * tenth : 3 * tenth] or sizes
+        return float(np.median(sizes[-tenth:]) / np.median(first)) if sizes and min(sizes) else 1.0
+
+    def summary(self, load: Load) -> dict[str, Any]:
+        """The figures."""
+        times = np.array(self.latencies) if self.latencies else np.zeros(1)
+        sizes = [round(size / 1e6, 1) for _, size in self.resident]
+        return {
+            "clients": load.clients,
+            "seconds": load.seconds,
+            "killed": load.kill,
+            **{kind: self.counts[kind] for kind in ("good", "malformed", "cut", "twice")},
+            "wrong": len(self.wrong),
+            "lost": len(self.lost),
+            "odd": len(self.odd),
+            "answers_per_second": round(len(self.latencies) / load.seconds, 2),
+            "p50_ms": round(1e3 * float(np.quantile(times, 0.5)), 1),
+            "p99_ms": round(1e3 * float(np.quantile(times, 0.99)), 1),
+            "max_ms": round(1e3 * float(times.max()), 1),
+            "resident_mb": sizes[:: max(1, len(sizes) // 10)],
+            "memory_growth": round(self.growth, 4),
+            "mean_batch": round(_mean_batch(self.metrics), 2),
+        }
+
+
+def soak(load: Load, folder: Path, asked: list[Question] | None = None) -> Outcome:
+    """Runs a server and its clients; `folder` keeps the server's log."""
+    asked = questions(14) if asked is None else asked
+    arguments = ("--deadline", str(load.deadline))
+    outcome = Outcome()
+    server = start_server(folder, *arguments)
+    holder = [server]
+    try:
+        until = time.monotonic() + load.seconds
+        over = threading.Event()
+        watch = threading.Thread(target=_watch, args=(holder, load, folder, arguments, over, outcome))
+        watch.start()
+        with ThreadPoolExecutor(load.clients) as pool:
+            clients = [_Client(number, load, server.url, asked, outcome) for number in range(load.clients)]
+            for done in [pool.submit(client.run, until) for client in clients]:
+                done.result()
+        over.set()
+        watch.join()
+        outcome.metrics = holder[0].metrics
+    finally:
+        holder[0].process.terminate()
+        holder[0].process.wait(60)
+    return outcome
+
+
+def _watch(
+    holder: list[Server],
+    load: Load,
+    folder: Path,
+    arguments: tuple[str, ...],
+    over: threading.Event,
+    outcome: Outcome,
+) -> None:
+    """Looks at the memory every second; kills the server in the middle where that is asked for."""
+    begin = time.monotonic()
+    killed = False
+    while not over.wait(min(1.0, load.seconds / 30)):
+        if load.kill and not killed and time.monotonic() - begin > load.seconds / 2:
+            holder[0].process.kill()
+            holder[0].process.wait()
+            holder[0] = start_server(folder, *arguments, port=holder[0].port)
+            killed = True
+            outcome.resident.clear()  # another process
+        outcome.resident.append((time.monotonic() - begin, holder[0].resident_bytes))
+
+
+class _Client:
+    """One that asks, mostly well."""
+
+    def __init__(self, number: int, load: Load, url: str, asked: list[Question], outcome: Outcome) -> None:
+        self._chance = random.Random(load.seed * 100_003 + number)
+        self._load, self._url, self._asked, self._outcome = load, url, asked, outcome
+        # Patient: a server that was killed takes a while to come back.
+        self._edge = RemoteEdge(url, timeout=load.deadline + 60, retries=60, seed=number)
+        self._http = httpx.Client(timeout=load.deadline + 60)
+
+    def run(self, until: float) -> None:
+        load = self._load
+        with self._edge, self._http:
+            while time.monotonic() < until:
+                question = self._chance.choice(self._asked)
+                kind = self._chance.random()
+                if kind < load.malformed:
+                    self._survive(self._malformed, question)
+                elif kind < load.malformed + load.cut:
+                    self._survive(self._cut, question)
+                elif kind < load.malformed + load.cut + load.twice:
+                    self._survive(self._twice, question)
+                else:
+                    self._good(question)
+                if load.pause:
+                    time.sleep(self._chance.random() * load.pause)
+
+    def _good(self, question: Question) -> None:
+        begin = time.monotonic()
+        try:
+            answer = self._edge.answer(question.packet, question.text)
+        except (EdgeUnreachable, UserError) as error:
+            self._outcome.note("good", lost=str(error))
+            return
+        with self._outcome.lock:
+            self._outcome.latencies.append(time.monotonic() - begin)
+        if answer.text == question.expected:
+            self._outcome.note("good")
+        else:
+            self._outcome.note("good", wrong=f"{question.text} {answer.text!r}, not {question.expected!r}")
+
+    def _survive(self, send: Callable[[Question], None], question: Question) -> None:
+        """Without retries of its own, what a killed server drops is dropped."""
+        try:
+            send(question)
+        except httpx.TransportError as error:
+            if not self._load.kill:
+                self._outcome.note("dropped", odd=f"{type(error).__name__}: {error}")
+
+    def _body(self, question: Question, **more: Any) -> dict[str, Any]:
+        url = data_url("application/vnd.tofc", question.packet)
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.text}]
+        return {"model": "scenes-tiny", "messages": [{"role": "user", "content": content}], **more}
+
+    def _malformed(self, question: Question) -> None:
+        whole = json.dumps(self._body(question)).encode()
+        damaged = bytearray(question.packet)
+        damaged[self._chance.randrange(len(damaged))] ^= 1 << self._chance.randrange(8)
+        broken = Question(bytes(damaged), question.text, "")
+        content = self._chance.choice(
+            [
+                whole[: self._chance.randrange(len(whole))],
+                json.dumps(self._body(broken)).encode(),
+                json.dumps(self._body(question, max_tokens=10**6)).encode(),
+                json.dumps(self._body(question, model="another")).encode(),
+                json.dumps({"model": "scenes-tiny", "messages": []}).encode(),
+                self._chance.randbytes(200),
+            ]
+        )
+        headers = {"content-type": "application/json"}
+        given = self._http.post(f"{self._url}{_CHAT}", content=content, headers=headers)
+        if 400 <= given.status_code < 500 and "message" in given.json().get("error", {}):
+            self._outcome.note("malformed")
+        else:
+            self._outcome.note("malformed", odd=f"{given.status_code} to a malformed request")
+
+    def _cut(self, question: Question) -> None:
+        """Sends a part of the request, or all of it, and leaves."""
+        whole = json.dumps(self._body(question)).encode()
+        head = f"POST {_CHAT} HTTP/1.1\r\nHost: edge\r\nContent-Type: application/json\r\n"
+        data = f"{head}Content-Length: {len(whole)}\r\n\r\n".encode() + whole
+        part = data if self._chance.random() < 0.5 else data[: self._chance.randrange(1, len(data))]
+        host, port = self._url.removeprefix("http://").split(":")
+        try:
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                connection.sendall(part)
+                time.sleep(self._chance.random() * 0.05)
+        except OSError as error:
+            raise httpx.ConnectError(str(error)) from error
+        self._outcome.note("cut")
+
+    def _twice(self, question: Question) -> None:
+        """The same request at the same time over two connections: one answer, given twice."""
+        headers = {"idempotency-key": f"{self._chance.getrandbits(96):x}"}
+        body = self._body(question)
+
+        def post(_: int) -> httpx.Response:
+            return self._http.post(f"{self._url}{_CHAT}", json=body, headers=headers)
+
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(post, range(2))
+        if first.status_code != 200 or second.status_code != 200:
+            fault = {} if self._load.kill else {"lost": f"twice: {first.status_code}, {second.status_code}"}
+            self._outcome.note("twice", **fault)
+        elif first.json() != second.json():
+            self._outcome.note("twice", wrong="two answers to one request")
+        elif first.json()["choices"][0]["message"]["content"] != question.expected:
+            self._outcome.note("twice", wrong=f"twice: {question.text}")
+        else:
+            self._outcome.note("twice")
+
+
+def _mean_batch(metrics: dict[str, float]) -> float:
+    return metrics.get("tofc_batch_rows_sum", 0.0) / max(1.0, metrics.get("tofc_batch_rows_count", 0.0))
+
+
+def main(load: Load) -> int:
+    """Runs and prints; returns 1 where an answer was wrong or lost, or memory grew by more than a tenth."""
+    with TemporaryDirectory() as folder:
+        outcome = soak(load, Path(folder))
+    figures = outcome.summary(load)
+    for name, value in figures.items():
+        print(f"{name:>20}  {value}")
+    for name in ("wrong", "lost", "odd"):
+        for text in getattr(outcome, name)[:5]:
+            print(f"{name}: {text}")
+    print(json.dumps({"benchmark": "serving soak", **figures}))
+    return int(bool(outcome.wrong or outcome.lost or outcome.odd) or outcome.growth > 1.1)
