@@ -232,3 +232,10 @@ def test_blocks_cover_the_pictures() -> None:
     config = load_yaml("eval-scenes", RateConfig)
     assert [len(block) for block in blocks(config)] == [32] * 15 + [20]
     assert [block.start for block in blocks(config)] == list(range(0, 500, 32))
+
+
+def test_a_grid_may_name_tokens_of_its_own() -> None:
+    config = load_yaml("eval-scenes", RateConfig)
+    settings = [dict(p.settings) for s in config.senders() for p in s.points if "scale" in dict(p.settings)]
+    tokens = {scale: {s["tokens"] for s in settings if s["scale"] == scale} for scale in (0.5, 0.25)}
+    assert tokens == {0.5: {"all", 64}, 0.25: {64}}
