@@ -45,6 +45,8 @@ class OnnxVision:
             raise CheckpointError(f"{folder} has no {TOWER_FILE}: the export is not complete")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors alone
+        # Threads that wait for work sleep: spinning would cost a device more than it gains.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except (

@@ -23,8 +23,8 @@ async function start() {
   $("tokens-most").textContent = `all ${options.max_tokens}`;
   offerExits(options);
   if (options.model === "scenes-tiny") {
-    $("caution").textContent = "scenes-tiny has learned rendered street scenes alone: what it says about a "
-      + "photograph shows the way through the bitstream, not what a large model would answer.";
+    $("caution").textContent = "scenes-tiny has learned rendered street scenes alone, such as the three here: what it "
+      + "says of other pictures shows the way through the bitstream, not what a large model would answer.";
   }
   showDials();
   offerExamples(examples);
@@ -86,6 +86,7 @@ async function take(file, button = null) {
   if (file.size > MOST_BYTES) throw new Error(`that file has ${bytes(file.size)}; this page takes ${bytes(MOST_BYTES)}`);
   for (const other of $("examples").children) other.setAttribute("aria-pressed", String(other === button));
   if (!button) offerQuestions(CHIPS);
+  $("caution").hidden = button !== null || !$("caution").textContent;
   const url = URL.createObjectURL(file);
   try {
     await showPicture(url);

@@ -27,12 +27,14 @@ function fit(width, height) {
 }
 
 export function clearClusters() {
+  overlay.classList.remove("chosen"); // what the pointer was on is gone
   overlay.replaceChildren();
   summary = "";
   hint.textContent = "";
 }
 
 export function drawClusters({ map, colours, seams, box }, { width, height }) {
+  clearClusters();
   const [left, top, wide, tall] = box;
   const rows = map.length, columns = map[0].length;
   const shapes = colours.map(() => []);
