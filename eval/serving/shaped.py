@@ -64,8 +64,8 @@ class ShapedProxy:
         ]
         try:
             await asyncio.gather(*tasks)
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # one end closed, or the proxy ends
         finally:
             for task in tasks:
                 task.cancel()

@@ -1,0 +1,119 @@
+"""Members of a family are models: requests for different ones are decoded side by side by one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+import tofc
+from tests.tofc.familial.conftest import Made, deep_base, made  # noqa: F401
+from tofc.serving.decoding import Sampling
+from tofc.serving.engine import Engine
+from tofc.serving.errors import ApiError
+from tofc.serving.job import Job, Result
+from tofc.serving.metrics import Metrics
+from tofc.serving.models import ServedModels
+from tofc.serving.requests import Asked
+from tofc.serving.settings import Limits
+
+QUESTIONS = ("How many cars are there?", "What colour is it?", "Yes?")
+
+
+@pytest.fixture(scope="module")
+def edge(made: Made) -> tofc.Edge:  # noqa: F811
+    return tofc.Edge.from_pretrained(made.folder)
+
+
+@pytest.fixture(scope="module")
+def models(edge: tofc.Edge) -> ServedModels:
+    return ServedModels("tiny", edge, None)
+
+
+@pytest.fixture(scope="module")
+def packets(made: Made, make_picture) -> list[tofc.Packet]:  # noqa: F811
+    device = tofc.Device.from_pretrained(made.folder)
+    return [
+        device.encode(make_picture(90, 60, seed), tokens=tokens) for seed, tokens in enumerate((4, 12, 30))
+    ]
+
+
+def ask(model: str, packet: tofc.Packet, question: str, deadline: float = 60.0) -> Asked:
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    return Asked(model, turns, [packet], Sampling(12), False, False, deadline, len(packet))
+
+
+def run(engine: Engine, asked: list[Asked]) -> list[Result | ApiError]:
+    """What becomes of requests that are all there at once."""
+
+    async def all_of_them() -> list[Result | ApiError]:
+        jobs = [Job(one, f"r{number}") for number, one in enumerate(asked)]
+        for job in jobs:
+            engine.submit(job)
+        ended = await asyncio.gather(*(job.whole() for job in jobs), return_exceptions=True)
+        return list(ended)  # type: ignore[arg-type]
+
+    return asyncio.run(all_of_them())
+
+
+def test_members_are_models(models: ServedModels, edge: tofc.Edge) -> None:
+    names = list(models.members)
+    assert names[0] == "tiny"
+    assert set(names[1:]) == {f"tiny:{name}" for name in edge.family.names if name != "full"}
+    assert len(names) == 5
+    assert models.resolve("default") == "tiny"
+    assert models.resolve("default:e1") == "tiny:e1"
+    assert models.resolve("tiny:e9") is None
+
+
+def test_each_member_answers_for_itself(models: ServedModels, edge: tofc.Edge, packets) -> None:
+    metrics = Metrics()
+    engine = Engine(models, Limits(batch=6), metrics)
+    engine.start()
+    asked = [ask(name, p, q) for q in QUESTIONS for p in packets for name in models.members]
+    results = run(engine, asked)
+    engine.close()
+    said = set()
+    for one, result in zip(asked, results, strict=True):
+        exit = models.members[one.model][0]
+        question = one.turns[0]["content"][1]["text"]
+        expected = edge.answer(one.seen[0], question, exit=exit, max_new_tokens=12)
+        assert (result.exit, result.tokens, result.text) == (exit, expected.tokens, expected.text)
+        said.add((question, exit, result.tokens))
+    assert len({tokens for _, _, tokens in said}) > 3, "the members say the same"
+    assert not engine.is_ready
+    with pytest.raises(ApiError, match="going down"):
+        run(engine, asked[:1])
+
+
+def test_a_fault_fails_its_requests_and_not_the_server(
+    models: ServedModels, edge: tofc.Edge, packets, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Engine(models, Limits(), Metrics())
+    engine.start()
+    broken = models.members["tiny:e1"][1].model.language_model
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("of the NoneType kind")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, "tofc.serving"):
+        patch.setattr(broken, "forward", fail)
+        failed, fine = run(engine, [ask("tiny:e1", packets[0], "Yes?"), ask("tiny", packets[0], "Yes?")])
+    assert failed.status == 500
+    assert "NoneType" not in failed.message
+    assert "the model failed" in caplog.text
+    assert fine.tokens == edge.answer(packets[0], "Yes?", max_new_tokens=12).tokens
+    (again,) = run(engine, [ask("tiny:e1", packets[0], "Yes?")])
+    assert again.tokens == edge.answer(packets[0], "Yes?", exit="e1", max_new_tokens=12).tokens
+    engine.close()
+
+
+def test_what_is_too_long_for_the_model_is_refused(models: ServedModels, packets) -> None:
+    engine = Engine(models, Limits(), Metrics())
+    engine.start()
+    (refused,) = run(engine, [ask("tiny", packets[0], "x" * 50_000)])
+    assert refused.code == "context_length_exceeded"
+    (late,) = run(engine, [ask("tiny", packets[0], "Yes?", deadline=1e-6)])
+    assert late.status == 408
+    engine.close()
