@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.main import get_command
 
-from tofc import __version__, cli_eval
+from tofc import __version__, cli_decoding, cli_eval
 from tofc.cli_device import EXPORT_EXAMPLES, export_device
 from tofc.cli_familial import TRAIN_FAMILIAL_EXAMPLES, train_familial
+from tofc.cli_familial import app as familial_app
 from tofc.cli_files import STREAM, StandardInput, check_input, check_output, read_input, write_output
 from tofc.cli_packet import byte_sections, find_codec, packet_fields
 from tofc.cli_report import (
@@ -133,7 +134,8 @@ def options(
 @app.command(
     epilog="Examples:\n\ntofc ask street.jpg 'How many cars are there?'\n\n"
     "tofc ask street.jpg 'Is there a bus?' --max-bytes 300 --json\n\n"
-    "tofc ask street.jpg 'Is there a bus?' --edge https://edge.example:8080 --deadline-ms 300"
+    "tofc ask street.jpg 'Is there a bus?' --edge https://edge.example:8080 --deadline-ms 300\n\n"
+    "tofc ask street.jpg 'Describe the picture.' --tiers device,edge --edge https://edge.example:8080"
 )
 @reports_user_errors
 def ask(
@@ -148,6 +150,8 @@ def ask(
     deadline_ms: DeadlineOption = None,
     fallback: FallbackOption = True,
     ca: AuthoritiesOption = None,
+    tiers: cli_decoding.TiersOption = None,
+    draft: cli_decoding.DraftOption = None,
     max_pixels: MaxPixelsOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -155,22 +159,31 @@ def ask(
     _check_question(question)
     rate = _rate_options(quality, max_bytes, tokens)
     remote = far_edge(far, model, deadline_ms, fallback, ca, rate)
+    here = cli_decoding.drafting_exit(tiers, draft, remote is not None, model, exit_)
     picture = _open_picture(image, max_pixels)
     device = _load_device(model)
-    if remote is None:
-        edge = _load_edge(model, exit_)
+    decoded = None
+    if tiers is not None or remote is None:
+        edge = _load_edge(model, here)
         packet = _encode(device, picture, rate)
-        answer = _answer(edge, packet, question)
+        if tiers is None:
+            answer = _answer(edge, packet, question)
+        else:
+            decoded = cli_decoding.ask_tiers(tiers, remote, edge, packet, question, model)
+            answer = decoded.answer
     else:
         packet, answer = ask_far(remote, device, picture, question, deadline_ms, exit_, rate)
     if json_:
         fields = {**_answer_fields(answer), **packet_fields(packet, device.codec)}
         told = {} if remote is None else {"fallback": answer.fallback}
+        told |= {} if decoded is None else cli_decoding.decoding_fields(decoded)
         print_json({**fields, **told, "timing": {**packet.timing, **answer.timing}})
         return
     typer.echo(answer.text)
     if answer.fallback:
         note(f"answered on this device, by {answer.exit}: {answer.fallback}")
+    if decoded is not None:
+        cli_decoding.note_decoding(decoded)
     note(f"{_summary(packet, device)}; {_timing({**packet.timing, **answer.timing})}")
 
 
@@ -288,6 +301,7 @@ app.command(epilog=EXPORT_EXAMPLES)(export_device)
 app.command(epilog=PRETRAIN_EXAMPLES)(pretrain)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command("train-familial", epilog=TRAIN_FAMILIAL_EXAMPLES)(train_familial)
+app.add_typer(familial_app)
 app.add_typer(cli_eval.app)
 
 

@@ -165,6 +165,18 @@ def serve(
     device: Annotated[
         str, typer.Option("--device", metavar="NAME", help="Where the model computes: cpu, cuda, cuda:1, ...")
     ] = "cpu",
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream",
+            metavar="URL",
+            help="A server with a larger member, which verifies what is said here.",
+        ),
+    ] = None,
+    exit_: Annotated[
+        str | None,
+        typer.Option("--exit", metavar="NAME", help="With --upstream: the member that verifies drafts here."),
+    ] = None,
 ) -> None:
     """Answer over the network, as an OpenAI-compatible server with packets in place of pictures."""
     try:
@@ -173,6 +185,7 @@ def serve(
         from tofc.serving.run import Listen
         from tofc.serving.run import serve as run
         from tofc.serving.settings import Limits
+        from tofc.serving.verification import Upstream
     except ModuleNotFoundError as error:
         raise need_extra(error) from None
     limits = Limits(
@@ -182,6 +195,9 @@ def serve(
     keys = Keys.read(api_keys)
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}; give at least 1")
+    if (upstream is None) != (exit_ is None):
+        raise UserError("a middle tier needs both: --upstream URL, and --exit NAME for its own member")
     with working(f"loading {model}"):
         models = ServedModels.load(model, images=images, device=device)
-    run(models, listen, limits, keys, threads)
+    above = None if upstream is None or exit_ is None else Upstream.reach(upstream, models, exit_)
+    run(models, listen, limits, keys, threads, above)

@@ -42,13 +42,14 @@ class RemoteVerifier:
         self._final: list[int] = list(body.get("tokens", ()))
         self._url = f"{remote.url}/v1/answers/{secrets.token_hex(8)}"
         self._is_open = False
-        self.exit = "full"  # the member that verifies, once it is open
+        self.exit, self.tiers = "full", 2  # the member that decides and the number of tiers, once it is open
         self.num_bytes = 0  # of rounds and verdicts, without what HTTP adds
 
     def open(self) -> None:
         """Sends question and packet, with the tokens that are final; see the class for what it raises."""
         body = json.dumps({**self._body, "tokens": self._final}, separators=(",", ":")).encode()
-        self.exit = self._reply("PUT", body, {"content-type": "application/json"}).json()["exit"]
+        opened = self._reply("PUT", body, {"content-type": "application/json"}).json()
+        self.exit, self.tiers = opened["exit"], opened["tiers"]
         self._is_open = True
 
     def __call__(self, round: Round) -> Verdict:
@@ -99,6 +100,7 @@ def draft_for(
     question: str,
     *,
     draft: str | None = None,
+    tiers: int = 2,
     choice: Choice | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     pace: Pace | None = None,
@@ -111,13 +113,24 @@ def draft_for(
     The packet travels once; then token ids, positions and a few bytes. With `parallel` drafting goes on while
     a round is under way. Where the link breaks, the device goes on by itself: tokens from `Decoded.final` on
     are its own, and `answer.fallback` says so, where the link did not return within `patience` seconds of the
-    end. Raises EdgeUnreachable where the server cannot be reached at the start.
+    end. Raises EdgeUnreachable where the server cannot be reached at the start, UserError where it refuses or
+    does not make up so many `tiers`.
     """
     choice, exit = choice or Choice(), edge.family.named(draft).name
     remote.models()  # one clear error where nobody is there
     asked = _question(remote.model, packet, question, choice, max_new_tokens)
     far = RemoteVerifier(remote, asked | drafted_by(edge, exit, choice))
     far.open()
+    if tiers != far.tiers:
+        far.close()
+        raise UserError(
+            f"{tiers} tiers were asked for, {remote.url} makes {far.tiers}: "
+            + (
+                "ask --tiers device,edge,cloud"
+                if far.tiers > 2
+                else "start it with `tofc serve --upstream URL`"
+            )
+        )
     read = readers(edge.family, prompt_of(edge, packet, question), [exit])[exit]
     answer = Growing(end_ids(edge), max_new_tokens)
     with ThreadPoolExecutor(1, thread_name_prefix="tofc-link") as pool:

@@ -33,6 +33,11 @@ class Decoded:
     final: int
     counts: Counts
 
+    @property
+    def unverified(self) -> int:
+        """Tokens of the answer that no other tier has seen."""
+        return max(0, len(self.answer.tokens) - self.final)
+
 
 def speculate(
     edge: Edge,

@@ -18,6 +18,7 @@ from tofc.serving.logs import log, write_json_lines
 from tofc.serving.models import ServedModels
 from tofc.serving.server import build_app
 from tofc.serving.settings import Limits
+from tofc.serving.verification import Upstream
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,18 @@ class Listen:
                 raise UserError(f"{file} does not exist; give a file in PEM format")
 
 
-def serve(models: ServedModels, listen: Listen, limits: Limits, keys: Keys, threads: int | None) -> None:
+def serve(
+    models: ServedModels,
+    listen: Listen,
+    limits: Limits,
+    keys: Keys,
+    threads: int | None,
+    upstream: Upstream | None = None,
+) -> None:
     """Answers requests until SIGTERM or SIGINT, then what is under way, and returns.
 
-    `threads` is how many cores one pass of the model uses; None for torch's choice.
+    `threads` is how many cores one pass of the model uses; None for torch's choice. `upstream` verifies what
+    is verified here.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -61,7 +70,7 @@ def serve(models: ServedModels, listen: Listen, limits: Limits, keys: Keys, thre
     if not len(keys) and listen.host not in ("127.0.0.1", "::1", "localhost"):
         log("no API keys: anybody who reaches this address is answered", host=listen.host)
     config = uvicorn.Config(
-        build_app(models, limits, keys),
+        build_app(models, limits, keys, upstream),
         host=listen.host,
         port=listen.port,
         log_config=None,

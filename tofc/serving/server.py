@@ -150,7 +150,8 @@ def build_app(
     app.add_exception_handler(HTTPException, _http_error)
     _add_chat(app, service)
     _add_the_rest(app, service)
-    add_verification(app, Answers(models, limits, upstream))
+    app.state.answers = Answers(models, limits, upstream)
+    add_verification(app, app.state.answers)
     return app
 
 

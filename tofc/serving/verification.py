@@ -57,9 +57,10 @@ class OpenRequest(ChatRequest):
 
 
 class Opened(BaseModel):
-    """An open answer; `exit` is the member that it will be of."""
+    """An open answer: the member that it will be of, and how many tiers work on it, the device included."""
 
     exit: str
+    tiers: int
 
 
 @dataclass
@@ -78,6 +79,15 @@ class Upstream:
     remote: RemoteEdge
     exit: str
 
+    @classmethod
+    def reach(cls, url: str, models: ServedModels, exit: str) -> Upstream:
+        """UserError for an exit that is not here, EdgeUnreachable where nobody answers at `url`."""
+        models.edge.family.named(exit)
+        remote = RemoteEdge(url, models.name)
+        if models.name not in (there := remote.models()):
+            raise UserError(f"{url} has no model {models.name}; it has: {', '.join(there)}")
+        return cls(remote, exit)
+
 
 class Answers:
     """The answers that grow on this server, each for the client that opened it."""
@@ -88,9 +98,11 @@ class Answers:
         self._vocabulary = vocabulary_tag(models.edge.tokenizer)
 
     @property
-    def exit(self) -> str:
-        """The member whose answers these are."""
-        return self._models.edge.exit if self._upstream is None else "full"
+    def opened(self) -> Opened:
+        """What every answer here will be."""
+        if self._upstream is None:
+            return Opened(exit=self._models.edge.exit, tiers=2)
+        return Opened(exit="full", tiers=3)
 
     async def open(self, client: str, name: str, digest: bytes, body: OpenRequest) -> None:
         """Takes a question; the same request again changes nothing."""
@@ -191,7 +203,7 @@ def add_verification(app: FastAPI, answers: Answers) -> None:
     async def open_answer(name: str, body: OpenRequest, request: Request) -> Opened:
         """Opens an answer that a device drafts."""
         await answers.open(request.state.client, name, request.state.digest, body)
-        return Opened(exit=answers.exit)
+        return answers.opened
 
     @app.post(ROUTE + "/{name}", response_class=Response, tags=["decoding"])
     async def check_drafts(name: str, request: Request) -> Response:

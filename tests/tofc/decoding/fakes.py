@@ -12,6 +12,7 @@ from torch import Tensor
 from tofc.decoding.growing import LinkDown
 from tofc.decoding.rounds import Round, Verdict
 
+QUESTION = "Describe the picture."
 VOCABULARY = 12
 END = 11
 ENDS = frozenset([END])

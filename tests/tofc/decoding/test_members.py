@@ -8,45 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 import tofc
-from eval.scenes.world import make_scene
+from tests.tofc.decoding.fakes import QUESTION
 from tofc.decoding import Choice, Pace, speculate
 from tofc.decoding.reading import Blocks, readers
 from tofc.decoding.together import prompt_of
 from tofc.errors import UserError
-from tofc.familial.branches import Branch, decomposed_block, text_model
-from tofc.familial.calibration import spectra, watch_inputs
-from tofc.familial.family import Family
+from tofc.familial.branches import text_model
 from tofc.prompt import Prompt
-
-QUESTION = "Describe the picture."
-EXITS = (1, 3)
-
-
-@pytest.fixture(scope="session")
-def edge(packets: list[tofc.Packet]) -> tofc.Edge:
-    """The bundled model with branches that were decomposed from the block after their exit, untrained."""
-    plain = tofc.Edge.from_pretrained("scenes-tiny")
-    text = text_model(plain.model)
-    prompts = [prompt_of(plain, packet, QUESTION) for packet in packets]
-    inputs, _ = Prompt.batch(prompts, plain.model)
-    branches = []
-    for layer in EXITS:
-        with watch_inputs({layer: text.layers[layer]}) as seen, torch.no_grad():
-            text(inputs_embeds=inputs)
-        block = decomposed_block(text.layers[layer], spectra(text.layers[layer], seen[layer]))
-        branches.append(Branch(f"e{layer}", layer, [block], (0.5, 1.0)))
-    family = Family(plain.model, branches)
-    return tofc.Edge(plain.model, plain.tokenizer, plain.template, plain.config, plain.codec, family=family)
-
-
-@pytest.fixture(scope="session")
-def packets() -> list[tofc.Packet]:
-    device = tofc.Device.from_pretrained("scenes-tiny")
-    return [device.encode(Image.fromarray(make_scene("test", index)[1])) for index in range(3)]
-
 
 TIERS = [*combinations(["e1-50", "e3", "full"], 2), ("e1-50", "e3", "full")]
 

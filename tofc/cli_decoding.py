@@ -1,0 +1,129 @@
+"""What `tofc ask --tiers` does: a small model drafts, larger ones verify, and both show in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tofc.cli_report import note
+from tofc.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from tofc.decoding.drafting import Watch
+    from tofc.decoding.growing import Growing
+    from tofc.decoding.together import Decoded
+    from tofc.edge import Edge
+    from tofc.packet import Packet
+    from tofc.serving.client import RemoteEdge
+
+_FAR = (["device", "edge"], ["device", "edge", "cloud"])
+
+TiersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tiers",
+        metavar="A,B[,C]",
+        help="The first drafts, the next verify: device,edge[,cloud] with --edge, or exits here (e2,full).",
+    ),
+]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft", metavar="NAME", help="With --tiers device,...: the member that drafts, else the smallest."
+    ),
+]
+
+
+def drafting_exit(tiers: str | None, draft: str | None, is_far: bool, model: str, exit: str) -> str:
+    """The member to load for `tiers`, else `exit`; UserError for options that do not go together."""
+    if tiers is None:
+        if draft is not None:
+            raise UserError("--draft drafts for other tiers; name them: --tiers device,edge --edge URL")
+        return exit
+    names = tiers.split(",")
+    if not is_far:
+        if "device" in names or draft is not None:
+            raise UserError(
+                "--tiers device,edge needs the other end: --edge URL. For members that draft and verify in "
+                "this process name exits, the smallest first: --tiers e2,full"
+            )
+        return names[-1]
+    if names not in _FAR:
+        raise UserError(f"--tiers is {tiers}; with --edge give device,edge or device,edge,cloud")
+    if draft is not None:
+        return draft
+    from tofc.familial import family
+
+    return str(family(model)[0].name)
+
+
+def ask_tiers(
+    tiers: str, remote: RemoteEdge | None, edge: Edge, packet: Packet, question: str, model: str
+) -> Decoded:
+    """The answer of the last tier, with its growth in the terminal."""
+    from pathlib import Path
+
+    from tofc.decoding import speculate
+
+    names = tiers.split(",")
+    with _shown(edge) as watch:
+        if remote is None:
+            return speculate(edge, packet, question, names, watch=watch)
+        from tofc.decoding.remote import draft_for
+
+        remote.model = Path(model).name
+        with remote:
+            return draft_for(remote, edge, packet, question, tiers=len(names), watch=watch)
+
+
+def decoding_fields(decoded: Decoded) -> dict[str, Any]:
+    """What collaborative decoding took, ready for JSON."""
+    counts = decoded.counts
+    return {
+        "rounds": counts.rounds,
+        "drafts": {"made": counts.drafted, "sent": counts.sent, "stood": counts.stood},
+        "cuts": counts.cuts,
+        "unverified": decoded.unverified,
+    }
+
+
+def note_decoding(decoded: Decoded) -> None:
+    """The same for people."""
+    counts = decoded.counts
+    said = len(decoded.answer.tokens)
+    note(
+        f"{said} tokens in {counts.rounds} rounds: {counts.stood} of {counts.sent} drafts stood, "
+        f"{said / max(counts.seconds, 1e-9):.0f} tokens/s"
+    )
+
+
+@contextmanager
+def _shown(edge: Edge) -> Iterator[Watch | None]:
+    """Shows an answer while it grows, where standard error is a terminal; what is left is printed later."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+        yield lambda answer: live.update(growing_text(edge.tokenizer, answer), refresh=True)
+
+
+def growing_text(tokenizer: Any, answer: Growing) -> Text:
+    """Final tokens plain, those that a tier has checked in italics, the device's own drafts dim besides."""
+    from rich.text import Text
+
+    whole, text, begin = "", Text(), 0
+    for end, style in ((answer.final, ""), (answer.checked, "italic"), (len(answer.tokens), "dim italic")):
+        if end > begin:  # decoded from the start: tokens may hold parts of a character
+            now = str(tokenizer.decode(answer.tokens[:end], skip_special_tokens=True))
+            text.append(now[len(whole) :], style=style)
+            whole, begin = now, end
+    return text
