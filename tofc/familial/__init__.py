@@ -12,9 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tofc.familial.causal import BASE, FAMILY
 from tofc.familial.family import Family
 from tofc.familial.members import AUTO, FULL, Member, Roster
-from tofc.familial.store import read_index
+from tofc.familial.store import INDEX, read_index
 
 __all__ = ["AUTO", "FULL", "Family", "Member", "Roster", "family", "member"]
 
@@ -22,15 +23,19 @@ __all__ = ["AUTO", "FULL", "Family", "Member", "Roster", "family", "member"]
 def family(model: Any) -> Family | Roster:
     """The members of a model, the smallest first, each with `name`, `exit_layer`, `num_parameters`, `share`.
 
-    `model` is a Family, an `Edge`, or where a checkpoint lies (a bundled name, a folder, a hub id), of which
-    only the index is read then. Raises CheckpointError where a checkpoint has no family.
+    `model` is a Family, an `Edge`, or where a checkpoint lies (a bundled name, a folder, a hub id, a folder
+    of `tofc.familial.causal`), of which only the index is read then. Raises CheckpointError where a
+    checkpoint has no family.
     """
-    from tofc.config import resolve
+    from tofc.config import CONFIG_NAME, resolve
     from tofc.errors import CheckpointError
 
     if isinstance(model, (Family, Roster)):
         return model
     if isinstance(model, (str, Path)):
+        folder = Path(model)
+        if (folder / FAMILY / INDEX).is_file() and not (folder / CONFIG_NAME).exists():
+            return read_index(folder / FAMILY, folder / BASE).roster  # of a plain language model
         checkpoint = resolve(model)
         if checkpoint.family is None:
             raise CheckpointError(
