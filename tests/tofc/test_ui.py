@@ -8,8 +8,11 @@ import json
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,10 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from typer.testing import CliRunner
 
 import tofc
+from tofc.cli import app
 from tofc.ui.app import MAX_BODY, STATIC, create_app
 from tofc.ui.studio import Studio
 
@@ -134,6 +139,31 @@ def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
 def test_models_without_codec_have_no_page(base_folder: Path) -> None:
     with pytest.raises(tofc.CheckpointError, match="no codec"):
         Studio("plain", tofc.Device.from_pretrained(base_folder), None)
+
+
+# -- the command --
+
+
+def test_the_command_serves_the_page() -> None:
+    command = [sys.executable, "-m", "tofc", "demo-ui", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stderr is not None
+            said = next(line for line in running.stderr if line.startswith("open "))
+            address = said.split()[1]
+            with urllib.request.urlopen(f"{address}api/options", timeout=SECONDS) as response:
+                assert json.load(response)["model"] == "scenes-tiny"
+        finally:
+            running.terminate()
+    assert "Traceback" not in said
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = CliRunner().invoke(app, ["demo-ui", "--port", port, "--model", "there-is-none"])
+    assert done.exit_code == 2
+    assert f"cannot listen at 127.0.0.1:{port}" in done.stderr
 
 
 # -- the page in a browser --
@@ -250,6 +280,19 @@ def test_dials_change_what_travels(browser, address) -> None:
     assert page.tokens() == 12
     page.find("show-picture").click()
     assert "plain" in page.find("frame").get_attribute("class")
+
+
+def test_pointing_at_a_token_shows_what_it_stands_for(browser, address, studio) -> None:
+    page = Page(browser, address, 1280, 900)
+    cell = browser.find_element(By.CSS_SELECTOR, "#clusters .cell")
+    browser.execute_script(
+        "arguments[0].dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))", cell
+    )
+    patches = cell.get_dom_attribute("d").count("M")
+    assert page.find("hint").text == f"This one token stands for {patches} of 196 patches."
+    assert "chosen" in page.find("clusters").get_dom_attribute("class")
+    page.after(lambda: page.slide("tokens", 20))
+    assert "chosen" not in page.find("clusters").get_dom_attribute("class")
 
 
 def test_a_picture_of_ones_own_is_asked_about(browser, address, make_picture, tmp_path) -> None:

@@ -99,7 +99,7 @@ def _require_exporters() -> None:
 
 def _describe(src: str | Path, device: Device, vision: TorchVision, codec: FeatureCodec) -> DeviceConfig:
     return DeviceConfig(
-        made_from=str(src),
+        made_from=Path(src).resolve().name if Path(src).is_dir() else str(src),
         model_tag=codec.fingerprint[:TAG_BYTES].hex(),
         width=vision.width,
         geometry=Geometry.of(vision.base_config),
