@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -145,19 +146,22 @@ def serve(
         typer.Option("--images/--packets-only", help="Answer ordinary pictures too (reads the tower)."),
     ] = True,
     batch: Annotated[
-        int, typer.Option("--batch", metavar="N", help="Answers that grow at the same time.")
-    ] = 16,
+        int | None, typer.Option("--batch", metavar="N", help="Answers that grow at the same time; 16.")
+    ] = None,
     queue: Annotated[
-        int, typer.Option("--queue", metavar="N", help="Requests that may wait; one more gets 429.")
-    ] = 256,
+        int | None,
+        typer.Option("--queue", metavar="N", help="Requests that may wait; 256."),
+    ] = None,
     deadline: Annotated[
-        float, typer.Option("--deadline", metavar="SECONDS", help="The longest that an answer may take.")
-    ] = 30.0,
-    max_body: Annotated[int, typer.Option("--max-body", metavar="BYTES", help="The largest request.")] = 8
-    << 20,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="N", help="The longest answer that may be asked for.")
-    ] = 512,
+        float | None,
+        typer.Option("--deadline", metavar="SECONDS", help="The longest that an answer may take; 30."),
+    ] = None,
+    limits_file: Annotated[
+        str | None,
+        typer.Option(
+            "--limits", metavar="CONFIG", help="A YAML file with any of the limits in docs/operations.md."
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", metavar="N", help="Cores for a pass of the model, else torch's choice."),
@@ -179,6 +183,8 @@ def serve(
     ] = None,
 ) -> None:
     """Answer over the network, as an OpenAI-compatible server with packets in place of pictures."""
+    from tofc.config import load_yaml
+
     try:
         from tofc.serving.keys import Keys
         from tofc.serving.models import ServedModels
@@ -188,9 +194,9 @@ def serve(
         from tofc.serving.verification import Upstream
     except ModuleNotFoundError as error:
         raise need_extra(error) from None
-    limits = Limits(
-        batch=batch, queue=queue, deadline=deadline, body_bytes=max_body, new_tokens=max_new_tokens
-    )
+    limits = Limits() if limits_file is None else load_yaml(limits_file, Limits)
+    given = {"batch": batch, "queue": queue, "deadline": deadline}
+    limits = replace(limits, **{name: value for name, value in given.items() if value is not None})
     listen = Listen(host, port, tls_cert, tls_key, tls_clients)
     keys = Keys.read(api_keys)
     if threads is not None and threads < 1:

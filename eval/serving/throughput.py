@@ -35,7 +35,12 @@ def measure(
         "mixed": everything,  # four short ones and a description of each picture
         "describe": [question for question in everything if question.text == DESCRIBE],
     }
-    options = ["--packets-only", *([] if threads is None else ["--threads", str(threads)])]
+    options = [
+        "--packets-only",
+        "--deadline",
+        "600",
+        *([] if threads is None else ["--threads", str(threads)]),
+    ]
     with TemporaryDirectory() as folder, ExitStack() as stack:
         servers = {
             size: stack.enter_context(running_server(Path(folder), "--batch", str(size), *options))
@@ -68,7 +73,7 @@ def _rate(server: Server, pool: list[Question], seconds: float, clients: int, se
     def client(number: int) -> int:
         chance = random.Random(seed * 1000 + number)
         count = 0
-        with RemoteEdge(server.url, timeout=300, retries=20, seed=number) as edge:
+        with RemoteEdge(server.url, timeout=600, retries=20, seed=number) as edge:
             while time.monotonic() < until:
                 question = chance.choice(pool)
                 answer = edge.answer(question.packet, question.text)

@@ -213,7 +213,8 @@ def strict(serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (folder / "keys.txt").write_text(f"# who may ask\ncamera:{KEY}\nfedcba9876543210fedc\n")
     files = {"--api-keys": "keys.txt", "--tls-cert": "cert.pem", "--tls-key": "key.pem"}
     options = [word for option, name in files.items() for word in (option, str(folder / name))]
-    limits = ("--batch", "1", "--queue", "2", "--max-body", "4000", "--packets-only")
+    (folder / "limits.yaml").write_text("body_bytes: 4000\nbatch: 9\n")
+    limits = ("--limits", str(folder / "limits.yaml"), "--batch", "1", "--queue", "2", "--packets-only")
     with serve(*limits, *options) as running:
         running.ca = folder / "cert.pem"
         yield running
