@@ -11,7 +11,7 @@ from tofc.cli_report import note, print_json, reports_user_errors, working
 
 EXPORT_EXAMPLES = (
     "Examples:\n\ntofc export-device scenes-tiny --out camera\n\n"
-    "On the device, after pip install 'tofc[[device]':\n\n"
+    "On the device, after pip install 'tofc\\[device]':\n\n"
     "tofc encode street.jpg -o street.tofc --model camera"
 )
 
@@ -31,8 +31,9 @@ def export_device(
 ) -> None:
     """Write a device that needs no PyTorch: the tower as ONNX, the codec, how to prepare pixels.
 
-    The folder goes to the device, where `tofc encode` reads it through --model. Its packets are read by any
-    edge that has the checkpoint it was made from.
+    The folder goes to the device, where `tofc encode` takes it as its --model.
+
+    Its packets are read by any edge that has the checkpoint it was made from.
     """
     from tofc.ondevice.export import export_device as export
 

@@ -33,8 +33,9 @@ def demo_ui(
 ) -> None:
     """Serve a page to try it on: drop or shoot a picture, choose what travels, see what it took.
 
-    Pictures stay in this process. There is no login: leave the address at this machine alone, or put the page
-    behind something that asks for one. Cameras work over https and on this machine only.
+    Pictures stay in this process. There is no login: mind who can reach --host.
+
+    Browsers lend a camera to pages of this machine and to https alone.
     """
     try:
         import uvicorn
