@@ -1,14 +1,15 @@
-"""What `tofc ask --tiers` does: a small model drafts, larger ones verify, and both show in the terminal."""
+"""What `tofc ask --tiers` does, and `tofc eval decoding`, which measures it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tofc.cli_report import note
+from tofc.cli_report import note, print_json, print_table, reports_user_errors
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from tofc.packet import Packet
     from tofc.serving.client import RemoteEdge
 
+DECODING_EXAMPLES = (
+    "Examples:\n\ntofc eval decoding decoding-scenes    (a bundled configuration, by its name)\n\n"
+    "tofc eval decoding mine.yaml --out runs/decoding"
+)
 _FAR = (["device", "edge"], ["device", "edge", "cloud"])
 
 TiersOption = Annotated[
@@ -45,6 +50,8 @@ def drafting_exit(tiers: str | None, draft: str | None, is_far: bool, model: str
         if draft is not None:
             raise UserError("--draft drafts for other tiers; name them: --tiers device,edge --edge URL")
         return exit
+    from tofc.familial import family
+
     names = tiers.split(",")
     if not is_far:
         if "device" in names or draft is not None:
@@ -52,13 +59,12 @@ def drafting_exit(tiers: str | None, draft: str | None, is_far: bool, model: str
                 "--tiers device,edge needs the other end: --edge URL. For members that draft and verify in "
                 "this process name exits, the smallest first: --tiers e2,full"
             )
-        return names[-1]
+        members = family(model)
+        return max((members.named(name) for name in names), key=lambda member: member.exit_layer).name
     if names not in _FAR:
         raise UserError(f"--tiers is {tiers}; with --edge give device,edge or device,edge,cloud")
     if draft is not None:
         return draft
-    from tofc.familial import family
-
     return str(family(model)[0].name)
 
 
@@ -66,8 +72,6 @@ def ask_tiers(
     tiers: str, remote: RemoteEdge | None, edge: Edge, packet: Packet, question: str, model: str
 ) -> Decoded:
     """The answer of the last tier, with its growth in the terminal."""
-    from pathlib import Path
-
     from tofc.decoding import speculate
 
     names = tiers.split(",")
@@ -100,6 +104,41 @@ def note_decoding(decoded: Decoded) -> None:
         f"{said} tokens in {counts.rounds} rounds: {counts.stood} of {counts.sent} drafts stood, "
         f"{said / max(counts.seconds, 1e-9):.0f} tokens/s"
     )
+
+
+@reports_user_errors
+def decoding(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where results go, else runs/NAME.")
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
+    ] = False,
+) -> None:
+    """Tokens a second of device, edge and cloud together and alone, over links of several round trips."""
+    from tofc.config import load_yaml
+
+    try:
+        from eval.decoding.config import DecodingConfig
+        from eval.decoding.run import run
+        from eval.decoding.table import tables
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed; this needs two extras: pip install 'tofc[eval,serve]'"
+        ) from None
+    settings = load_yaml(config, DecodingConfig)
+    folder = out if out is not None else Path("runs") / settings.name
+    summary = run(settings, folder)
+    if json_:
+        print_json(summary)
+        return
+    for table in tables(summary):
+        print_table(table)
+        typer.echo()
+    typer.echo(folder)
 
 
 @contextmanager

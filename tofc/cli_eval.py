@@ -1,4 +1,4 @@
-"""The commands that measure: `tofc eval rate`, `tofc eval latency`."""
+"""The commands that measure: `tofc eval rate`, `tofc eval latency`, `tofc eval decoding`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tofc.cli_decoding import DECODING_EXAMPLES, decoding
 from tofc.cli_latency import LATENCY_EXAMPLES, latency
 from tofc.cli_report import note, print_json, print_table, reports_user_errors
 from tofc.errors import UserError
@@ -88,3 +89,4 @@ def rate(
 
 
 app.command(epilog=LATENCY_EXAMPLES)(latency)
+app.command(epilog=DECODING_EXAMPLES)(decoding)

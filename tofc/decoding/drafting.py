@@ -37,7 +37,8 @@ class Drafter:
 
     With a `pool` of threads, drafting goes on while a round is under way. A link that is down is tried again
     and again, `pause` seconds apart and growing; meanwhile tokens grow unverified. At the end of the answer,
-    tiers from which nothing comes for `patience` seconds are given up. `watch` is told of every change.
+    tiers from which nothing comes for `patience` seconds are given up. `watch` is told at first and of every
+    change, `now` tells the time.
     """
 
     def __init__(
@@ -51,32 +52,36 @@ class Drafter:
         pause: float = 0.05,
         patience: float = 10.0,
         watch: Watch | None = None,
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._read, self._policy, self._exchange, self._pace = read, policy, exchange, pace
         self._pool, self._pause, self._patience = pool, pause, patience
         self._watch = watch or (lambda answer: None)
+        self._now = now
         self.counts = Counts()
         self._is_down = False
         self._idle = 0  # rounds in a row that brought nothing
         self._moved = 0.0  # when one last did
+        self._heard_at = 0.0
 
     def run(self, answer: Growing) -> Counts:
         """Grows `answer` until it is over, or the link is given up: then its last tokens are not final."""
-        begin = self._moved = time.perf_counter()
+        begin = self._moved = self._heard_at = self._now()
+        self._watch(answer)
         while not answer.is_over:
             drafts, own = self._pace.plan()
             if self._is_down:
                 drafts = len(answer.tokens) - answer.checked + _OFFLINE
             self._draft(answer, drafts)
             if self._ask(answer, own):
-                self._idle, self._moved = 0, time.perf_counter()
+                self._idle, self._moved = 0, self._now()
                 continue
             self._idle += 1
             if answer.has_ended:  # nothing is left to do but to wait
-                if time.perf_counter() - self._moved > self._patience:
+                if self._now() - self._moved > self._patience:
                     break
                 time.sleep(min(_LONGEST_PAUSE, self._pause * 2 ** min(self._idle, 6)))
-        self.counts.seconds += time.perf_counter() - begin
+        self.counts.seconds += self._now() - begin
         return self.counts
 
     def _draft(self, answer: Growing, num: int) -> None:
@@ -85,17 +90,18 @@ class Drafter:
             self._draft_one(answer)
 
     def _draft_one(self, answer: Growing) -> None:
-        begin = time.perf_counter()
+        begin = self._now()
         answer.append(self._policy.draw(self._read(answer.tokens)[0]))
-        self._pace.drafted(time.perf_counter() - begin)
+        self._pace.drafted(self._now() - begin)
         self.counts.drafted += 1
         self._watch(answer)
 
     def _ask(self, answer: Growing, own: int) -> bool:
         """One round; whether it brought anything."""
         before = (answer.final, answer.checked, len(answer.tokens))
+        checked = answer.checked
         sent = len(answer.tokens) - answer.checked
-        begin = time.perf_counter()
+        begin = self._now()
         try:
             verdict = self._heard(answer, own)
         except LinkDown:
@@ -103,9 +109,17 @@ class Drafter:
             self._is_down = True
             return False
         self._is_down = False
-        elapsed = time.perf_counter() - begin
+        there = self._now()
         stood = answer.take(verdict)
-        self._pace.heard(sent, stood, own, elapsed, verdict.seconds)
+        self._pace.heard(
+            verdict,
+            sent=sent,
+            stood=stood,
+            gained=answer.checked - checked,
+            elapsed=there - begin,
+            spent=there - self._heard_at,
+        )
+        self._heard_at = there
         self.counts.rounds += 1
         self.counts.sent += sent
         self.counts.stood += stood
@@ -123,7 +137,7 @@ class Drafter:
             if answer.has_ended or len(answer.tokens) - answer.checked >= most:
                 break
             self._draft_one(answer)
-        begin = time.perf_counter()
+        begin = self._now()
         verdict = coming.result()
-        self.counts.waited += time.perf_counter() - begin
+        self.counts.waited += self._now() - begin
         return verdict

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tofc.decoding.rounds import Verdict
+
 MOST_DRAFTS = 16
 ALONE = 16  # tokens that a verifier writes alone before it is heard
 _FIRST = 4  # drafts of the first rounds, before there is anything to go by
@@ -21,44 +23,52 @@ _GAIN = 0.3  # of moving averages
 class Pace:
     """Follows what rounds cost, over any number of answers, and plans the next one.
 
-    drafts: a fixed number in place of planned ones; 0 lets the verifier write alone. parallel: whether
-    drafting goes on while a round is under way.
+    drafts: a fixed number in place of planned ones; 0 lets the verifier write alone, `alone` tokens a round.
+    parallel: whether drafting goes on while a round is under way. seconds: moving averages of a draft
+    ("draft"), of a pass over drafts ("verify"), over one token ("alone"), and of a round besides ("way").
     """
 
     drafts: int | None = None
     parallel: bool = False
+    alone: int = ALONE
+    gained: float = 0.0  # tokens of rounds with drafts, and their seconds: the later the heavier
+    spent: float = 0.0
     kept: float = 4.0  # drafts, with the weight of what was seen before the first round
     tried: float = 5.0
-    _seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     _rounds: int = 0
-    _alone: int = 0
+    _rounds_alone: int = 0
 
     def plan(self) -> tuple[int, int]:
         """Drafts to make, and tokens that the verifier is to add."""
         if self.drafts is not None:
-            return (self.drafts, 1) if self.drafts else (0, ALONE)
+            return (self.drafts, 1) if self.drafts else (0, self.alone)
         if self._rounds < 2:
             return _FIRST, 1
         best = max(range(1, MOST_DRAFTS + 1), key=self.rate)
-        if self.rate(best) >= self.rate_alone() or self._alone >= _TRY_AGAIN:
-            self._alone = 0
+        expected = min(self.rate(best), self.gained / self.spent) if self.spent else self.rate(best)
+        if expected >= self.rate_alone() or self._rounds_alone >= _TRY_AGAIN:
+            self._rounds_alone = 0
             return best, 1
-        self._alone += 1
-        return 0, ALONE
+        self._rounds_alone += 1
+        return 0, self.alone
 
     def drafted(self, seconds: float) -> None:
         """One draft was made."""
         self._learn("draft", seconds)
 
-    def heard(self, sent: int, stood: int, own: int, elapsed: float, pass_seconds: float) -> None:
-        """A round came back: of `sent` drafts `stood` stand; `elapsed` seconds in all."""
-        if not pass_seconds:
+    def heard(
+        self, verdict: Verdict, *, sent: int, stood: int, gained: int, elapsed: float, spent: float
+    ) -> None:
+        """A round came back after `elapsed` seconds: of `sent` drafts `stood` stand, `gained` tokens are new;
+        `spent` seconds since the round before it came back."""
+        if not verdict.passes:
             return  # an old round: it says nothing
         self._rounds += 1
-        passes = 1 if sent else own
-        self._learn("way", max(0.0, elapsed - passes * pass_seconds))
-        self._learn("verify" if sent else "alone", pass_seconds)
+        self._learn("way", max(0.0, elapsed - verdict.seconds))
+        self._learn("verify" if sent else "alone", verdict.seconds / verdict.passes)
         if sent:
+            self.gained, self.spent = 0.8 * self.gained + gained, 0.8 * self.spent + spent
             self.kept = 0.9 * self.kept + min(stood, sent)
             self.tried = 0.9 * self.tried + min(stood + 1, sent)
 
@@ -74,17 +84,20 @@ class Pace:
         in_turn = drafting + verifying
         if not self.parallel:
             return tokens / in_turn
-        through = self.share**drafts
-        return tokens / (through * max(drafting, verifying) + (1 - through) * in_turn)
+        through = self.share ** (
+            drafts + 1
+        )  # what was drafted meanwhile goes on from the verifier's own token
+        late = in_turn + self._second("draft") / 2  # a draft that is under way is finished first
+        return tokens / (through * max(drafting, verifying) + (1 - through) * late)
 
     def rate_alone(self) -> float:
         """Tokens a second of the verifier alone, without waiting for each of them."""
-        each = self._seconds.get("alone", self._second("verify"))
-        return ALONE / (ALONE * each + self._second("way"))
+        each = self.seconds.get("alone", self._second("verify"))
+        return self.alone / (self.alone * each + self._second("way"))
 
     def _second(self, what: str) -> float:
-        return self._seconds.get(what, 1e-9)
+        return self.seconds.get(what, 1e-9)
 
     def _learn(self, what: str, seconds: float) -> None:
-        before = self._seconds.get(what, seconds)
-        self._seconds[what] = before + _GAIN * (seconds - before)
+        before = self.seconds.get(what, seconds)
+        self.seconds[what] = before + _GAIN * (seconds - before)

@@ -8,6 +8,7 @@ import secrets
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -58,9 +59,9 @@ class RemoteVerifier:
             self.open()
         data = bytes(round)
         response = self._reply("POST", data, {"content-type": "application/octet-stream"}, may_be_gone=True)
-        if response.status_code == 404:  # forgotten: the server starts from what is final
+        if response.status_code == 404:  # forgotten: the next round opens it from what is final
             self._is_open = False
-            return self(round)
+            raise LinkDown("the server has forgotten the answer")
         verdict = Verdict.from_bytes(response.content)
         self.num_bytes += len(data) + len(response.content)
         if verdict.since <= len(self._final) and verdict.final >= len(self._final):
@@ -120,20 +121,16 @@ def draft_for(
     remote.models()  # one clear error where nobody is there
     asked = _question(remote.model, packet, question, choice, max_new_tokens)
     far = RemoteVerifier(remote, asked | drafted_by(edge, exit, choice))
-    far.open()
-    if tiers != far.tiers:
-        far.close()
-        raise UserError(
-            f"{tiers} tiers were asked for, {remote.url} makes {far.tiers}: "
-            + (
-                "ask --tiers device,edge,cloud"
-                if far.tiers > 2
-                else "start it with `tofc serve --upstream URL`"
-            )
-        )
-    read = readers(edge.family, prompt_of(edge, packet, question), [exit])[exit]
-    answer = Growing(end_ids(edge), max_new_tokens)
     with ThreadPoolExecutor(1, thread_name_prefix="tofc-link") as pool:
+        opening = pool.submit(far.open)
+        read = readers(edge.family, prompt_of(edge, packet, question), [exit])[exit]
+        read([])  # both ends read the prompt at the same time
+        with suppress(LinkDown):  # the first round opens it
+            opening.result()
+        if tiers != far.tiers:
+            far.close()
+            raise _other_tiers(remote.url, tiers, far.tiers)
+        answer = Growing(end_ids(edge), max_new_tokens)
         drafter = Drafter(
             read,
             choice.policy(0),
@@ -151,6 +148,13 @@ def draft_for(
         fault = f"the last {unverified} tokens are {exit}'s own: the edge {remote.url} did not answer"
         said = Answer(said.text, exit, said.tokens, said.timing, fallback=fault)
     return Decoded(said, answer.final, counts)
+
+
+def _other_tiers(url: str, asked: int, there: int) -> UserError:
+    advice = (
+        "ask with --tiers device,edge,cloud" if there > 2 else "start it with `tofc serve --upstream URL`"
+    )
+    return UserError(f"{asked} tiers were asked for, {url} makes {there}: {advice}")
 
 
 def vocabulary_tag(tokenizer: Any) -> str:

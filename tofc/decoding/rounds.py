@@ -55,19 +55,28 @@ class Round:
 class Verdict:
     """A verifier's answer from token `since` on: `tokens`, of which those before position `final` stand.
 
-    The rest awaits a higher tier. `is_over` where the answer ends there. `seconds` is what one pass of the
-    verifier took, 0 where there was none.
+    The rest awaits a higher tier. `is_over` where the answer ends there. The verifier made so many `passes`,
+    which took `seconds` in all.
     """
 
     since: int
     tokens: tuple[int, ...]
     final: int
     is_over: bool
+    passes: int = 0
     seconds: float = 0.0
 
     def __bytes__(self) -> bytes:
         micros = min(round(1e6 * self.seconds), 1 << 40)
-        numbers = (self.since, self.final, int(self.is_over), micros, len(self.tokens), *self.tokens)
+        numbers = (
+            self.since,
+            self.final,
+            int(self.is_over),
+            self.passes,
+            micros,
+            len(self.tokens),
+            *self.tokens,
+        )
         return bytes([VERSION]) + _numbers(numbers)
 
     @classmethod
@@ -75,10 +84,10 @@ class Verdict:
         """Raises MessageError for anything else."""
         if not data or data[0] != VERSION:
             raise MessageError(f"no verdict of version {VERSION}: install one release of tofc on all tiers")
-        since, final, over, micros, count, *tokens = _parsed(data[1:], 5)
+        since, final, over, passes, micros, count, *tokens = _parsed(data[1:], 6)
         if len(tokens) != count:
             raise MessageError(f"a verdict announces {count} tokens and has {len(tokens)}")
-        return cls(since, tuple(tokens), final, bool(over), micros / 1e6)
+        return cls(since, tuple(tokens), final, bool(over), passes, micros / 1e6)
 
 
 def told(tokens: Sequence[int]) -> int:

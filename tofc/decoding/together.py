@@ -17,7 +17,7 @@ from tofc.decoding.drafting import Counts, Drafter, Watch
 from tofc.decoding.growing import Growing
 from tofc.decoding.pace import Pace
 from tofc.decoding.reading import Read, readers
-from tofc.decoding.verifier import Verifier
+from tofc.decoding.verifier import Above, Verifier
 from tofc.edge import MAX_NEW_TOKENS, Edge
 from tofc.errors import UserError
 from tofc.model import visual_embeddings
@@ -69,7 +69,7 @@ def speculate(
             ends,
             max_new_tokens,
             drafter=reads[level - 1],
-            upstream=None if above is None else above.check,
+            above=None if above is None else Above(above.check),
         )
     assert above is not None
     answer = Growing(ends, max_new_tokens)

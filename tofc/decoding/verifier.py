@@ -3,20 +3,99 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 
 from tofc.decoding.choice import Policy
 from tofc.decoding.growing import Exchange, Growing, LinkDown
+from tofc.decoding.pace import Pace
 from tofc.decoding.reading import Read, common
 from tofc.decoding.rounds import Round, Verdict, told
+
+
+class Above:
+    """What a tier in the middle has above it: a verifier for whom it drafts.
+
+    With a `pool` of threads, rounds go up while drafts from below are verified.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        pace: Pace | None = None,
+        pool: Executor | None = None,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._exchange, self._pool, self._now = exchange, pool, now
+        self._pace = pace or Pace(parallel=pool is not None)
+        self._coming: Future[Verdict] | None = None
+        self._sent, self._begun, self._heard_at = 0, 0.0, now()
+        self._worked_from, self._length = now(), 0  # since then the tokens beyond that length came
+        self._plan = self._pace.plan()
+
+    @property
+    def writes_alone(self) -> bool:
+        """Whether drafts from here do not pay."""
+        return self._plan[0] == 0
+
+    def room(self, answer: Growing) -> int:
+        """Tokens that are still to be drafted here before the next round."""
+        return self._sent + self._plan[0] - (len(answer.tokens) - answer.checked)
+
+    def ask(self, answer: Growing) -> None:
+        """Sends what is worth a round, and takes what has come; waits where nothing else is left to do."""
+        waiting = len(answer.tokens) - answer.checked
+        if self._coming is None and (self.writes_alone or waiting >= self._plan[0] or answer.has_ended):
+            self._send(answer, waiting)
+        if self._coming is not None and (self.writes_alone or self.room(answer) <= 0 or answer.has_ended):
+            self.hear(answer, wait=True)
+
+    def hear(self, answer: Growing, wait: bool = False) -> None:
+        """Takes the verdict that is under way, if it is there or `wait` is true."""
+        if self._coming is None or not (wait or self._coming.done()):
+            return
+        coming, self._coming, sent, self._sent = self._coming, None, self._sent, 0
+        try:
+            verdict = coming.result()
+        except LinkDown:
+            return  # the tokens go up with the next round
+        there, checked = self._now(), answer.checked
+        stood = answer.take(verdict)
+        self._pace.heard(
+            verdict,
+            sent=sent,
+            stood=stood,
+            gained=answer.checked - checked,
+            elapsed=there - self._begun,
+            spent=there - self._heard_at,
+        )
+        self._heard_at, self._plan = there, self._pace.plan()
+        self._worked_from, self._length = there, len(answer.tokens)
+
+    def _send(self, answer: Growing, waiting: int) -> None:
+        now, fresh = self._now(), len(answer.tokens) - self._length
+        if fresh > 0:
+            self._pace.drafted((now - self._worked_from) / fresh)
+        self._worked_from, self._length = now, len(answer.tokens)
+        self._begun, self._sent = now, waiting
+        round = answer.round(self._plan[1])
+        if self._pool is not None:
+            self._coming = self._pool.submit(self._exchange, round)
+            return
+        self._coming = Future()
+        try:
+            self._coming.set_result(self._exchange(round))
+        except LinkDown as error:
+            self._coming.set_exception(error)
+        self.hear(answer)
 
 
 class Verifier:
     """Checks rounds of drafts with `read`; what it has said it takes back for a tier above alone.
 
     drafter: the model that made the drafts, where it is at hand: sampling then keeps the most. tokens: the
-    answer up to here, of a verifier whose place this one takes. upstream: asks a tier above about what stands
-    here, as soon as there are `send_after` tokens; until then, and as long as it cannot be reached, they are
-    not final.
+    answer up to here, of a verifier whose place this one takes. above: asked about what stands here; until it
+    has answered, and as long as it cannot be reached, that is not final. now: tells the time.
     """
 
     def __init__(
@@ -27,33 +106,35 @@ class Verifier:
         most: int,
         drafter: Read | None = None,
         tokens: tuple[int, ...] = (),
-        upstream: Exchange | None = None,
-        send_after: int = 8,
+        above: Above | None = None,
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._read, self._policy, self._drafter = read, policy, drafter
-        self._upstream, self._send_after = upstream, send_after
+        self._read, self._policy, self._drafter, self._above, self._now = read, policy, drafter, above, now
         self.answer = Growing(ends, most, list(tokens), len(tokens), len(tokens))
         self.passes = 0
 
     def check(self, round: Round) -> Verdict:
         """What stands of a round; the same round again gives the same tokens, or more of them."""
-        passes, begin = self.passes, time.perf_counter()
+        answer, above, passes = self.answer, self._above, self.passes
+        if above is not None:
+            above.hear(answer)
+        begin = self._now()
         drafts = self._fresh(round)
-        if drafts is not None and not self.answer.has_ended:
+        if drafts is not None and not answer.has_ended and not (above is not None and above.writes_alone):
             self._extend(drafts, round.own)
-        spent = time.perf_counter() - begin
-        if self._upstream is None:
-            self.answer.final = self.answer.checked = len(self.answer.tokens)
-        else:
-            self._ask_above(self._upstream)
-        answer = self.answer
+        spent = self._now() - begin
+        if above is None:
+            answer.final = answer.checked = len(answer.tokens)
+        elif not answer.is_over:
+            above.ask(answer)
         known = min(round.known, answer.final)
         return Verdict(
             since=known,
             tokens=tuple(answer.tokens[known:]),
             final=answer.final,
             is_over=answer.is_over,
-            seconds=spent / max(1, self.passes - passes) if self.passes > passes else 0.0,
+            passes=self.passes - passes,
+            seconds=spent,
         )
 
     def _fresh(self, round: Round) -> list[int] | None:
@@ -81,7 +162,7 @@ class Verifier:
             if not answer.has_ended and (stand < len(drafts) or own > 0):
                 answer.append(said)
                 own -= 1
-        while own > 0 and not answer.has_ended:
+        while own > 0 and not answer.has_ended and (self._above is None or self._above.room(answer) > 0):
             answer.append(self._policy.draw(self._read(answer.tokens)[0]))
             self.passes += 1
             own -= 1
@@ -91,14 +172,3 @@ class Verifier:
         room = self.answer.most - len(self.answer.tokens)
         end = next((i + 1 for i, token in enumerate(drafts) if token in self.answer.ends), room)
         return drafts[: min(end, room)]
-
-    def _ask_above(self, upstream: Exchange) -> None:
-        """Sends on what stands here, once it is worth a round."""
-        answer = self.answer
-        waiting = len(answer.tokens) - answer.final
-        if not waiting or (waiting < self._send_after and not answer.has_ended):
-            return
-        try:
-            answer.take(upstream(answer.round()))
-        except LinkDown:
-            return  # they go up with the next round

@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from tofc.decoding.choice import Choice
 from tofc.decoding.reading import readers
 from tofc.decoding.remote import RemoteVerifier, drafted_by, drafter_tag, vocabulary_tag
 from tofc.decoding.rounds import MessageError, Round
-from tofc.decoding.verifier import Verifier
+from tofc.decoding.verifier import Above, Verifier
 from tofc.errors import UserError
 from tofc.serving.client import RemoteEdge
 from tofc.serving.errors import ApiError, wrong
@@ -96,6 +97,7 @@ class Answers:
         self._models, self._limits, self._upstream = models, limits, upstream
         self._open: OrderedDict[tuple[str, str], _Open] = OrderedDict()
         self._vocabulary = vocabulary_tag(models.edge.tokenizer)
+        self._pool = ThreadPoolExecutor(_MOST, thread_name_prefix="tofc-upstream")
 
     @property
     def opened(self) -> Opened:
@@ -181,10 +183,12 @@ class Answers:
             reads = readers(edge.family, prompt, [exit, body.draft] if knows else [exit])
         except UserError as error:
             raise wrong(str(error), "model") from error
+        reads[exit](body.tokens)  # the prompt is read while the device reads it
         above = None
         if upstream is not None:
             asked_above = body.model_dump(exclude_none=True) | drafted_by(edge, exit, choice)
-            above = RemoteVerifier(upstream.remote, asked_above | {"model": upstream.remote.model})
+            far = RemoteVerifier(upstream.remote, asked_above | {"model": upstream.remote.model})
+            above = Above(far, pool=self._pool)
         return Verifier(
             reads[exit],
             choice.policy(stream=1 if upstream is not None else 2),
@@ -192,7 +196,7 @@ class Answers:
             asked.sampling.max_new_tokens,
             drafter=reads.get(body.draft) if knows else None,
             tokens=tuple(body.tokens),
-            upstream=above,
+            above=above,
         )
 
 

@@ -17,7 +17,7 @@ from tofc.decoding.drafting import Counts, Drafter
 from tofc.decoding.growing import Growing, LinkDown
 from tofc.decoding.pace import Pace
 from tofc.decoding.rounds import MessageError, Round, Verdict, told
-from tofc.decoding.verifier import Verifier
+from tofc.decoding.verifier import Above, Verifier
 
 KINDS = ("never", "sometimes", "always")
 
@@ -64,7 +64,7 @@ def test_three_tiers(middle: str, top: str) -> None:
         cloud = verifier(seed)
         edge = drafter(top, cloud, seed)
         device = drafter(middle, edge, seed + 9)
-        relay = check_of(edge, upstream=check_of(cloud).check, send_after=3)
+        relay = check_of(edge, above=Above(check_of(cloud).check, Pace(3)))
         answer, _ = decode(device, relay.check)
         assert answer.tokens == alone(cloud)
         assert answer.is_over
@@ -90,7 +90,8 @@ def test_cuts_delays_and_duplicates_change_no_answer(tiers: int) -> None:
         if tiers == 3:
             above = FlakyLink(check, chance, chance.random() * 0.8)
             top_draft = drafter(chance.choice(KINDS), top, seed)
-            check = check_of(top_draft, upstream=above, send_after=chance.randint(1, 9)).check
+            pace = Pace(chance.choice([0, 1, 4, 9, None]))
+            check = check_of(top_draft, above=Above(above, pace)).check
         link = FlakyLink(check, chance, chance.random() * 0.8)
         answer, counts = decode(
             drafter(chance.choice(KINDS), top, seed + 5), link, chance.choice([0, 1, 4, 12])
@@ -123,7 +124,7 @@ def test_what_was_shown_as_final_never_changes() -> None:
         chance = random.Random(seed)
         cloud = verifier(seed)
         above = FlakyLink(check_of(cloud).check, chance, 0.4)
-        relay = check_of(drafter("sometimes", cloud, seed), upstream=above, send_after=3)
+        relay = check_of(drafter("sometimes", cloud, seed), above=Above(above, Pace(3)))
         shown: list[int] = []
 
         def look(answer: Growing, shown: list[int] = shown) -> None:
@@ -172,7 +173,7 @@ def test_tiers_above_from_which_nothing_comes_are_given_up() -> None:
     def down(_: Round) -> Verdict:
         raise LinkDown
 
-    relay = check_of(table, upstream=down, send_after=3)
+    relay = check_of(table, above=Above(down, Pace(3)))
     answer, _ = decode(drafter("sometimes", table), relay.check, patience=0.01)
     assert answer.tokens == alone(table)
     assert answer.final == 0
@@ -197,13 +198,13 @@ def test_a_verifier_goes_on_from_another_ones_answer() -> None:
 def test_rounds_and_verdicts_travel(place: int, prefix: int, tokens: list[int], own: int) -> None:
     round = Round(place, prefix, max(0, place - 3), tuple(tokens), own)
     assert Round.from_bytes(bytes(round)) == round
-    verdict = Verdict(place, tuple(tokens), place + len(tokens), bool(own % 2), 0.001234)
+    verdict = Verdict(place, tuple(tokens), place + len(tokens), bool(own % 2), own, 0.001234)
     assert Verdict.from_bytes(bytes(verdict)) == verdict
 
 
 def test_a_round_of_four_drafts_takes_few_bytes() -> None:
     assert len(bytes(Round(30, told([1, 2]), 30, (400, 17, 300, 5), 1))) == 15
-    assert len(bytes(Verdict(30, (400, 17, 300, 5, 6), 35, False, 0.004))) <= 16
+    assert len(bytes(Verdict(30, (400, 17, 300, 5, 6), 35, False, 1, 0.004))) <= 17
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", b"\x02" + bytes(9), b"\x01" + bytes(4) + b"\xff" * 12])

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 import tofc
 from tests.tofc.decoding.fakes import QUESTION
+from tests.tofc.decoding.serving import Running, running
 from tofc.decoding import Choice, Pace
 from tofc.decoding.growing import Growing
 from tofc.decoding.remote import draft_for, drafted_by
@@ -22,43 +19,9 @@ from tofc.decoding.rounds import Round, told
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.serving.client import RemoteEdge
 from tofc.serving.models import ServedModels
-from tofc.serving.server import build_app
-from tofc.serving.verification import Answers, Upstream
+from tofc.serving.verification import Upstream
 
 NEW = 24
-
-
-class Running:
-    """A server on a thread; `stop` takes it down at once."""
-
-    def __init__(self, models: ServedModels, upstream: Upstream | None = None) -> None:
-        self.app = build_app(models, upstream=upstream)
-        self._server = uvicorn.Server(
-            uvicorn.Config(self.app, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-        )
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
-
-    def stop(self) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join(10)
-
-    @property
-    def answers(self) -> Answers:
-        answers: Answers = self.app.state.answers
-        return answers
-
-
-@contextmanager
-def running(models: ServedModels, upstream: Upstream | None = None) -> Iterator[Running]:
-    server = Running(models, upstream)
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +76,7 @@ def test_three_tiers_answer_as_the_cloud_alone(
     with running(models, upstream) as middle, RemoteEdge(middle.url, "tiny") as remote:
         decoded = draft_for(remote, device_edge, packets[1], QUESTION, tiers=3, max_new_tokens=NEW)
         assert decoded.answer == edge.answer(packets[1], QUESTION, max_new_tokens=NEW)
-        with pytest.raises(UserError, match="--tiers device,edge,cloud"):
+        with pytest.raises(UserError, match="with --tiers device,edge,cloud"):
             draft_for(remote, device_edge, packets[1], QUESTION, tiers=2)
 
 

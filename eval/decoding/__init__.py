@@ -1,0 +1,1 @@
+"""What collaborative decoding gains: measured with processes, simulated, and counted for large shapes."""

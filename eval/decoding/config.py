@@ -1,0 +1,86 @@
+"""What a collaborative-decoding run's YAML file says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eval.latency.config import Rates
+from tofc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A language model of the Qwen2 kind, by its sizes."""
+
+    name: str
+    width: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    intermediate: int
+    vocabulary: int
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class Published:
+    """Tokens a second that the paper's table I gives for a benchmark: each tier alone, two tiers, three."""
+
+    benchmark: str
+    device: float
+    edge: float
+    cloud: float
+    two: float
+    three: float
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Large shapes, the smallest first, on an accelerator with `rates`, `context` tokens into an answer."""
+
+    shapes: tuple[Shape, ...]
+    rates: Rates
+    context: int = 2048
+
+    def __post_init__(self) -> None:
+        if len(self.shapes) != 3:
+            raise ConfigError(f"{len(self.shapes)} shapes; give those of device, edge and cloud")
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """Tiers, what they are asked, and the links between them.
+
+    model: a checkpoint with a family; draft and middle: its members on the device and, with three tiers, on
+    the edge (left out: two tiers). pictures: of the scenes' test split. round_trips_ms and mbit: of each
+    link. cores: the processor core of device, edge and cloud; the last serves for those that are left.
+    simulated_tokens: of the answers that are simulated at `shares` of standing drafts.
+    """
+
+    name: str
+    draft: str
+    model: str = "scenes-tiny"
+    middle: str | None = None
+    prompt: str = "Describe the picture."
+    pictures: int = 8
+    max_new_tokens: int = 80
+    round_trips_ms: tuple[float, ...] = (0.0, 20.0, 100.0)
+    mbit: float = 20.0
+    cores: tuple[int, ...] = (0, 1)
+    shares: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 0.95)
+    simulated_tokens: int = 2000
+    published: tuple[Published, ...] = ()
+    counted: Counted | None = None
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1 or self.max_new_tokens < 1 or self.simulated_tokens < 1:
+            raise ConfigError("pictures, max_new_tokens and simulated_tokens are numbers of at least 1")
+        if not self.round_trips_ms or min(self.round_trips_ms) < 0 or not self.mbit > 0:
+            raise ConfigError(
+                f"links have {list(self.round_trips_ms)} ms and {self.mbit} Mbit/s; give round trips of at "
+                "least 0 and a rate above 0"
+            )
+        if not self.cores or min(self.cores) < 0:
+            raise ConfigError(f"cores is {list(self.cores)}; give the numbers of processor cores")
+        if not all(0 <= share < 1 for share in self.shares):
+            raise ConfigError(f"shares is {list(self.shares)}; give shares from 0 up to below 1")

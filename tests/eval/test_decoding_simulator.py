@@ -1,0 +1,64 @@
+"""The simulator of collaborative decoding against sums by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from eval.decoding.simulate import Costs, random_says, simulate
+from tofc.decoding import Pace
+
+LENGTH = 40
+
+
+def test_drafts_that_always_stand_cost_what_a_sum_says() -> None:
+    says = [[0] * LENGTH, [0] * LENGTH]
+    found = simulate(says, [Costs(0.01), Costs(0.02, 0.001, 0.1)], Pace(3))
+    assert found.rounds == LENGTH // 4  # three drafts and one token of the verifier's own
+    assert found.seconds == pytest.approx(found.rounds * (3 * 0.01 + 0.02 + 3 * 0.001 + 0.1))
+
+
+def test_drafts_that_never_stand_cost_a_round_each() -> None:
+    says = [[1] * LENGTH, [0] * LENGTH]
+    found = simulate(says, [Costs(0.01), Costs(0.02, 0.0, 0.1)], Pace(2))
+    assert (found.rounds, found.stood) == (LENGTH, 0)
+    assert found.seconds == pytest.approx(LENGTH * (2 * 0.01 + 0.12) - 0.01)  # one draft before the last
+
+
+def test_a_verifier_alone() -> None:
+    says = [[1] * LENGTH, [0] * LENGTH]
+    found = simulate(says, [Costs(0.01), Costs(0.02, 0.0, 0.1)], Pace(0, alone=10))
+    assert found.seconds == pytest.approx(LENGTH * 0.02 + 4 * 0.1)
+
+
+def test_in_parallel_drafting_hides_behind_verifying() -> None:
+    """Ten drafts while a round is under way: eleven positions a round, one of them the verifier's."""
+    says = [[0] * 400, [0] * 400]
+    costs = [Costs(0.01), Costs(0.05, 0.0, 0.05)]
+    in_turn = simulate(says, costs, Pace(4)).seconds
+    parallel = simulate(says, costs, Pace(4), parallel=True).seconds
+    assert parallel == pytest.approx(400 * 0.01, rel=0.1)  # as fast as the drafter alone
+    assert in_turn == pytest.approx(80 * 0.14)
+
+
+def test_planned_drafts_never_lose_much_to_a_verifier_alone() -> None:
+    """The policy stops where it does not pay, after what it took to find out."""
+    for share in (0.0, 0.3, 0.6, 0.9):
+        for draft in (0.005, 0.02, 0.03):
+            says = random_says([share], 600)
+            costs = [Costs(draft), Costs(0.02, 0.0, 0.01)]
+            alone = simulate(says, costs, Pace(0)).seconds
+            assert simulate(says, costs, Pace()).seconds < 1.1 * alone, (share, draft)
+
+
+def test_three_tiers_give_the_top_ones_answer_faster_than_it_alone() -> None:
+    says = random_says([0.9, 0.95], 300)
+    costs = [Costs(0.005), Costs(0.02), Costs(0.1)]
+    three = simulate(says, costs, Pace(4)).seconds
+    assert three < 300 * 0.1
+    assert random_says([0.9, 0.95], 300) == says
+
+
+def test_tiers_differ_as_often_as_asked() -> None:
+    below, middle, top = random_says([0.7, 0.9], 20_000)
+    assert sum(a == b for a, b in zip(below, middle, strict=True)) / 20_000 == pytest.approx(0.7, abs=0.02)
+    assert sum(a == b for a, b in zip(middle, top, strict=True)) / 20_000 == pytest.approx(0.9, abs=0.02)

@@ -1,0 +1,81 @@
+"""`tofc ask --tiers`: here, over the network, and what does not go together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import tofc
+from eval.scenes.world import make_scene
+from tests.tofc.decoding.fakes import QUESTION
+from tests.tofc.decoding.serving import running
+from tofc.cli import app
+from tofc.cli_decoding import growing_text
+from tofc.decoding.growing import Growing
+from tofc.serving.models import ServedModels
+
+
+@pytest.fixture(scope="module")
+def url(family_folder: Path) -> Iterator[str]:
+    with running(ServedModels.load(family_folder, images=False)) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("pictures") / "scene.png"
+    Image.fromarray(make_scene("test", 0)[1]).save(file)
+    return str(file)
+
+
+def ask(picture: str, folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["ask", picture, QUESTION, "--model", str(folder), *options])
+
+
+def test_members_here(picture: str, family_folder: Path) -> None:
+    plain = json.loads(ask(picture, family_folder, "--json").stdout)
+    found = json.loads(ask(picture, family_folder, "--tiers", "e1,full", "--json").stdout)
+    assert found["answer"] == plain["answer"]
+    assert found["unverified"] == 0
+    assert 0 < found["rounds"] <= found["answer_tokens"] + 1
+    assert found["drafts"]["stood"] <= found["drafts"]["sent"] <= found["drafts"]["made"]
+
+
+def test_device_and_edge(picture: str, family_folder: Path, url: str) -> None:
+    plain = json.loads(ask(picture, family_folder, "--json").stdout)
+    result = ask(picture, family_folder, "--tiers", "device,edge", "--edge", url)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == plain["answer"] + "\n"  # once, and nothing else
+    assert "drafts stood" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--tiers", "device,edge"), "--edge URL"),
+        (("--tiers", "edge,device", "--edge", "http://127.0.0.1:9"), "device,edge,cloud"),
+        (("--draft", "e1"), "--tiers device,edge"),
+        (("--tiers", "full,e1"), "a verifier is larger than its drafter"),
+        (("--tiers", "device,edge", "--edge", "http://127.0.0.1:9"), "did not answer"),
+    ],
+)
+def test_what_does_not_go_together(
+    picture: str, family_folder: Path, options: tuple[str, ...], said: str
+) -> None:
+    result = ask(picture, family_folder, *options)
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.stderr.split())
+
+
+def test_verified_and_unverified_tokens_look_different(edge: tofc.Edge) -> None:
+    tokens = edge.tokenizer("There is a red car on the street.")["input_ids"]
+    answer = Growing(frozenset(), 99, list(tokens), final=3, checked=5)
+    text = growing_text(edge.tokenizer, answer)
+    assert text.plain == edge.tokenizer.decode(tokens)
+    assert [str(span.style) for span in text.spans] == ["italic", "dim italic"]
+    assert text.spans[0].start == len(edge.tokenizer.decode(tokens[:3]))
