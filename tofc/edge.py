@@ -117,7 +117,8 @@ class Edge:
         if index is None and exit != FULL:
             raise UserError(f"there is no exit {exit!r}; this model has: {FULL}")
         member = None if index is None or exit in (FULL, AUTO) else index.roster.named(exit)
-        num_layers = None if member is None else member.exit_layer
+        # One block at least: it shows of what kind those of branches are.
+        num_layers = None if member is None else max(1, member.exit_layer)
         codec = load_codec(checkpoint) if checkpoint.has_codec else None
         base_config = load_base_config(base)
         chosen = choose_dtype(dtype, where, base_config)

@@ -33,7 +33,7 @@ def load_family(folder: str | Path, exit: str = FULL, dtype: torch.dtype = torch
     """
     base, branches = Path(folder) / BASE, Path(folder) / FAMILY
     index = read_index(branches, base)
-    depth = index.roster.named(exit).exit_layer
+    depth = max(1, index.roster.named(exit).exit_layer)  # one block shows of what kind branches are
     config: Any = copy.deepcopy(AutoConfig.from_pretrained(base))
     config.num_hidden_layers = depth
     config.layer_types = config.layer_types[:depth]

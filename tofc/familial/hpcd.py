@@ -1,0 +1,144 @@
+"""Hierarchical principal component decomposition: a language model as a sum of low-rank components.
+
+Every linear layer of every block becomes K components of one rank. The first is the whitened decomposition of
+the weight; each further one that of what the components before it leave over, once these are trained and
+frozen. The first k of them are a model: leading ranks, so that the whole is a `Branch` behind block 0 whose
+members are its shares k / K. Source: AI Flow (arXiv 2506.12479), section III-B1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tofc.errors import UserError
+from tofc.familial.branches import Branch, decomposed_block, member_model, text_model
+from tofc.familial.calibration import linears
+from tofc.familial.decomposition import Covariance, Whitening, decompose, rank_for_ratio
+from tofc.familial.low_rank import LowRankLinear
+
+DISTILLATION = 0.4  # share of the divergence from the teacher in the loss
+BETAS = (0.9, 0.95)
+
+Covariances = Mapping[int, Mapping[str, Covariance]]
+
+
+class Components:
+    """The components of a language model while they are fitted; `branch` is what comes of them.
+
+    `covariances` are those of every block's inputs (`watch_inputs` over all of them); `ratio` is the size of
+    all `count` components together over that of the layers that they replace.
+    """
+
+    def __init__(
+        self, model: Any, covariances: Covariances, count: int, ratio: float = 1.0, name: str = "h"
+    ) -> None:
+        self.model, self.count = model, count
+        text = text_model(model)
+        blocks, self._layers = [], []
+        for number, block in enumerate(text.layers):
+            whitening = {n: Whitening.of(covariances[number][n]) for n in linears(block)}
+            ranks = {n: count * _component_rank(layer, count, ratio) for n, layer in linears(block).items()}
+            spectra = {n: decompose(layer.weight, whitening[n]) for n, layer in linears(block).items()}
+            new = decomposed_block(block, spectra, ranks)
+            blocks.append(new)
+            for n, layer in linears(block).items():
+                low_rank: Any = new.get_submodule(n)
+                self._layers.append((layer.weight.detach(), whitening[n], low_rank))
+        shares = [number / count for number in range(1, count + 1)]
+        self.branch = Branch(name, 0, blocks, shares).requires_grad_(False)
+        for _, _, low_rank in self._layers:
+            # Later components come from what is left over then; until they are begun they are nothing.
+            low_rank.down.data[low_rank.rank // count :] = 0
+            low_rank.up.data[low_rank.rank // count :] = 0
+
+    def member(self, number: int) -> Any:
+        """The first `number` components as a stock model that generates."""
+        return member_model(self.model, self.branch, self._share(number))
+
+    @torch.no_grad()
+    def begin(self, number: int) -> None:
+        """Starts component `number` (from 1) as the whitened decomposition of what is left over."""
+        self._share(number)
+        for weight, whitening, layer in self._layers:
+            rows = self._rows(layer, number)
+            before = layer.up[: rows.start].double().T @ layer.down[: rows.start].double()  # [m, n]
+            left_over = decompose(weight.double().cpu() - before.cpu(), whitening)
+            up, down = left_over.factors(rows.stop - rows.start)
+            layer.up[rows], layer.down[rows] = up.to(layer.up), down.to(layer.down)
+
+    def fit(
+        self,
+        number: int,
+        batches: Iterable[tuple[Mapping[str, Any], Tensor]],
+        learning_rate: float = 3e-4,
+        distillation: float = DISTILLATION,
+    ) -> list[float]:
+        """Begins component `number` and trains it alone, those before it frozen; returns the losses.
+
+        batches: arguments of the model, and int64 targets [B, T] of its logits, -100 where none. The loss is
+        (1 - distillation) of the cross-entropy and `distillation` of the divergence from the whole model.
+        """
+        self.begin(number)
+        student, losses = self.member(number), []
+        learning = [p for _, _, layer in self._layers for p in (layer.down, layer.up)]
+        hooks = []
+        for _, _, layer in self._layers:
+            rows = self._rows(layer, number)
+            for parameter in (layer.down, layer.up):
+                parameter.requires_grad_()
+                hooks.append(parameter.register_hook(_only(rows)))
+        optimizer = torch.optim.AdamW(learning, lr=learning_rate, betas=BETAS, weight_decay=0.0)
+        try:
+            for arguments, targets in batches:
+                with torch.no_grad():
+                    teaching = self.model(**arguments).logits
+                loss = distillation_loss(student(**arguments).logits, teaching, targets, distillation)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(learning, 1.0)
+                optimizer.step()
+                losses.append(float(loss.detach()))
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.branch.requires_grad_(False)
+        return losses
+
+    def _share(self, number: int) -> float:
+        if not 1 <= number <= self.count:
+            raise UserError(f"there is no component {number}; there are 1 to {self.count}")
+        return number / self.count
+
+    def _rows(self, layer: LowRankLinear, number: int) -> slice:
+        """The ranks that belong to a component."""
+        size = layer.rank // self.count
+        return slice((number - 1) * size, number * size)
+
+
+def distillation_loss(logits: Tensor, teaching: Tensor, targets: Tensor, share: float) -> Tensor:
+    """(1 - share) of the cross-entropy plus `share` of KL(teacher || student), means over targets, nats."""
+    known = targets != -100
+    given, wanted = (values[known].float().log_softmax(-1) for values in (logits, teaching))
+    divergence = functional.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean()
+    return (1 - share) * functional.nll_loss(given, targets[known]) + share * divergence
+
+
+def _component_rank(layer: nn.Linear, count: int, ratio: float) -> int:
+    whole = rank_for_ratio(layer.out_features, layer.in_features, ratio)
+    if whole < count:
+        raise UserError(f"{count} components are too many: a layer has room for rank {whole} in all")
+    return whole // count
+
+
+def _only(rows: slice) -> Any:
+    def mask(gradient: Tensor) -> Tensor:
+        kept = torch.zeros_like(gradient)
+        kept[rows] = gradient[rows]
+        return kept
+
+    return mask
