@@ -19,14 +19,16 @@ from eval.rate.senders import (
 )
 from tofc.config import QUALITIES
 from tofc.errors import ConfigError
+from tofc.familial import FULL
 
 
 @dataclass(frozen=True)
 class TofcGrid:
-    """Every `quality` with every number of `tokens`."""
+    """Every `quality` with every number of `tokens`, answered by every member of the family in `exit`."""
 
     quality: tuple[int, ...] = tuple(QUALITIES)
     tokens: tuple[Tokens, ...] = (64,)
+    exit: tuple[str, ...] = (FULL,)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ class RateConfig:
         senders: list[Sender] = [FeatureSender(Point("raw"), Float16(), TOKENS_ALL)]
         for tokens in systems.uncoded:
             senders.append(FeatureSender(Point("uncoded", (("tokens", tokens),)), Float16(), tokens))
-        senders += [TofcSender(q, k) for grid in systems.tofc for k in grid.tokens for q in grid.quality]
+        for grid in systems.tofc:
+            senders += [TofcSender(q, k, e) for e in grid.exit for k in grid.tokens for q in grid.quality]
         if systems.int8 is not None:
             for tokens in systems.int8.tokens:
                 for levels in systems.int8.levels:

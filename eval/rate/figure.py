@@ -19,6 +19,7 @@ FORM_TITLES = {
 # Okabe and Ito's colours, which colour-blind readers tell apart; pictures are solid, features dashed.
 STYLES: Mapping[str, tuple[str, str, str]] = {
     "tofc": ("#0072B2", "-", "o"),
+    "tofc_exits": ("#0072B2", "-.", "X"),
     "jpeg": ("#D55E00", "-", "s"),
     "webp": ("#E69F00", "-", "D"),
     "avif": ("#CC79A7", "-", "^"),

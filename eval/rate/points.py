@@ -7,6 +7,7 @@ from typing import Any
 
 LABELS = {
     "tofc": "TOFC",
+    "tofc_exits": "TOFC, smaller members",
     "uncoded": "merged, float16",
     "raw": "all tokens, float16",
     "int8": "int8 + zstd",

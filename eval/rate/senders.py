@@ -14,6 +14,7 @@ from eval.baselines import Avif, ImageCodec, Jpeg, JpegXl, WebP
 from eval.rate.feature_codecs import SimpleCodec
 from eval.rate.points import Point
 from tofc.edge import Seen
+from tofc.familial import FULL
 
 Tokens = int | str
 TOKENS_ALL = "all"
@@ -74,15 +75,19 @@ class Sender(Protocol):
 
 @dataclass(frozen=True)
 class TofcSender:
-    """Whole packets."""
+    """Whole packets; the member `exit` of the family answers. Smaller members are a system of their own."""
 
     quality: int
     tokens: Tokens
+    exit: str = FULL
 
     @property
     def points(self) -> tuple[Point, ...]:
         """One point."""
-        return (Point("tofc", (("quality", self.quality), ("tokens", self.tokens))),)
+        settings = (("quality", self.quality), ("tokens", self.tokens))
+        if self.exit == FULL:
+            return (Point("tofc", settings),)
+        return (Point("tofc_exits", (*settings, ("exit", self.exit))),)
 
     def send(self, pictures: Pictures) -> list[list[Arrived]]:
         """The edge gets the bytes of the packet and nothing else."""

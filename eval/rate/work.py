@@ -58,7 +58,8 @@ class Worker:
 
     def _rows(self, point: Point, arrived: Sequence[Arrived]) -> list[dict[str, Any]]:
         asked = [[(q.prompt, q.max_new_tokens) for q in example.questions] for example in self.examples]
-        answers = answer_all(self.edge, [one.seen for one in arrived], asked, self.config.batch_size)
+        exit = dict(point.settings).get("exit")
+        answers = answer_all(self.edge, [one.seen for one in arrived], asked, self.config.batch_size, exit)
         rows = []
         for example, one, given in zip(self.examples, arrived, answers, strict=True):
             for number, (question, answer) in enumerate(zip(example.questions, given, strict=True)):

@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 import tofc
 from eval.familial.__main__ import main
 from eval.familial.analysis import AVERAGE, analyse
 from eval.familial.answers import Row, read_rows, systems
+from eval.rate.config import RateConfig
+from eval.rate.senders import TofcSender
+from eval.rate.store import Store
+from eval.rate.work import Unit, Worker
 from tests.tofc.familial.conftest import Made
+from tofc.config import from_mapping
 
 
 def made_up_rows() -> list[Row]:
@@ -64,3 +70,42 @@ def test_the_command_writes_rows_table_and_figure(made: Made, tmp_path: Path, ca
     assert len(set(asked.values())) == 1
     assert (tmp_path / "figure9.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["accuracy", "--checkpoint", str(made.folder), "--limit", "0"]) == 2
+
+
+def test_exits_are_a_system_of_a_sweep(made: Made, tmp_path: Path) -> None:
+    grids = [{"quality": [2]}, {"quality": [2], "exit": ["e1", "e3-50"]}]
+    values = {"name": "t", "checkpoint": str(made.folder), "systems": {"tofc": grids}, "limit": 1}
+    config = from_mapping(RateConfig, values, "test")
+    senders = [sender for sender in config.senders() if isinstance(sender, TofcSender)]
+    names = [(point.system, point.name) for sender in senders for point in sender.points]
+    assert names == [
+        ("tofc", "quality 2, tokens 64"),
+        ("tofc_exits", "quality 2, tokens 64, exit e1"),
+        ("tofc_exits", "quality 2, tokens 64, exit e3-50"),
+    ]
+    worker = Worker(config, Store(tmp_path / "sweep", {}))
+    for sender in senders:
+        worker.work(Unit(sender, range(1)))
+    for (system, name), exit in zip(names, ("full", "e1", "e3-50"), strict=True):
+        rows = [row for row in _stored(tmp_path) if (row["system"], row["point"]) == (system, name)]
+        question = worker.examples[0].questions[0]
+        packet = bytes(worker.device.encode(worker.examples[0].image, quality=2, tokens=64))
+        answer = worker.edge.answer(
+            packet, question.prompt, exit=exit, max_new_tokens=question.max_new_tokens
+        )
+        assert rows[0]["answer"] == answer.text
+        assert rows[0]["bytes"] == len(packet)
+
+
+def _stored(folder: Path) -> list[dict[str, Any]]:
+    """All rows that a sweep has written under a folder."""
+    files = sorted(folder.rglob("*.parquet"))
+    return [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
+
+
+def test_lmms_eval_takes_an_exit(made: Made) -> None:
+    from eval.lmms.options import Options
+
+    _, edge = Options.read({"pretrained": str(made.folder), "exit": "e3-50", "device": "cpu"}).load()
+    assert edge.exit == "e3-50"
+    assert edge.family.num_blocks == 3
