@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import re
@@ -139,6 +140,36 @@ def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
 def test_models_without_codec_have_no_page(base_folder: Path) -> None:
     with pytest.raises(tofc.CheckpointError, match="no codec"):
         Studio("plain", tofc.Device.from_pretrained(base_folder), None)
+
+
+def test_what_nobody_waits_for_is_not_computed(address, studio, make_picture, monkeypatch) -> None:
+    """While one question is computed three more come, and the first two of them give up."""
+    started, goes_on, computed = threading.Event(), threading.Event(), []
+
+    def slow(data: bytes, question: str, *options: Any) -> dict[str, str]:
+        computed.append(question)
+        started.set()
+        assert goes_on.wait(SECONDS)
+        return {"answer": question}
+
+    monkeypatch.setattr(studio, "ask", slow)
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+
+    def send(name: str) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+        body = json.dumps(question(make_picture(20, 20), question=name))
+        connection.request("POST", "/api/ask", body, {"Content-Type": "application/json"})
+        return connection
+
+    first = send("first")
+    assert started.wait(SECONDS)
+    for impatient in (send("second"), send("third")):
+        impatient.close()
+    last = send("last")
+    goes_on.set()
+    assert json.load(first.getresponse()) == {"answer": "first"}
+    assert json.load(last.getresponse()) == {"answer": "last"}
+    assert computed == ["first", "last"]
 
 
 # -- the command --

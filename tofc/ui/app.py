@@ -7,6 +7,7 @@ its own names are answered.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import ipaddress
@@ -18,14 +19,24 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tofc.errors import UserError
 from tofc.ui.studio import Studio
 
 STATIC = Path(__file__).resolve().parent / "static"
 MAX_BODY = 40 << 20  # a picture of 30 MB in base64
-_POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 
 
 class Asked(BaseModel):
@@ -44,17 +55,7 @@ def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
     if _is_loopback(host):  # a name that is made to lead here must not work
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Any) -> Response:
-        length = request.headers.get("content-length", "")
-        if request.method == "POST" and not (length.isdecimal() and int(length) <= MAX_BODY):
-            return _refusal(413, f"a request has at most {MAX_BODY >> 20} MB, and says how many")
-        response: Response = await call_next(request)
-        response.headers["Content-Security-Policy"] = _POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Cache-Control"] = "no-cache"
-        return response
+    app.add_middleware(_Guard)
 
     @app.exception_handler(UserError)
     async def user_error(request: Request, error: UserError) -> JSONResponse:
@@ -69,18 +70,47 @@ def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
     def options() -> dict[str, Any]:
         return studio.options()
 
-    @app.post("/api/ask")
-    def ask(asked: Asked) -> dict[str, Any]:
+    turn = asyncio.Lock()  # device and edge are there once
+
+    @app.post("/api/ask", response_model=None)
+    async def ask(asked: Asked, request: Request) -> dict[str, Any] | Response:
         if not asked.question.strip():
             raise UserError("the question is empty; ask one, such as: How many cars are there?")
         try:
             data = base64.b64decode(asked.image, validate=True)
         except (binascii.Error, ValueError) as error:
             raise UserError("the picture is not base64; send the bytes of its file that way") from error
-        return studio.ask(data, asked.question, asked.quality, asked.tokens, asked.exit)
+        async with turn:
+            if await request.is_disconnected():  # a dial has moved on since
+                return _refusal(503, "nobody waits for this answer any more")
+            return await run_in_threadpool(
+                studio.ask, data, asked.question, asked.quality, asked.tokens, asked.exit
+            )
 
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     return app
+
+
+class _Guard:
+    """Refuses requests that are too long before they are read, and says what a page may load."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; lengths that are not told count as too long."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        length = Headers(scope=scope).get("content-length", "") if scope["type"] == "http" else "0"
+        too_long = not (length.isdecimal() and int(length) <= MAX_BODY)
+        if too_long and scope.get("method") == "POST":
+            refusal = _refusal(413, f"a request has at most {MAX_BODY >> 20} MB, and says how many")
+            return await refusal(scope, receive, send_with_headers)
+        return await self.app(scope, receive, send_with_headers)
 
 
 def _refusal(status: int, message: str) -> JSONResponse:

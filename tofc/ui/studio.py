@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,12 @@ _STAGES = {
 
 
 class Studio:
-    """Device and edge of one model; answers one request at a time."""
+    """Device and edge of one model, for one request at a time."""
 
     def __init__(self, model: str, device: Device, edge: Edge) -> None:
         if device.codec is None:
             raise CheckpointError(f"{model} has no codec: the page needs a checkpoint of tofc")
         self.model, self.device, self.edge = model, device, edge
-        self._turn = threading.Lock()
 
     @classmethod
     def load(cls, model: str) -> Studio:
@@ -82,12 +80,11 @@ class Studio:
         Raises UserError for anything that cannot be asked, ImageError for what is no picture.
         """
         image = open_image(data)
-        with self._turn:
-            seen = self.device.features(image, tokens)
-            packet = self.device.encode_features(seen, quality)
-            # What travels is bytes: the edge gets nothing else.
-            received = Packet.from_bytes(bytes(packet))
-            answer = self.edge.answer(received, question, exit=exit)
+        seen = self.device.features(image, tokens)
+        packet = self.device.encode_features(seen, quality)
+        # What travels is bytes: the edge gets nothing else.
+        received = Packet.from_bytes(bytes(packet))
+        answer = self.edge.answer(received, question, exit=exit)
         seconds = {**packet.timing, **answer.timing}
         return {
             "answer": answer.text,
