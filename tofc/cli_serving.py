@@ -195,7 +195,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise need_extra(error) from None
     limits = Limits() if limits_file is None else load_yaml(limits_file, Limits)
-    given = {"batch": batch, "queue": queue, "deadline": deadline}
+    given: dict[str, Any] = {"batch": batch, "queue": queue, "deadline": deadline}
     limits = replace(limits, **{name: value for name, value in given.items() if value is not None})
     listen = Listen(host, port, tls_cert, tls_key, tls_clients)
     keys = Keys.read(api_keys)

@@ -72,8 +72,9 @@ class Prompt:
 
         `pictures` are those of its parts of type "image", in order; UserError where their numbers differ.
         """
+        untyped: Any = list(turns)  # the declared type knows no parts of a message
         text = tokenizer.apply_chat_template(
-            list(turns),
+            untyped,
             chat_template=template,
             add_generation_prompt=True,
             tokenize=False,

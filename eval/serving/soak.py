@@ -79,7 +79,7 @@ class Outcome:
         sizes = [size for _, size in self.resident]
         tenth = max(1, len(sizes) // 10)
         first = sizes[2 * tenth : 3 * tenth] or sizes
-        return float(np.median(sizes[-tenth:]) / np.median(first)) if sizes and min(sizes) else 1.0
+        return float(np.median(sizes[-tenth:]) / np.median(first)) if all(sizes) and sizes else 1.0
 
     def summary(self, load: Load) -> dict[str, Any]:
         """The figures."""

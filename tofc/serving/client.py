@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-import random
 import secrets
-import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tofc import __version__
 from tofc.answer import Answer
-from tofc.errors import EdgeUnreachable, PacketError, UserError
+from tofc.errors import EdgeUnreachable, UserError
 from tofc.images import MAX_PIXELS
 from tofc.packet import Packet
+from tofc.serving.connection import Connection
 from tofc.serving.link import ENVELOPE_BYTES, LinkEstimator
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from tofc.edge import Edge
 
 KEY_VARIABLE = "TOFC_API_KEY"
-_AGAIN = (429, 500, 502, 503, 504)
 _AT_ONCE = 8
 # Of the settings of `Edge.answer`, those that travel, and their names on the wire.
 _SETTINGS = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p", "seed": "seed"}
@@ -62,34 +59,12 @@ class RemoteEdge:
         fallback: Callable[[], Edge] | None = None,
         seed: int | None = None,
     ) -> None:
-        address = httpx.URL(url)
-        if address.scheme not in ("http", "https") or not address.host:
-            raise UserError(f"the edge's address is {url!r}; give one such as https://edge.example:8080")
-        if timeout <= 0 or connect_timeout <= 0 or retries < 0:
-            raise UserError(
-                f"timeout {timeout} s, connect_timeout {connect_timeout} s, {retries} retries: give times "
-                "above 0 and at least 0 retries"
-            )
-        self.url, self.model, self.link = str(address).rstrip("/").removesuffix("/v1"), model, LinkEstimator()
-        self._timeout, self._retries, self._fallback = timeout, retries, fallback
-        self._fallen_back: Edge | None = None
-        self._random = random.Random(seed)
-        self._seconds = {"server": 0.05, "encode": 0.05}  # moving averages of work on either side
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
-        headers = {"user-agent": f"tofc/{__version__}", "accept-encoding": "identity"}
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        try:
-            verify = ssl.create_default_context(cafile=None if ca is None else str(ca))
-        except OSError as error:
-            raise UserError(f"{ca} holds no certificate authorities: {error}") from error
-        limits = httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=60)
-        self._http = httpx.Client(
-            headers=headers,
-            verify=verify,
-            limits=limits,
-            timeout=httpx.Timeout(timeout, connect=connect_timeout),
-        )
+        self._connection = Connection(url, key, ca, timeout, connect_timeout, retries, seed)
+        self.url, self.model, self.link = self._connection.url, model, LinkEstimator()
+        self._fallback = fallback
+        self._fallen_back: Edge | None = None
+        self._seconds = {"server": 0.05, "encode": 0.05}  # moving averages of work on either side
 
     def __enter__(self) -> RemoteEdge:
         return self
@@ -101,16 +76,16 @@ class RemoteEdge:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._http.close()
+        self.http.close()
 
     @property
     def http(self) -> httpx.Client:
         """The connections, with key and certificates, for what else goes to the same server."""
-        return self._http
+        return self._connection.http
 
     def models(self) -> list[str]:
         """Ids of the models, and of the members of their families, that the server answers with."""
-        response = self._tried(lambda left: self._http.get(f"{self.url}/v1/models", timeout=left))
+        response = self._connection.tried(lambda left: self.http.get(f"{self.url}/v1/models", timeout=left))
         return [entry["id"] for entry in response.json()["data"]]
 
     def answer(
@@ -193,7 +168,7 @@ class RemoteEdge:
 
         def timed(size: int) -> float:
             begin = time.monotonic()
-            self._http.post(url, content=bytes(size)).raise_for_status()
+            self.http.post(url, content=bytes(size)).raise_for_status()
             return time.monotonic() - begin
 
         try:
@@ -253,11 +228,11 @@ class RemoteEdge:
             nonlocal spent
             opened.clear()
             begin = time.monotonic()
-            response = self._http.post(
+            response = self.http.post(
                 f"{self.url}/v1/chat/completions",
                 content=body,
                 headers=headers,
-                timeout=httpx.Timeout(left, connect=min(left, self._http.timeout.connect or left)),
+                timeout=self._connection.within(left),
                 extensions={
                     "trace": lambda event, _: opened.append(event) if "connect_tcp" in event else None
                 },
@@ -265,7 +240,7 @@ class RemoteEdge:
             spent = time.monotonic() - begin
             return response
 
-        given = self._tried(post).json()
+        given = self._connection.tried(post).json()
         extras = given["tofc"]
         timing = dict(extras["timing"])
         timing["link"] = max(0.0, spent - timing["server"])
@@ -274,31 +249,6 @@ class RemoteEdge:
         self._learn("server", timing["server"])
         message = given["choices"][0]["message"]
         return Answer(message["content"], extras["exit"], tuple(extras["tokens"]), timing)
-
-    def _tried(self, request: Callable[[float], httpx.Response]) -> httpx.Response:
-        """The good answer to a request that is made again where that can help."""
-        until = time.monotonic() + self._timeout
-        tries = self._retries + 1
-        for number in range(tries):
-            pause = 0.1 * 2**number * self._random.uniform(0.5, 1.5)
-            try:
-                response = request(max(0.05, until - time.monotonic()))
-            except httpx.TransportError as error:
-                fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            else:
-                if response.is_success:
-                    return response
-                if response.status_code not in _AGAIN or response.headers.get("x-should-retry") == "false":
-                    raise _refused(response)
-                fault = f"{response.status_code}: {_message(response)}"
-                pause = max(pause, _retry_after(response))
-            if number + 1 == tries or time.monotonic() + pause > until:
-                break
-            time.sleep(pause)
-        raise EdgeUnreachable(
-            f"the edge {self.url} did not answer in {number + 1} tries ({fault}); see that it runs "
-            "(`tofc serve`) and can be reached from here"
-        )
 
     def _learn(self, what: str, seconds: float) -> None:
         self._seconds[what] += 0.3 * (seconds - self._seconds[what])
@@ -310,25 +260,3 @@ _SMALLEST_BYTES = 60  # of a packet that still says something
 def data_url(kind: str, data: bytes) -> str:
     """The bytes as a URL that carries them."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _retry_after(response: httpx.Response) -> float:
-    given = response.headers.get("retry-after", "")
-    return float(given) if given.isdecimal() else 0.0
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return response.reason_phrase
-
-
-def _refused(response: httpx.Response) -> UserError:
-    """What the server finds wrong, as the error that `Edge` would have raised."""
-    try:
-        code = response.json()["error"]["code"]
-    except (ValueError, KeyError, TypeError):
-        code = None
-    kind = PacketError if code == "invalid_packet" else UserError
-    return kind(f"the edge refuses: {_message(response)} ({response.status_code})")

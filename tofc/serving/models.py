@@ -116,7 +116,8 @@ class ServedModels:
             )
         except UserError as error:
             raise wrong(str(error), "messages") from error
-        room: int = self.edge.model.config.text_config.max_position_embeddings
+        config: Any = self.edge.model.config
+        room: int = config.text_config.max_position_embeddings
         if prompt.length + new_tokens > room:
             raise wrong(
                 f"{prompt.length} tokens of prompt and {new_tokens} of answer exceed the model's {room}: "

@@ -174,7 +174,7 @@ def _check_tiles(seen: Sequence[Seen], models: ServedModels, limits: Limits) -> 
 def _turns(messages: Sequence[Message], seen: Sequence[Seen], most: int) -> list[Mapping[str, Any]]:
     """The messages with a part of type "image" for each picture, several for a packet of several."""
     rest = iter(seen)
-    turns = []
+    turns: list[Mapping[str, Any]] = []
     chars = 0
     for message in messages:
         content: list[Mapping[str, str]] = []

@@ -144,7 +144,7 @@ def build_app(
         responses=_ERRORS,
     )
     app.state.service = service
-    app.add_middleware(Gate, limits=limits, keys=keys or Keys(), metrics=service.metrics)  # type: ignore[arg-type]
+    app.add_middleware(Gate, limits=limits, keys=keys or Keys(), metrics=service.metrics)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -34,8 +34,8 @@ def test_answers_are_those_of_the_edge(server: Server, edge, asked) -> None:
 def test_connections_are_kept(server: Server, asked) -> None:
     with RemoteEdge(server.url) as remote:
         seen = []
-        inner = remote._http.post
-        remote._http.post = lambda *a, **k: seen.append(inner(*a, **k)) or seen[-1]  # type: ignore[method-assign]
+        inner = remote.http.post
+        remote.http.post = lambda *a, **k: seen.append(inner(*a, **k)) or seen[-1]  # type: ignore[method-assign]
         for _ in range(3):
             remote.answer(*asked[0])
         ports = {r.extensions["network_stream"].get_extra_info("client_addr")[1] for r in seen}
@@ -58,7 +58,7 @@ def test_mistakes_are_the_users(server: Server, asked, change: dict[str, Any], k
         remote.answer(**{"packet": packet, "question": question, **change})
 
 
-@pytest.mark.parametrize("url", ["edge:8080", "ftp://edge", "http://"])
+@pytest.mark.parametrize("url", ["edge:8080", "ftp://edge", "http://", "http://[edge"])
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(UserError, match="the edge's address"):
         RemoteEdge(url)
