@@ -8,6 +8,7 @@ that writes alone, it writes alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from tofc.decoding.rounds import Verdict
@@ -15,7 +16,11 @@ from tofc.decoding.rounds import Verdict
 MOST_DRAFTS = 16
 ALONE = 16  # tokens that a verifier writes alone before it is heard
 _FIRST = 4  # drafts of the first rounds, before there is anything to go by
-_TRY_AGAIN = 6  # rounds alone after which drafts are tried once more
+# Rounds that a verifier writes alone before drafts are tried once more: more and more while that is in vain.
+_SHORT_REST, _LONG_REST = 2, 64
+_FEW = 6  # rounds with drafts after which their speed is believed more than what is expected of them
+_TRUSTED = 24  # rounds after which the next rest is a short one
+_MEMORY = 0.95  # weight of what was seen before the last round
 _GAIN = 0.3  # of moving averages
 
 
@@ -37,7 +42,9 @@ class Pace:
     tried: float = 5.0
     seconds: dict[str, float] = field(default_factory=dict)
     _rounds: int = 0
-    _rounds_alone: int = 0
+    _tries: int = 0  # rounds with drafts since the last rest
+    _rest: int = _SHORT_REST
+    _resting: int = 0
 
     def plan(self) -> tuple[int, int]:
         """Drafts to make, and tokens that the verifier is to add."""
@@ -46,12 +53,19 @@ class Pace:
         if self._rounds < 2:
             return _FIRST, 1
         best = max(range(1, MOST_DRAFTS + 1), key=self.rate)
-        expected = min(self.rate(best), self.gained / self.spent) if self.spent else self.rate(best)
-        if expected >= self.rate_alone() or self._rounds_alone >= _TRY_AGAIN:
-            self._rounds_alone = 0
+        if self._resting > 1:
+            self._resting -= 1
+            return 0, self.alone
+        if self._resting == 1 or min(self.rate(best), self._seen()) >= self.rate_alone():
+            self._resting = 0
             return best, 1
-        self._rounds_alone += 1
+        self._rest = 2 * _SHORT_REST if self._tries >= _TRUSTED else min(2 * self._rest, _LONG_REST)
+        self._resting, self._tries, self.gained, self.spent = self._rest, 0, 0.0, 0.0
         return 0, self.alone
+
+    def _seen(self) -> float:
+        """Tokens a second of the last rounds with drafts; infinite until there are some."""
+        return self.gained / self.spent if self._tries >= _FEW else math.inf
 
     def drafted(self, seconds: float) -> None:
         """One draft was made."""
@@ -68,9 +82,10 @@ class Pace:
         self._learn("way", max(0.0, elapsed - verdict.seconds))
         self._learn("verify" if sent else "alone", verdict.seconds / verdict.passes)
         if sent:
-            self.gained, self.spent = 0.8 * self.gained + gained, 0.8 * self.spent + spent
-            self.kept = 0.9 * self.kept + min(stood, sent)
-            self.tried = 0.9 * self.tried + min(stood + 1, sent)
+            self._tries += 1
+            self.gained, self.spent = _MEMORY * self.gained + gained, _MEMORY * self.spent + spent
+            self.kept = _MEMORY * self.kept + min(stood, sent)
+            self.tried = _MEMORY * self.tried + min(stood + 1, sent)
 
     @property
     def share(self) -> float:
