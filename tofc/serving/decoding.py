@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from tofc.prompt import Prompt
+from tofc.serving.prefixes import Prefix, PrefixCache, layers_of, length, stacked
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class Sampling:
 class Row:
     """A sequence: its prompt, and the tokens that followed, without the one that ended it.
 
-    `finish_reason` is "stop" or "length" once it has ended; `leave` ends it early.
+    `finish_reason` is "stop" or "length" once it has ended; `leave` ends it early. Rows with the same
+    `prefix_key` begin with the same pictures.
     """
 
     prompt: Prompt
     sampling: Sampling
+    prefix_key: bytes | None = None
     tokens: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     _generator: torch.Generator | None = None
@@ -75,23 +78,53 @@ class Row:
 class Batch:
     """The rows that one model decodes together; not for use by several threads."""
 
-    def __init__(self, model: Any, ends: frozenset[int]) -> None:
+    def __init__(self, model: Any, ends: frozenset[int], kept_positions: int = 0) -> None:
         self._model, self._ends = model, ends
+        self._prefixes = PrefixCache(kept_positions)
         self.rows: list[Row] = []
         self._mask = torch.zeros(0, 0, dtype=torch.int64)  # [B, P], 0 where a shorter row is padded
         self._cache = DynamicCache()
 
     @torch.inference_mode()
     def join(self, rows: Sequence[Row]) -> None:
-        """Prefills rows together, gives each its first token and adds them to the batch."""
-        embeds, mask = Prompt.batch([row.prompt for row in rows], self._model)  # [b, Q, D], [b, Q]
+        """Prefills rows together, gives each its first token and adds them to the batch.
+
+        Of rows whose pictures were asked about before, only what follows the pictures is computed.
+        """
+        held = [self._prefixes.get(row.prefix_key) for row in rows]
+        known = [(row, prefix) for row, prefix in zip(rows, held, strict=True) if prefix is not None]
+        fresh = [row for row, prefix in zip(rows, held, strict=True) if prefix is None]
+        parts, masks = ([layers_of(self._cache)], [self._mask]) if self.rows else ([], [])
+        for cache, mask in (self._prefill(fresh), self._continue(known)):
+            if mask.numel():
+                parts.append(layers_of(cache))
+                masks.append(mask)
+        self._cache, self._mask = stacked(parts, masks)
+        self.rows = [*self.rows, *fresh, *(row for row, _ in known)]
+
+    def _prefill(self, rows: Sequence[Row]) -> tuple[DynamicCache, torch.Tensor]:
+        """Cache and mask [b, Q] of whole prompts; their beginnings are kept for later ones."""
         cache = DynamicCache()
-        hidden = self._forward(embeds, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
-        self._choose(rows, hidden)
-        if self.rows:
-            cache, mask = _stacked(self._cache, self._mask, cache, mask)
-        self._cache, self._mask = cache, mask
-        self.rows = [*self.rows, *rows]
+        if not rows:
+            return cache, self._mask[:0, :0]
+        embeds, mask = Prompt.batch([row.prompt for row in rows], self._model)  # [b, Q, D], [b, Q]
+        self._choose(rows, self._forward(embeds, mask, _positions(mask), cache))
+        for index, row in enumerate(rows):
+            begin = mask.shape[1] - row.prompt.length
+            self._prefixes.keep(row.prefix_key, cache, index, begin, begin + row.prompt.num_shared)
+        return cache, mask
+
+    def _continue(self, known: Sequence[tuple[Row, Prefix]]) -> tuple[DynamicCache, torch.Tensor]:
+        """Cache and mask of prompts whose beginnings are there."""
+        if not known:
+            return DynamicCache(), self._mask[:0, :0]
+        rows = [row for row, _ in known]
+        embeds, rest = Prompt.batch([row.prompt.split()[1] for row in rows], self._model)  # [b, S, D], [b, S]
+        ones = [rest.new_ones(1, length(prefix)) for _, prefix in known]
+        cache, mask = stacked([prefix for _, prefix in known], ones)  # [b, P]
+        mask = torch.cat([mask, rest], dim=1)
+        self._choose(rows, self._forward(embeds, mask, _positions(mask)[:, -rest.shape[1] :], cache))
+        return cache, mask
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -135,28 +168,11 @@ class Batch:
         mask = self._mask[kept]
         used = int(mask.any(0).to(torch.int8).argmax())  # columns before it pad every row that is left
         cache = DynamicCache()
-        for index, (keys, values) in enumerate(_layers(self._cache)):
+        for index, (keys, values) in enumerate(layers_of(self._cache)):
             cache.update(keys[kept, :, used:], values[kept, :, used:], index)
         self._cache, self._mask = cache, mask[:, used:]
 
 
-def _layers(cache: DynamicCache) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    layers: Any = cache.layers  # their declared type covers layers that hold no keys
-    return [(layer.keys, layer.values) for layer in layers]
-
-
-def _stacked(
-    first: DynamicCache, first_mask: torch.Tensor, second: DynamicCache, second_mask: torch.Tensor
-) -> tuple[DynamicCache, torch.Tensor]:
-    """The rows of both, padded on the left to the same length."""
-    longest = max(first_mask.shape[1], second_mask.shape[1])
-    more = [longest - first_mask.shape[1], longest - second_mask.shape[1]]
-    masks = [functional.pad(m, (n, 0)) for m, n in zip((first_mask, second_mask), more, strict=True)]
-    cache = DynamicCache()
-    for index, pairs in enumerate(zip(_layers(first), _layers(second), strict=True)):
-        padded = [
-            [functional.pad(part, (0, 0, n, 0)) for part in pair] for pair, n in zip(pairs, more, strict=True)
-        ]
-        keys, values = (torch.cat(parts) for parts in zip(*padded, strict=True))
-        cache.update(keys, values, index)
-    return cache, torch.cat(masks)
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Positions as `generate` numbers them, padding not counted: int64 like the mask."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)

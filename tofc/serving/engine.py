@@ -48,7 +48,7 @@ class Engine:
         self._queue: deque[tuple[Job, asyncio.AbstractEventLoop]] = deque()
         self._wake = threading.Condition()
         self._closing = False
-        self._batches = {name: Batch(model, models.ends) for name, (_, model) in models.members.items()}
+        self._batches = {name: self._new_batch(name) for name in models.members}
         self._running: dict[str, list[_Sequence]] = {name: [] for name in models.members}
         self._loops: dict[Job, asyncio.AbstractEventLoop] = {}
         self._seconds_each = 0.05  # moving average, for Retry-After
@@ -121,7 +121,10 @@ class Engine:
             for sequence in self._running[name]:
                 self._end(sequence.job, our_fault())
             self._running[name] = []
-            self._batches[name] = Batch(self._models.members[name][1], self._models.ends)
+            self._batches[name] = self._new_batch(name)
+
+    def _new_batch(self, name: str) -> Batch:
+        return Batch(self._models.members[name][1], self._models.ends, self._limits.kept_positions)
 
     def _prepare(self, jobs: list[Job]) -> dict[str, list[_Sequence]]:
         """Decodes and renders each job; what cannot be is told so."""
@@ -144,7 +147,7 @@ class Engine:
                 self._end(job, our_fault())
             else:
                 text = GrowingText(self._models.text, asked.sampling.stop)
-                row = Row(prepared.prompt, asked.sampling)
+                row = Row(prepared.prompt, asked.sampling, prepared.prefix_key)
                 groups.setdefault(asked.model, []).append(_Sequence(job, row, prepared, text, now))
         return groups
 

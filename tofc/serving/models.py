@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +30,15 @@ Seen = Packet | Image.Image
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prompt that is ready for the language model; `timing` holds the seconds that it took, by stage."""
+    """A prompt that is ready for the language model; `timing` holds the seconds that it took, by stage.
+
+    `prefix_key` is the same for all prompts that begin with the same packets, None where pictures are none.
+    """
 
     prompt: Prompt
     visual_tokens: int
     timing: Mapping[str, float]
+    prefix_key: bytes | None = None
 
 
 class ServedModels:
@@ -126,7 +131,7 @@ class ServedModels:
                 "context_length_exceeded",
             )
         timing = {"decode": middle - begin, "project": time.perf_counter() - middle}
-        return Prepared(prompt, sum(p.tokens.shape[0] for p in pictures), timing)
+        return Prepared(prompt, sum(p.tokens.shape[0] for p in pictures), timing, _prefix_key(seen, prompt))
 
     def _features(self, seen: Sequence[Seen]) -> list[Features]:
         ordinary = [one for one in seen if not isinstance(one, Packet)]
@@ -144,3 +149,14 @@ class ServedModels:
         assert self.device_side is not None
         tiling = self.device_side.config.tiling
         return tiling if tiling == "base" or not several else "padded"
+
+
+def _prefix_key(seen: Sequence[Seen], prompt: Prompt) -> bytes | None:
+    """What tells the beginnings of prompts apart: their packets, and the text before and between them."""
+    packets = [one for one in seen if isinstance(one, Packet)]
+    if not packets or len(packets) < len(seen):
+        return None
+    digest = hashlib.sha256(prompt.ids[: prompt.num_shared].numpy().tobytes())
+    for packet in packets:
+        digest.update(hashlib.sha256(bytes(packet)).digest())
+    return digest.digest()

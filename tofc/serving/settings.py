@@ -14,9 +14,10 @@ class Limits:
     body_bytes: a request's body. pictures, visual_tokens and tiles: of a request, over all its messages, with
     tiles of 1 for each base picture. pixels: of an ordinary picture, before it is decoded. text_chars: all
     text. new_tokens: what `max_tokens` may ask for. queue: requests that wait; one more gets 429. batch:
-    sequences that are decoded together. connections: requests under way at all; one more gets 503. deadline:
-    seconds from the whole request to the whole answer. body_seconds: for a request to arrive. remembered:
-    answers kept for repeated idempotency keys, each `remembered_seconds`.
+    sequences that are decoded together. kept_positions: of prompts' beginnings, kept for further questions
+    about the same packets, for each member. connections: requests under way at all; one more gets 503.
+    deadline: seconds from the whole request to the whole answer. body_seconds: for a request to arrive.
+    remembered: answers kept for repeated idempotency keys, each `remembered_seconds`.
     """
 
     body_bytes: int = 8 << 20
@@ -28,6 +29,7 @@ class Limits:
     new_tokens: int = 512
     queue: int = 256
     batch: int = 16
+    kept_positions: int = 8192
     connections: int = 512
     deadline: float = 30.0
     body_seconds: float = 20.0

@@ -6,9 +6,11 @@ import random
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from tofc.serving.decoding import Batch, Row, Sampling
 from tofc.serving.models import ServedModels
+from tofc.serving.prefixes import PrefixCache, length
 from tofc.serving.text import GrowingText
 
 
@@ -21,13 +23,14 @@ def row(models: ServedModels, packet: bytes, question: str, sampling: Sampling) 
     from tofc.packet import Packet
 
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    return Row(models.prepare(turns, [Packet.from_bytes(packet)], 1).prompt, sampling)
+    prepared = models.prepare(turns, [Packet.from_bytes(packet)], 1)
+    return Row(prepared.prompt, sampling, prepared.prefix_key)
 
 
-def run(models: ServedModels, rows: list[Row], seed: int, most: int = 6) -> None:
+def run(models: ServedModels, rows: list[Row], seed: int, most: int = 6, kept: int = 0) -> None:
     """Decodes rows that join at random moments, at most `most` at a time."""
     chance = random.Random(seed)
-    batch, waiting = Batch(models.edge.model, models.ends), list(rows)
+    batch, waiting = Batch(models.edge.model, models.ends, kept), list(rows)
     while waiting or batch.rows:
         free = most - len(batch.rows)
         count = min(free, len(waiting), chance.randint(0, 3))
@@ -36,9 +39,11 @@ def run(models: ServedModels, rows: list[Row], seed: int, most: int = 6) -> None
         batch.step()
 
 
-def test_answers_are_those_of_the_edge(models, edge, asked) -> None:
+@pytest.mark.parametrize("kept", [0, 150, 8192])
+def test_answers_are_those_of_the_edge(models, edge, asked, kept: int) -> None:
+    """With beginnings of prompts kept for further questions, few of them, or none."""
     rows = [row(models, packet, question, Sampling(40)) for packet, question in asked]
-    run(models, rows, seed=0)
+    run(models, rows, seed=kept, kept=kept)
     answers = edge.answer_many(asked, max_new_tokens=40)
     assert [tuple(r.tokens) for r in rows] == [answer.tokens for answer in answers]
     assert {r.finish_reason for r in rows} == {"stop", "length"}
@@ -57,6 +62,38 @@ def test_a_row_that_leaves_changes_no_other(models, edge, asked) -> None:
         batch.step()
     assert len(rows[0].tokens) == 4
     assert tuple(rows[2].tokens) == edge.answer(packet, question, max_new_tokens=20).tokens
+
+
+def test_what_was_asked_about_is_prefilled_once(models, asked) -> None:
+    positions: list[int] = []
+    text = models.edge.model.model.language_model
+    hook = text.register_forward_pre_hook(
+        lambda _, args, kwargs: positions.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    packet, _ = asked[-1]
+    batch = Batch(models.edge.model, models.ends, 8192)
+    for question in ("Is there a bus?", "Is there a cat?", "Describe the picture."):
+        batch.join([row(models, packet, question, Sampling(1))])
+    hook.remove()
+    assert positions[0] > 196
+    assert max(positions[1:]) < 30
+
+
+def test_kept_beginnings_are_bounded_and_the_last_used_stay() -> None:
+    cache = DynamicCache()
+    cache.update(torch.arange(20.0).view(1, 1, 20, 1), torch.zeros(1, 1, 20, 1), 0)
+    held = PrefixCache(10)
+    held.keep(b"a", cache, 0, 2, 6)
+    held.keep(b"b", cache, 0, 0, 4)
+    assert held.get(b"a")[0][0].flatten().tolist() == [2, 3, 4, 5]
+    held.keep(b"c", cache, 0, 0, 5)
+    assert held.get(b"b") is None
+    assert held.get(b"a") is not None
+    held.keep(b"d", cache, 0, 0, 11)
+    assert held.get(b"d") is None
+    held.keep(None, cache, 0, 0, 2)
+    assert held.get(None) is None
+    assert length(held.get(b"c")) == 5
 
 
 def test_an_empty_batch_gives_its_memory_back(models, asked) -> None:
