@@ -52,9 +52,7 @@ def analyse(rows: Sequence[Row], seed: int = 0) -> list[Result]:
         at = place[row.scene], categories.index(row.category)
         right[row.system][at] += row.right
         of[row.system][at] += row.of
-    draws = np.random.default_rng(seed).integers(len(scenes), size=(RESAMPLES, len(scenes)))
-    counts = np.stack([np.bincount(draw, minlength=len(scenes)) for draw in draws])  # [R, scenes]
-    weights = np.concatenate([np.ones((1, len(scenes))), counts])  # the data as they are come first
+    weights = resamples(len(scenes), seed)
 
     def accuracies(name: str) -> np.ndarray:
         shares = weights @ right[name] / np.maximum(weights @ of[name], 1)  # [1 + R, categories]
@@ -67,11 +65,19 @@ def analyse(rows: Sequence[Row], seed: int = 0) -> list[Result]:
         kept = shares / np.maximum(full, 1e-9)
         for number, category in enumerate([*categories, AVERAGE]):
             asked = of[name].sum() if category == AVERAGE else of[name][:, number].sum()
-            pair = (_estimate(shares[:, number]), _estimate(kept[:, number]))
+            pair = (estimate(shares[:, number]), estimate(kept[:, number]))
             results.append(Result(name, category, int(asked), *pair))
     return results
 
 
-def _estimate(values: np.ndarray) -> Estimate:
+def resamples(count: int, seed: int) -> np.ndarray:
+    """How often each of `count` pictures stands in each resample, [1 + R, count]: first as they are."""
+    draws = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    counts = np.stack([np.bincount(draw, minlength=count) for draw in draws])
+    return np.concatenate([np.ones((1, count)), counts])
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """The first value with the interval of the others."""
     low, high = np.quantile(values[1:], QUANTILES)
     return Estimate(float(values[0]), float(low), float(high))

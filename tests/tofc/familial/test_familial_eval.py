@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 
 import tofc
 from eval.familial.__main__ import main
 from eval.familial.analysis import AVERAGE, analyse
 from eval.familial.answers import Row, read_rows, systems
+from eval.familial.speed import HALF_BILLION, load_here, open_family, random_family, speeds
 from eval.rate.config import RateConfig
 from eval.rate.senders import TofcSender
 from eval.rate.store import Store
 from eval.rate.work import Unit, Worker
 from tests.tofc.familial.conftest import Made
+from tofc import familial
 from tofc.config import from_mapping
+from tofc.familial.policy import Policy, Stage
+from tofc.familial.store import read_index, write_index
 
 
 def made_up_rows() -> list[Row]:
@@ -109,3 +117,35 @@ def test_lmms_eval_takes_an_exit(made: Made) -> None:
     _, edge = Options.read({"pretrained": str(made.folder), "exit": "e3-50", "device": "cpu"}).load()
     assert edge.exit == "e3-50"
     assert edge.family.num_blocks == 3
+
+
+def test_what_a_policy_keeps_and_costs(made: Made, tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(made.folder, folder)
+    assert main(["policy", "--checkpoint", str(folder), "--limit", "1"]) == 2
+    index = read_index(folder / "family")
+    write_index(folder / "family", replace(index, policy=Policy((Stage("e1", 0.0),))))
+    assert main(["policy", "--checkpoint", str(folder), "--limit", "2"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["exits"] == {"e1": 1.0}
+    assert 0.2 < found["compute"]["value"] < 0.6  # two blocks of five, and as many answers' tokens as it says
+    write_index(folder / "family", replace(index, policy=Policy((Stage("e1", 1.0),))))
+    assert main(["policy", "--checkpoint", str(folder), "--limit", "2"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["accuracy"] == found["accuracy_full"]
+    assert found["exits"] == {"full": 1.0}
+    assert found["compute"]["value"] > 1.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what Linux alone tells")
+def test_loading_a_member_takes_its_own_weights(tmp_path: Path) -> None:
+    shape = {**HALF_BILLION, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6}
+    shape |= {"num_attention_heads": 4, "vocab_size": 500}
+    folder = random_family(tmp_path / "random", shape, [1, 3], torch.bfloat16)
+    for member in familial.family(folder):
+        found = load_here(str(folder), member.name, torch.bfloat16)
+        assert found.tensor_bytes == 2 * member.num_parameters
+    family = open_family(folder)
+    found = speeds(family, rounds=1)
+    assert [one.name for one in found] == ["e1-50", "e1", "e3-50", "e3", "full"]
+    assert found[-1].speedup == 1.0

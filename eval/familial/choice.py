@@ -1,0 +1,91 @@
+"""Exits chosen question by question: how much of the full accuracy they keep, for how much of its compute."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from eval.familial.analysis import Estimate, estimate, resamples
+from eval.scenes.accuracy import SHORT_ANSWER
+from eval.scenes.questions import benchmark_questions
+from eval.scenes.scoring import is_correct
+from eval.scenes.world import make_scene
+from tofc import Device, Edge
+from tofc.errors import UserError
+from tofc.familial.policy import Decided, Policy, decide
+from tofc.prompt import end_tokens
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture's questions: how many are right by policy and by full member, and what each cost."""
+
+    questions: int
+    right: int
+    right_full: int
+    macs: int
+    macs_full: int
+    exits: Counter[str]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a policy reaches: `kept` of the full member's accuracy for `compute` of its multiply-accumulates.
+
+    `accuracy` and `accuracy_full` are shares of the questions; `exits` how often each member answered.
+    """
+
+    questions: int
+    accuracy: float
+    accuracy_full: float
+    kept: Estimate
+    compute: Estimate
+    exits: dict[str, float]
+
+
+def choose(device: Device, edge: Edge, split: str, scenes: int, quality: int | None) -> Iterator[Picture]:
+    """Lets policy and full member answer the scenes; pictures travel as packets, uncoded without quality."""
+    if edge.policy is None:
+        raise UserError("this family has no policy: calibrate one with `tofc familial calibrate`")
+    ends = end_tokens(edge.tokenizer, edge.family.main)
+    for index in range(scenes):
+        scene, pixels, _ = make_scene(split, index)
+        asked = [question for question in benchmark_questions(scene) if question.form != "describe"]
+        image = Image.fromarray(pixels)
+        seen: Any = device.features(image) if quality is None else device.encode(image, quality=quality)
+        prompts = edge.prompts([(seen, question.prompt) for question in asked])
+        found: list[list[Decided]] = [[], []]
+        for start in range(0, len(prompts), BATCH):
+            for into, policy in zip(found, (edge.policy, Policy()), strict=True):
+                into += decide(edge.family, policy, prompts[start : start + BATCH], ends, SHORT_ANSWER)
+        texts = [[_text(edge, one) for one in some] for some in found]
+        right = [sum(map(is_correct, asked, some)) for some in texts]
+        macs = [sum(one.macs for one in some) for some in found]
+        yield Picture(len(asked), *right, *macs, Counter(one.exit for one in found[0]))
+
+
+def _text(edge: Edge, decided: Decided) -> str:
+    return str(edge.tokenizer.decode(decided.ids, skip_special_tokens=True)).strip()
+
+
+def summarise(pictures: Sequence[Picture], seed: int = 0) -> Chosen:
+    """Shares over all pictures, with bootstrap intervals over them."""
+    table = np.array([[p.right, p.right_full, p.macs, p.macs_full] for p in pictures], dtype=float)
+    sums = resamples(len(pictures), seed) @ table  # [1 + R, 4]
+    asked = sum(p.questions for p in pictures)
+    exits = sum((p.exits for p in pictures), Counter[str]())
+    return Chosen(
+        asked,
+        float(table[:, 0].sum() / asked),
+        float(table[:, 1].sum() / asked),
+        estimate(sums[:, 0] / np.maximum(sums[:, 1], 1)),
+        estimate(sums[:, 2] / sums[:, 3]),
+        {name: count / asked for name, count in sorted(exits.items())},
+    )
