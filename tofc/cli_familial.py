@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -136,7 +136,8 @@ def calibrate(
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
     device, edge = Device.from_pretrained(folder), Edge.from_pretrained(folder)
-    size = {"size": edge.model.config.vision_config.image_size} if data.startswith("eval.scenes") else {}
+    vision: Any = edge.model.config.vision_config  # typed by transformers as possibly absent
+    size = {"size": vision.image_size} if data.startswith("eval.scenes") else {}
     with working("asking the members"):
         found = find(ask(device, edge, member, load_corpus(data, **size), pictures, seed=0), keep)
     write_index(checkpoint.family, replace(read_index(checkpoint.family), policy=found.policy))

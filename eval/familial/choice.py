@@ -66,9 +66,10 @@ def choose(device: Device, edge: Edge, split: str, scenes: int, quality: int | N
             for into, policy in zip(found, (edge.policy, Policy()), strict=True):
                 into += decide(edge.family, policy, prompts[start : start + BATCH], ends, SHORT_ANSWER)
         texts = [[_text(edge, one) for one in some] for some in found]
-        right = [sum(map(is_correct, asked, some)) for some in texts]
-        macs = [sum(one.macs for one in some) for some in found]
-        yield Picture(len(asked), *right, *macs, Counter(one.exit for one in found[0]))
+        right, right_full = (sum(map(is_correct, asked, some)) for some in texts)
+        macs, macs_full = (sum(one.macs for one in some) for some in found)
+        exits = Counter(one.exit for one in found[0])
+        yield Picture(len(asked), right, right_full, macs, macs_full, exits)
 
 
 def _text(edge: Edge, decided: Decided) -> str:

@@ -207,4 +207,4 @@ class _Runner:
 
     def _head_macs(self, branch: Branch) -> int:
         head = self.family.main.lm_head if branch.head is None else branch.head
-        return int(head.weight.numel())
+        return count_parameters(head)
