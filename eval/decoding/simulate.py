@@ -18,6 +18,7 @@ from tofc.decoding.choice import Greedy
 from tofc.decoding.drafting import Counts, Drafter
 from tofc.decoding.growing import Exchange, Growing
 from tofc.decoding.pace import Pace
+from tofc.decoding.reading import Read
 from tofc.decoding.rounds import Round, Verdict
 from tofc.decoding.verifier import Above, Verifier
 
@@ -126,7 +127,7 @@ def random_says(shares: Sequence[float], tokens: int, seed: int = 0) -> list[lis
     return out
 
 
-def _reader(said: Sequence[int], cost: Costs, clock: Clock) -> Callable[[Sequence[int], int], Tensor]:
+def _reader(said: Sequence[int], cost: Costs, clock: Clock) -> Read:
     rows = torch.eye(8)
 
     def read(tokens: Sequence[int], last: int = 1) -> Tensor:

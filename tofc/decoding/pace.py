@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from tofc.decoding.rounds import Verdict
 
 MOST_DRAFTS = 16
-ALONE = 16  # tokens that a verifier writes alone before it is heard
+ALONE = 16  # tokens at least that a verifier writes alone before it is heard
 _FIRST = 4  # drafts of the first rounds, before there is anything to go by
 # Rounds that a verifier writes alone before drafts are tried once more: more and more while that is in vain.
 _SHORT_REST, _LONG_REST = 2, 64
 _FEW = 6  # rounds with drafts after which their speed is believed more than what is expected of them
 _TRUSTED = 24  # rounds after which the next rest is a short one
+_WAY_SHARE = 0.04  # of the time of a round alone that the way may take, as long as that stays
+_LONGEST = 4.0  # seconds
 _MEMORY = 0.95  # weight of what was seen before the last round
 _GAIN = 0.3  # of moving averages
 
@@ -55,13 +57,19 @@ class Pace:
         best = max(range(1, MOST_DRAFTS + 1), key=self.rate)
         if self._resting > 1:
             self._resting -= 1
-            return 0, self.alone
+            return 0, self._chunk()
         if self._resting == 1 or min(self.rate(best), self._seen()) >= self.rate_alone():
             self._resting = 0
             return best, 1
         self._rest = 2 * _SHORT_REST if self._tries >= _TRUSTED else min(2 * self._rest, _LONG_REST)
         self._resting, self._tries, self.gained, self.spent = self._rest, 0, 0.0, 0.0
-        return 0, self.alone
+        return 0, self._chunk()
+
+    def _chunk(self) -> int:
+        """Tokens that a verifier writes alone in a round: so many that the way costs little beside them."""
+        writing = self.seconds.get("alone", self._second("verify"))
+        wanted = min(self._second("way") / _WAY_SHARE, _LONGEST)
+        return max(self.alone, math.ceil(wanted / writing))
 
     def _seen(self) -> float:
         """Tokens a second of the last rounds with drafts; infinite until there are some."""
@@ -99,16 +107,16 @@ class Pace:
         in_turn = drafting + verifying
         if not self.parallel:
             return tokens / in_turn
-        through = self.share ** (
-            drafts + 1
-        )  # what was drafted meanwhile goes on from the verifier's own token
+        # What is drafted meanwhile has to go on from the verifier's own token.
+        through = self.share ** (drafts + 1)
         late = in_turn + self._second("draft") / 2  # a draft that is under way is finished first
         return tokens / (through * max(drafting, verifying) + (1 - through) * late)
 
     def rate_alone(self) -> float:
         """Tokens a second of the verifier alone, without waiting for each of them."""
         each = self.seconds.get("alone", self._second("verify"))
-        return self.alone / (self.alone * each + self._second("way"))
+        num = self._chunk()
+        return num / (num * each + self._second("way"))
 
     def _second(self, what: str) -> float:
         return self.seconds.get(what, 1e-9)

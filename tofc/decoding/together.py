@@ -59,23 +59,28 @@ def speculate(
     choice = choice or Choice()
     members = [(edge, tier) if isinstance(tier, str) else tier for tier in tiers]
     check_tiers(members)
+    answer = Growing(end_ids(members[-1][0]), max_new_tokens)
     reads = _reads(members, packet, question)
-    ends = end_ids(members[-1][0])
-    above: Verifier | None = None
-    for level in range(len(members) - 1, 0, -1):
-        above = Verifier(
+    counts = grow(answer, reads, choice, pace or Pace(), watch)
+    return Decoded(as_answer(*members[-1], answer, counts), answer.final, counts)
+
+
+def grow(
+    answer: Growing, reads: Sequence[Read], choice: Choice, pace: Pace, watch: Watch | None = None
+) -> Counts:
+    """Grows an answer to its end with models that have read the prompt, the smallest first."""
+    verifier: Verifier | None = None
+    for level in range(len(reads) - 1, 0, -1):
+        verifier = Verifier(
             reads[level],
             choice.policy(level),
-            ends,
-            max_new_tokens,
+            answer.ends,
+            answer.most,
             drafter=reads[level - 1],
-            above=None if above is None else Above(above.check),
+            above=None if verifier is None else Above(verifier.check),
         )
-    assert above is not None
-    answer = Growing(ends, max_new_tokens)
-    drafter = Drafter(reads[0], choice.policy(0), above.check, pace or Pace(), watch=watch)
-    counts = drafter.run(answer)
-    return Decoded(as_answer(*members[-1], answer, counts), answer.final, counts)
+    assert verifier is not None
+    return Drafter(reads[0], choice.policy(0), verifier.check, pace, watch=watch).run(answer)
 
 
 def check_tiers(members: Sequence[tuple[Edge, str]]) -> None:

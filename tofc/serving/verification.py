@@ -122,8 +122,8 @@ class Answers:
             )
         asked = await understand(body, self._models, self._limits)
         verifier = await asyncio.to_thread(self._prepare, asked, body)
-        size = self._models.edge.model.config.text_config.vocab_size
-        self._open[(client, name)] = _Open(verifier, digest, size, time.monotonic())
+        text: Any = self._models.edge.model.config.text_config
+        self._open[(client, name)] = _Open(verifier, digest, text.vocab_size, time.monotonic())
         self._forget()
 
     async def check(self, client: str, name: str, data: bytes) -> bytes:
@@ -137,11 +137,9 @@ class Answers:
             round = Round.from_bytes(data)
         except MessageError as error:
             raise wrong(str(error), code="invalid_round") from error
-        if len(round.drafts) > _MOST_DRAFTS or round.own > self._limits.new_tokens:
+        if len(round.drafts) > _MOST_DRAFTS:
             raise wrong(
-                f"{len(round.drafts)} drafts and {round.own} tokens of the server's own; at most "
-                f"{_MOST_DRAFTS} and {self._limits.new_tokens} in a round",
-                code="invalid_round",
+                f"{len(round.drafts)} drafts in a round; at most {_MOST_DRAFTS}", code="invalid_round"
             )
         if any(token >= found.vocabulary for token in round.drafts):
             raise wrong(f"a draft is no token: ids go up to {found.vocabulary - 1}", code="invalid_round")

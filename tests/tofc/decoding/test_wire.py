@@ -198,7 +198,7 @@ def test_nobody_there_at_the_start(
         lambda: b"",
         lambda: b"\x01" * 12,
         lambda: bytes(Round(0, told([]), 0, (1 << 19,))),
-        lambda: bytes(Round(0, told([]), 0, (), 10_000)),
+        lambda: bytes(Round(0, told([]), 0, (1,) * 600)),
     ],
 )
 def test_rounds_that_are_none(
