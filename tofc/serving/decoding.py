@@ -91,6 +91,7 @@ class Batch:
 
         Of rows whose pictures were asked about before, only what follows the pictures is computed.
         """
+        self._drop_ended()
         held = [self._prefixes.get(row.prefix_key) for row in rows]
         known = [(row, prefix) for row, prefix in zip(rows, held, strict=True) if prefix is not None]
         fresh = [row for row, prefix in zip(rows, held, strict=True) if prefix is None]

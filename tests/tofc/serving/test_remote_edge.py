@@ -58,7 +58,7 @@ def test_mistakes_are_the_users(server: Server, asked, change: dict[str, Any], k
         remote.answer(**{"packet": packet, "question": question, **change})
 
 
-@pytest.mark.parametrize("url", ["edge:8080", "ftp://edge", "http://", "http://[edge"])
+@pytest.mark.parametrize("url", ["edge:8080", "ftp://edge", "http://", "http://edge:port"])
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(UserError, match="the edge's address"):
         RemoteEdge(url)
