@@ -109,7 +109,8 @@ def calibrate(asked: Asked, keep: float) -> Calibrated:
         raise UserError(f"no policy keeps {keep:.0%} of the full member's accuracy; ask for less")
     named = zip(asked.members[:-1], best[2], strict=True)
     policy = Policy(tuple(Stage(name, float(threshold)) for name, threshold in named))
-    return Calibrated(policy, float(best[1] / full_right), float(best[0] / full_macs))
+    kept = best[1] / full_right if full_right else 1.0  # of nothing, all
+    return Calibrated(policy, float(kept), float(best[0] / full_macs))
 
 
 def outcome(asked: Asked, thresholds: Sequence[float]) -> tuple[float, float]:

@@ -169,7 +169,8 @@ def _skeleton(spec: BranchSpec, ratio: float, config: Any, main_block: type[nn.M
                 _decompose_skeleton(block, ranks, ratio)
         norm: Any = None
         if spec.own_norm:
-            norm = type(blocks[0].input_layernorm)(config.hidden_size, eps=config.rms_norm_eps)
+            kind: Any = type(blocks[0].input_layernorm)
+            norm = kind(config.hidden_size, eps=config.rms_norm_eps)
         head = nn.Linear(config.hidden_size, config.vocab_size, bias=False) if spec.own_head else None
     return Branch(spec.name, spec.exit_layer, blocks, spec.ratios, norm, head)
 
