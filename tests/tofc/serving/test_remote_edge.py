@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import tofc
 from eval.latency.link import Link
 from eval.serving.process import Server, free_port
 from eval.serving.shaped import ShapedProxy
 from tofc import EdgeUnreachable, PacketError, RemoteEdge, UserError
+from tofc.cli import app
 from tofc.serving.link import LinkEstimator
 
 
@@ -142,6 +145,26 @@ def test_the_device_answers_where_nobody_else_does_and_says_so(edge, asked) -> N
     assert len(made) == 1
     with RemoteEdge(url, retries=0) as alone, pytest.raises(EdgeUnreachable, match="in 1 tries"):
         alone.answer(packet, question)
+
+
+def test_the_command_line_asks_far_away(server: Server, edge, device, scenes, tmp_path) -> None:
+    image, prompts = scenes[0]
+    image.save(tmp_path / "street.png")
+    ask = ["ask", str(tmp_path / "street.png"), prompts[0], "--json", "--edge"]
+    expected = edge.answer(device.encode(image), prompts[0])
+    done = CliRunner().invoke(app, [*ask, server.url])
+    given = json.loads(done.stdout)
+    assert given["answer"] == expected.text
+    assert given["fallback"] == ""
+    assert {"vision", "link", "server"} <= set(given["timing"])
+    nobody = f"http://127.0.0.1:{free_port()}"
+    done = CliRunner().invoke(app, [*ask, nobody])
+    assert nobody in json.loads(done.stdout)["fallback"]
+    refused = CliRunner().invoke(app, [*ask, nobody, "--no-fallback"])
+    assert refused.exit_code == 2
+    assert "did not answer in 4 tries" in refused.stderr
+    for wrong in (["--deadline-ms", "0"], ["--deadline-ms", "300", "--quality", "4"]):
+        assert CliRunner().invoke(app, [*ask, nobody, *wrong]).exit_code == 2
 
 
 # The link.
