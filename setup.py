@@ -19,6 +19,16 @@ setup(
     package_data={
         "tofc": ["assets/**/*", "ui/static/**/*"],
         "tofc._configs": ["*.yaml"],
-        "eval": ["**/*.json", "**/*.yaml", "**/*.txt", "**/*.jpg", "**/*.png", "**/*.npz", "**/*.html", "**/*.css", "**/*.js"],
+        "eval": [
+            "**/*.json",
+            "**/*.yaml",
+            "**/*.txt",
+            "**/*.jpg",
+            "**/*.png",
+            "**/*.npz",
+            "**/*.html",
+            "**/*.css",
+            "**/*.js",
+        ],
     },
 )
