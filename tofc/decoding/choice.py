@@ -62,7 +62,9 @@ class Choice:
 
 
 class Policy(Protocol):
-    """What the one loop asks when it chooses; both may be given logits of several positions."""
+    """What the one loop asks when it chooses; `weighs_drafts`: whether it looks at the drafter's logits."""
+
+    weighs_drafts: bool
 
     def draw(self, logits: Tensor) -> int:
         """The token that follows, from logits [V]."""
@@ -78,6 +80,8 @@ class Policy(Protocol):
 class Greedy:
     """The likeliest token, always."""
 
+    weighs_drafts = False
+
     def draw(self, logits: Tensor) -> int:
         """The likeliest; the first where several are."""
         return int(logits.argmax(-1))
@@ -91,6 +95,8 @@ class Greedy:
 
 class Sampled:
     """Draws from `choice.shares`."""
+
+    weighs_drafts = True
 
     def __init__(self, choice: Choice, stream: int = 0) -> None:
         self.choice = choice

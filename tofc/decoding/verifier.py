@@ -109,7 +109,8 @@ class Verifier:
         above: Above | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._read, self._policy, self._drafter, self._above, self._now = read, policy, drafter, above, now
+        self._read, self._policy, self._above, self._now = read, policy, above, now
+        self._drafter = drafter if policy.weighs_drafts else None
         self.answer = Growing(ends, most, list(tokens), len(tokens), len(tokens))
         self.passes = 0
 
