@@ -9,21 +9,23 @@ that writes alone, it writes alone.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
+from statistics import median
 
 from tofc.decoding.rounds import Verdict
 
 MOST_DRAFTS = 16
 ALONE = 16  # tokens at least that a verifier writes alone before it is heard
 _FIRST = 4  # drafts of the first rounds, before there is anything to go by
-# Rounds that a verifier writes alone before drafts are tried once more: more and more while that is in vain.
-_SHORT_REST, _LONG_REST = 2, 64
+# Tokens that a verifier writes alone before drafts are tried once more: more and more while that is in vain.
+_SHORT_REST, _LONG_REST = 16, 1024
 _FEW = 6  # rounds with drafts after which their speed is believed more than what is expected of them
 _TRUSTED = 24  # rounds after which the next rest is a short one
 _WAY_SHARE = 0.04  # of the time of a round alone that the way may take, as long as that stays
 _LONGEST = 4.0  # seconds
 _MEMORY = 0.95  # weight of what was seen before the last round
-_GAIN = 0.3  # of moving averages
+_LATEST = 15  # durations of which the median counts: the first of a process, and pauses, are no measure
 
 
 @dataclass
@@ -31,8 +33,7 @@ class Pace:
     """Follows what rounds cost, over any number of answers, and plans the next one.
 
     drafts: a fixed number in place of planned ones; 0 lets the verifier write alone, `alone` tokens a round.
-    parallel: whether drafting goes on while a round is under way. seconds: moving averages of a draft
-    ("draft"), of a pass over drafts ("verify"), over one token ("alone"), and of a round besides ("way").
+    parallel: whether drafting goes on while a round is under way.
     """
 
     drafts: int | None = None
@@ -42,11 +43,12 @@ class Pace:
     spent: float = 0.0
     kept: float = 4.0  # drafts, with the weight of what was seen before the first round
     tried: float = 5.0
-    seconds: dict[str, float] = field(default_factory=dict)
+    _latest: dict[str, deque[float]] = field(default_factory=dict)
     _rounds: int = 0
     _tries: int = 0  # rounds with drafts since the last rest
     _rest: int = _SHORT_REST
-    _resting: int = 0
+    _resting: int = 0  # tokens
+    _is_trying: bool = False
 
     def plan(self) -> tuple[int, int]:
         """Drafts to make, and tokens that the verifier is to add."""
@@ -55,19 +57,21 @@ class Pace:
         if self._rounds < 2:
             return _FIRST, 1
         best = max(range(1, MOST_DRAFTS + 1), key=self.rate)
-        if self._resting > 1:
-            self._resting -= 1
-            return 0, self._chunk()
-        if self._resting == 1 or min(self.rate(best), self._seen()) >= self.rate_alone():
-            self._resting = 0
+        pays = self._is_trying or min(self.rate(best), self._seen()) >= self.rate_alone()
+        if self._resting <= 0 and pays:
+            self._is_trying = False
             return best, 1
-        self._rest = 2 * _SHORT_REST if self._tries >= _TRUSTED else min(2 * self._rest, _LONG_REST)
-        self._resting, self._tries, self.gained, self.spent = self._rest, 0, 0.0, 0.0
-        return 0, self._chunk()
+        if self._resting <= 0:
+            self._rest = 2 * _SHORT_REST if self._tries >= _TRUSTED else min(2 * self._rest, _LONG_REST)
+            self._resting, self._tries, self.gained, self.spent = self._rest, 0, 0.0, 0.0
+        own = self._chunk()
+        self._resting -= own
+        self._is_trying = self._resting <= 0  # the next round has drafts, whatever is expected of them
+        return 0, own
 
     def _chunk(self) -> int:
         """Tokens that a verifier writes alone in a round: so many that the way costs little beside them."""
-        writing = self.seconds.get("alone", self._second("verify"))
+        writing = self._second("alone") or self._second("verify")
         wanted = min(self._second("way") / _WAY_SHARE, _LONGEST)
         return max(self.alone, math.ceil(wanted / writing))
 
@@ -114,13 +118,18 @@ class Pace:
 
     def rate_alone(self) -> float:
         """Tokens a second of the verifier alone, without waiting for each of them."""
-        each = self.seconds.get("alone", self._second("verify"))
-        num = self._chunk()
+        each, num = self._second("alone") or self._second("verify"), self._chunk()
         return num / (num * each + self._second("way"))
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What was measured, as medians: a draft ("draft"), a pass of the verifier over drafts ("verify") and
+        over one token ("alone"), and a round besides ("way")."""
+        return {what: median(latest) for what, latest in self._latest.items()}
+
     def _second(self, what: str) -> float:
-        return self.seconds.get(what, 1e-9)
+        latest = self._latest.get(what)
+        return median(latest) if latest else 0.0
 
     def _learn(self, what: str, seconds: float) -> None:
-        before = self.seconds.get(what, seconds)
-        self.seconds[what] = before + _GAIN * (seconds - before)
+        self._latest.setdefault(what, deque(maxlen=_LATEST)).append(max(seconds, 1e-9))

@@ -23,6 +23,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from tofc.decoding.choice import Choice
+from tofc.decoding.pace import Pace
 from tofc.decoding.reading import readers
 from tofc.decoding.remote import RemoteVerifier, drafted_by, drafter_tag, vocabulary_tag
 from tofc.decoding.rounds import MessageError, Round
@@ -98,6 +99,7 @@ class Answers:
         self._open: OrderedDict[tuple[str, str], _Open] = OrderedDict()
         self._vocabulary = vocabulary_tag(models.edge.tokenizer)
         self._pool = ThreadPoolExecutor(_MOST, thread_name_prefix="tofc-upstream")
+        self._pace = Pace(parallel=True)  # learns from all answers
 
     @property
     def opened(self) -> Opened:
@@ -186,7 +188,7 @@ class Answers:
         if upstream is not None:
             asked_above = body.model_dump(exclude_none=True) | drafted_by(edge, exit, choice)
             far = RemoteVerifier(upstream.remote, asked_above | {"model": upstream.remote.model})
-            above = Above(far, pool=self._pool)
+            above = Above(far, self._pace, self._pool)
         return Verifier(
             reads[exit],
             choice.policy(stream=1 if upstream is not None else 2),

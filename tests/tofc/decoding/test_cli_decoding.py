@@ -79,3 +79,19 @@ def test_verified_and_unverified_tokens_look_different(edge: tofc.Edge) -> None:
     assert text.plain == edge.tokenizer.decode(tokens)
     assert [str(span.style) for span in text.spans] == ["italic", "dim italic"]
     assert text.spans[0].start == len(edge.tokenizer.decode(tokens[:3]))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--upstream", "http://127.0.0.1:9"), "--exit NAME"),
+        (("--exit", "e1"), "--upstream URL"),
+        (("--upstream", "http://127.0.0.1:9", "--exit", "e3"), "did not answer"),
+        (("--upstream", "http://127.0.0.1:9", "--exit", "e9"), "no exit 'e9'"),
+    ],
+)
+def test_a_middle_tier_that_cannot_start(family_folder: Path, options: tuple[str, ...], said: str) -> None:
+    command = ["serve", "--model", str(family_folder), "--packets-only", "--port", "0", *options]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.stderr.split())

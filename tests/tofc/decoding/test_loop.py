@@ -57,6 +57,28 @@ def test_drafts_that_always_stand_save_passes_and_those_that_never_do_cost_none(
     assert found["always"] < found["sometimes"] < found["never"]
 
 
+def test_three_tiers_that_all_go_on_while_rounds_are_under_way() -> None:
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        for seed in range(12):
+            cloud = verifier(seed)
+            edge = drafter("sometimes", cloud, seed)
+            above = Above(check_of(cloud).check, pool=second)
+            answer, _ = decode(
+                drafter("sometimes", edge, seed), check_of(edge, above=above).check, pool=first
+            )
+            assert answer.tokens == alone(cloud)
+            assert answer.is_over
+
+
+def test_a_greedy_verifier_does_not_ask_what_the_drafter_thought() -> None:
+    table = verifier(1)
+    draft = drafter("sometimes", table)
+    asked = Table(draft.logits)
+    answer, _ = decode(draft, check_of(table, drafter=asked).check)
+    assert answer.tokens == alone(table)
+    assert asked.passes == 0
+
+
 @pytest.mark.parametrize("top", KINDS)
 @pytest.mark.parametrize("middle", KINDS)
 def test_three_tiers(middle: str, top: str) -> None:
