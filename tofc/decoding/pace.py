@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean
 
 from tofc.decoding.rounds import Verdict
 
@@ -25,7 +25,8 @@ _TRUSTED = 24  # rounds after which the next rest is a short one
 _WAY_SHARE = 0.04  # of the time of a round alone that the way may take, as long as that stays
 _LONGEST = 4.0  # seconds
 _MEMORY = 0.95  # weight of what was seen before the last round
-_LATEST = 15  # durations of which the median counts: the first of a process, and pauses, are no measure
+_HOPED = 0.98  # share of drafts that may stand for once
+_LATEST = 15  # durations that count, without the longest: the first of a process is no measure
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Pace:
     kept: float = 4.0  # drafts, with the weight of what was seen before the first round
     tried: float = 5.0
     _latest: dict[str, deque[float]] = field(default_factory=dict)
+    _seconds: dict[str, float] = field(default_factory=dict)  # as of the last plan
     _rounds: int = 0
     _tries: int = 0  # rounds with drafts since the last rest
     _rest: int = _SHORT_REST
@@ -54,8 +56,9 @@ class Pace:
         """Drafts to make, and tokens that the verifier is to add."""
         if self.drafts is not None:
             return (self.drafts, 1) if self.drafts else (0, self.alone)
-        if self._rounds < 2:
+        if not self._rounds:
             return _FIRST, 1
+        self._seconds = self.seconds
         best = max(range(1, MOST_DRAFTS + 1), key=self.rate)
         pays = self._is_trying or min(self.rate(best), self._seen()) >= self.rate_alone()
         if self._resting <= 0 and pays:
@@ -66,7 +69,9 @@ class Pace:
             self._resting, self._tries, self.gained, self.spent = self._rest, 0, 0.0, 0.0
         own = self._chunk()
         self._resting -= own
-        self._is_trying = self._resting <= 0  # the next round has drafts, whatever is expected of them
+        if self._resting <= 0:  # the next round has drafts, unless even good ones could not pay
+            hoped = max(self.rate(drafts, _HOPED) for drafts in range(1, MOST_DRAFTS + 1))
+            self._is_trying = hoped > self.rate_alone()
         return 0, own
 
     def _chunk(self) -> int:
@@ -104,15 +109,16 @@ class Pace:
         """Of drafts that follow on kept ones, those that are kept."""
         return min(0.995, self.kept / self.tried)
 
-    def rate(self, drafts: int) -> float:
-        """Tokens a second with rounds of so many drafts."""
-        tokens = sum(self.share**i for i in range(drafts + 1))
+    def rate(self, drafts: int, share: float | None = None) -> float:
+        """Tokens a second with rounds of so many drafts, of which `share` stand (else as many as did)."""
+        share = self.share if share is None else share
+        tokens = (1 - share ** (drafts + 1)) / (1 - share)
         drafting, verifying = drafts * self._second("draft"), self._second("verify") + self._second("way")
         in_turn = drafting + verifying
         if not self.parallel:
             return tokens / in_turn
         # What is drafted meanwhile has to go on from the verifier's own token.
-        through = self.share ** (drafts + 1)
+        through = share ** (drafts + 1)
         late = in_turn + self._second("draft") / 2  # a draft that is under way is finished first
         return tokens / (through * max(drafting, verifying) + (1 - through) * late)
 
@@ -123,13 +129,16 @@ class Pace:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What was measured, as medians: a draft ("draft"), a pass of the verifier over drafts ("verify") and
+        """What was measured, on average: a draft ("draft"), a pass of the verifier over drafts ("verify") and
         over one token ("alone"), and a round besides ("way")."""
-        return {what: median(latest) for what, latest in self._latest.items()}
+        means = {}
+        for what, latest in self._latest.items():
+            ordered = sorted(latest)
+            means[what] = fmean(ordered[:-1] if len(ordered) > 2 else ordered[:1])
+        return means
 
     def _second(self, what: str) -> float:
-        latest = self._latest.get(what)
-        return median(latest) if latest else 0.0
+        return self._seconds.get(what, 1e-9 if what == "verify" else 0.0)
 
     def _learn(self, what: str, seconds: float) -> None:
         self._latest.setdefault(what, deque(maxlen=_LATEST)).append(max(seconds, 1e-9))
