@@ -25,6 +25,7 @@ from eval.demo.results import PLAIN, PictureResult, QuestionResult, link_seconds
 from eval.demo.table import notes, print_picture, print_summary
 from eval.scenes.world import make_scene
 from tofc.clusters import boundaries, tile_box, tinted
+from tofc.config import resolve
 from tofc.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -197,7 +198,7 @@ def test_whole_command_on_the_bundled_model(tmp_path):
     found = json.loads(figures.read_text(encoding="utf-8"))
     (picture,) = found["pictures"]
     assert picture["bytes"] == sum(picture["sections"].values()) > 0
-    assert picture["tokens"] == 64
+    assert picture["tokens"] == resolve("scenes-tiny").config.merging.tokens
     assert len(picture["questions"]) >= 2
     for asked in picture["questions"]:
         assert set(asked["baselines"]) == {"WebP", "JPEG"}

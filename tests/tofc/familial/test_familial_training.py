@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -187,6 +186,9 @@ def test_an_exit_beyond_the_model_is_an_error(base: Path, tmp_path: Path) -> Non
         make_run(base, tmp_path / "run", branches=[{"exit": 3}])
 
 
-def test_the_bundled_recipe_is_sound() -> None:
+def test_the_bundled_recipe_makes_the_bundled_branches() -> None:
     config = tofc.config.load_yaml("scenes-tiny-family", FamilyConfig)
-    assert dataclasses.asdict(config)["base"] == "scenes-tiny"
+    index: Any = familial.family("scenes-tiny")
+    bundled = {spec.name: (spec.exit_layer, spec.ratios) for spec in index.branches}
+    made = {branch.called: (branch.exit, tuple(sorted(branch.ratios))) for branch in config.branches}
+    assert made == bundled
