@@ -130,12 +130,12 @@ class RateConfig:
                 for levels in systems.int8.levels:
                     point = Point("int8", (("levels", levels), ("tokens", tokens)))
                     senders.append(FeatureSender(point, Int8Zstd(levels), tokens))
-        for name, grid, codec in (
+        for name, grey, codec in (
             ("merged_jpeg", systems.merged_jpeg, Jpeg()),
             ("merged_webp", systems.merged_webp, WebP()),
         ):
-            for tokens in grid.tokens if grid is not None else ():
-                for quality in grid.quality if grid is not None else ():
+            for tokens in grey.tokens if grey is not None else ():
+                for quality in grey.quality if grey is not None else ():
                     point = Point(name, (("quality", quality), ("tokens", tokens)))
                     senders.append(FeatureSender(point, GreyPicture(codec, quality), tokens))
         for name in IMAGE_CODECS:
