@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from tofc.errors import ImageError
 
@@ -60,6 +60,8 @@ def open_image(source: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"(max_pixels={width * height} in Python)"
         )
     try:
+        with _whole_pictures_alone():
+            image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
     except _DECODER_FAULTS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -132,9 +134,23 @@ def _pillow_without_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
+@contextmanager
+def _whole_pictures_alone() -> Iterator[None]:
+    """Lets Pillow refuse a file that ends early, although somebody in this process told it not to.
+
+    lmms-eval does, for one. The setting is process-wide, so it is held for decoding only, and one at a time.
+    """
+    with _limit_lock:
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Any mode that Pillow knows, decoded, as RGB."""
-    image.load()
     if image.mode == "F" or image.mode.startswith("I"):
         image = _to_8_bits(np.asarray(image))
     if image.mode in _ALPHA_MODES or "transparency" in image.info:

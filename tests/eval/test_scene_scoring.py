@@ -155,7 +155,7 @@ def test_the_pipeline_answerer_keeps_the_order_and_counts_bytes():
             return image.encode() * quality
 
     class FakeEdge:
-        def answer_many(self, requests, batch_size, max_new_tokens):
+        def answer_many(self, requests, exit, batch_size, max_new_tokens):
             return [Said(f"{question} {seen} {max_new_tokens}") for seen, question in requests]
 
     def questions(*forms):

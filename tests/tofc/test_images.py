@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 import tofc
 from tofc.images import open_image
@@ -164,3 +164,14 @@ def test_the_pixel_limit_can_be_set() -> None:
     assert open_image(gradient(), max_pixels=384).size == (24, 16)
     with pytest.raises(tofc.ImageError, match="damaged"):
         open_image(png_header(20_000, 20_000), max_pixels=10**9)
+
+
+def test_truncated_files_are_refused_whatever_the_process_told_pillow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as lmms-eval does on import
+    file = io.BytesIO()
+    gradient().save(file, "PNG")
+    with pytest.raises(tofc.ImageError):
+        open_image(io.BytesIO(file.getvalue()[:-40]))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True

@@ -65,7 +65,9 @@ def question(picture: Image.Image | bytes, **changes: Any) -> dict[str, Any]:
 def test_what_can_be_chosen_is_what_the_model_has(client: TestClient, studio: Studio) -> None:
     options = client.get("/api/options").json()
     assert options["qualities"] == list(range(1, 9))
-    assert (options["quality"], options["tokens"], options["max_tokens"]) == (4, 64, 196)
+    config = studio.edge.config
+    chosen = (options["quality"], options["tokens"], options["max_tokens"])
+    assert chosen == (config.default_quality, config.merging.tokens, 196)
     assert [one["name"] for one in options["exits"]] == [member.name for member in studio.edge.family]
     assert options["exits"][-1]["share"] == 1
 
@@ -284,10 +286,10 @@ class Page:
         return SHOTS / name
 
 
-def test_the_page_shows_an_answer_and_what_it_took(browser, address) -> None:
+def test_the_page_shows_an_answer_and_what_it_took(browser, address, studio) -> None:
     page = Page(browser, address, 1280, 900)
     assert page.find("answer").text
-    assert page.tokens() == 64
+    assert page.tokens() == studio.edge.config.merging.tokens
     names = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "#bars .what")]
     assert names[0] == "TOFC packet"
     assert {name.split(",")[0] for name in names[1:]} == {"the file you gave", "JPEG", "WebP"}

@@ -97,7 +97,7 @@ def test_turns_and_several_pictures(client, edge, asked, device, scenes) -> None
     both = client.chat.completions.create(model="scenes-tiny", messages=message(QUESTION, *urls))
     features = [edge.decode_features(packet)[0] for packet in packets]
     assert both.choices[0].message.content == edge.answer_many([(features, QUESTION)])[0].text
-    assert both.tofc["visual_tokens"] == 128
+    assert both.tofc["visual_tokens"] == 2 * edge.config.merging.tokens
     turns = [
         {"role": "system", "content": "Be brief."},
         *message("Is there a bus?", urls[0]),
