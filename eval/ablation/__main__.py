@@ -110,11 +110,16 @@ def print_table(out: Path, variants: dict[str, Variant], loss: str) -> None:
     equal = {"error": "error of the features", "cross_entropy": "cross-entropy of the answers"}[loss]
     title = f"bytes at equal {equal}, relative to '{REFERENCE}'"
     table = Table("variant", "bytes", "95 % interval", "middle quality: bytes", "right", "use", title=title)
-    found = []
+    found: list[dict[str, object]] = []
     for name, variant in variants.items():
         if not (out / name / ROWS_NAME).exists():
             continue
-        row = compare(Curve.from_rows(read_rows(out / name / ROWS_NAME), loss), base)
+        try:
+            row = compare(Curve.from_rows(read_rows(out / name / ROWS_NAME), loss), base)
+        except ValueError as error:  # a single point may lie beyond the reference's curve
+            table.add_row(variant.title, str(error))
+            found.append({"variant": name, "not_computed": str(error)})
+            continue
         row["least_used"] = least_use(out / name)
         found.append({"variant": name, **row})
         table.add_row(

@@ -174,8 +174,10 @@ def test_the_table_compares_what_is_there(tmp_path: Path, capsys: pytest.Capture
     write(tmp_path, "full", curve(1.0))
     write(tmp_path, "experts_1", curve(1.25))
     assert read_rows(tmp_path / "full" / ROWS_NAME)[0].quality == 1
+    write(tmp_path, "single_2", dataclasses.replace(curve(1.0), loss=curve(1.0).loss + 5))
     print_table(tmp_path, CODEC_VARIANTS, "error")
     shown = capsys.readouterr().out
+    assert '"variant": "single_2", "not_computed": "the variant' in shown
     assert "+25.0%" in shown
     assert "15.0%" in shown  # the least used entropy model
 
