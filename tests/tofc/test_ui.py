@@ -168,6 +168,7 @@ def test_what_nobody_waits_for_is_not_computed(address, studio, make_picture, mo
     for impatient in (send("second"), send("third")):
         impatient.close()
     last = send("last")
+    time.sleep(0.5)  # the server hears of those who left
     goes_on.set()
     assert json.load(first.getresponse()) == {"answer": "first"}
     assert json.load(last.getresponse()) == {"answer": "last"}
