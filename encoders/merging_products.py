@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir  # type: ignore[import-untyped]  # has no stubs
+from llvmlite import binding, ir  # type: ignore[import-untyped]  # llvmlite ships no stubs
 from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tofc.cli_report import note, print_json, print_table, reports_user_errors
+from tofc.cli_report import note, print_evaluation, reports_user_errors
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,14 +131,7 @@ def decoding(
         ) from None
     settings = load_yaml(config, DecodingConfig)
     folder = out if out is not None else Path("runs") / settings.name
-    summary = run(settings, folder)
-    if json_:
-        print_json(summary)
-        return
-    for table in tables(summary):
-        print_table(table)
-        typer.echo()
-    typer.echo(folder)
+    print_evaluation(run(settings, folder), tables, folder, json_)
 
 
 @contextmanager

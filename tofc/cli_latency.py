@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tofc.cli_report import print_json, print_table, reports_user_errors
+from tofc.cli_report import print_evaluation, reports_user_errors
 from tofc.errors import UserError
 
 LATENCY_EXAMPLES = (
@@ -41,11 +41,4 @@ def latency(
         ) from None
     settings = load_yaml(config, LatencyConfig)
     folder = out if out is not None else Path("runs") / settings.name
-    summary = run(settings, folder)
-    if json_:
-        print_json(summary)
-        return
-    for table in tables(summary):
-        print_table(table)
-        typer.echo()
-    typer.echo(folder)
+    print_evaluation(run(settings, folder), tables, folder, json_)

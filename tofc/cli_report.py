@@ -6,8 +6,9 @@ import functools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -95,3 +96,16 @@ def print_table(table: Table) -> None:
     """A table on standard output, at its natural width even where that is no terminal."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(table)
+
+
+def print_evaluation(
+    summary: dict[str, Any], tables: Callable[[dict[str, Any]], Iterable[Table]], folder: Path, as_json: bool
+) -> None:
+    """What an evaluation found: one JSON object, or its tables and the folder that holds the rest."""
+    if as_json:
+        print_json(summary)
+        return
+    for table in tables(summary):
+        print_table(table)
+        typer.echo()
+    typer.echo(folder)

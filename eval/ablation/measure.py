@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from entropy import FeatureCodec
+from tofc.training.packing import PackedBatch
 from tofc.training.task import TaskModel
 from tofc.training.train import Run
 
@@ -69,7 +70,7 @@ def _coded(features: torch.Tensor, codec: FeatureCodec, quality: int) -> tuple[l
     return [len(payload) + PACKET_BYTES for payload in payloads], torch.from_numpy(decoded).to(features)
 
 
-def _answers(task: TaskModel, decoded: torch.Tensor, packed) -> tuple[list[float], torch.Tensor]:  # type: ignore[no-untyped-def]
+def _answers(task: TaskModel, decoded: torch.Tensor, packed: PackedBatch) -> tuple[list[float], torch.Tensor]:
     visual = task.grounded.visual_embeddings(decoded, decoded.shape[1])
     found = task.grounded.answers(visual, packed)
     return found.by_picture.tolist(), found.exact

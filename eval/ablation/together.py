@@ -51,7 +51,7 @@ def train_together(
     runs = {name: Run(each.change(config), out / name, console) for name, each in variants.items()}
     shared = SharedFeatures(next(iter(runs.values())).task)
     for run in runs.values():
-        run.task.merged = shared  # type: ignore[method-assign]
+        run.task.merged = shared  # type: ignore[method-assign]  # on this instance alone
     numbers = [
         range(step * config.batch_size, (step + 1) * config.batch_size) for step in range(config.total_steps)
     ]

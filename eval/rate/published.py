@@ -54,7 +54,7 @@ class _Published:
 
     def asked(self, doc: dict[str, Any]) -> Asked:
         """The question of a row."""
-        raise NotImplementedError
+        raise NotImplementedError  # each benchmark words its own
 
 
 class MmeData(_Published):

@@ -82,8 +82,10 @@ def measure(mbit: float, round_trip: float, pictures: int) -> list[dict[str, Any
         {"system": name, **{part: round(float(np.median([r[part] for r in seen])), 1) for part in seen[0]}}
         for name, seen in rows.items()
     ]
-    first = float(medians[0]["total"])  # type: ignore[arg-type]
-    return [{**row, "over_tofc": round(float(row["total"]) / first, 2)} for row in medians]  # type: ignore[arg-type]
+    totals = [float(np.median([row["total"] for row in seen])) for seen in rows.values()]
+    return [
+        {**row, "over_tofc": round(total / totals[0], 2)} for row, total in zip(medians, totals, strict=True)
+    ]
 
 
 def _webp(image: Image.Image, side: int, quality: int) -> bytes:

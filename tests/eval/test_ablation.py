@@ -112,7 +112,7 @@ def test_features_are_computed_once_for_equal_pixels_and_tokens() -> None:
             return pixels * (tokens or 1)
 
     task = Task()
-    shared = SharedFeatures(task)  # type: ignore[arg-type]
+    shared = SharedFeatures(task)  # type: ignore[arg-type]  # all of a task that it uses
     pixels = torch.arange(4.0)
     assert torch.equal(shared(pixels, 2), pixels * 2)
     assert torch.equal(shared(pixels.clone(), 2), pixels * 2)

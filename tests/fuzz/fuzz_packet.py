@@ -24,7 +24,7 @@ if __name__ == "__main__":
     INSTRUMENTED = ("stream", "order", "varint", "stream_reference", "rans_reference")
     with atheris.instrument_imports(include=[f"entropy.{name}" for name in INSTRUMENTED] + ["tofc.packet"]):
         import entropy.stream_reference  # noqa: F401  what is imported below is then instrumented
-        import tofc.packet  # noqa: F401
+        import tofc.packet  # noqa: F401  likewise
 
 import numpy as np
 
