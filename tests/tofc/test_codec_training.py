@@ -77,6 +77,8 @@ def test_adapters_that_change_nothing_are_refused() -> None:
         AdapterConfig(tower=False, language=False)
     with pytest.raises(ValueError, match="rank"):
         AdapterConfig(rank=0)
+    with pytest.raises(ValueError, match="tower: false"):
+        AdapterConfig(tower_ratio=0.0)
 
 
 def test_an_epoch_is_the_corpus_once() -> None:

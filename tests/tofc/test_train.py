@@ -8,16 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 import tofc
 from eval.scenes.corpus import SceneCorpus
 from eval.scenes.world import make_scene
+from tofc.config import load_yaml
 from tofc.training.base_model import BaseModelConfig, build_model, build_processor, build_tokenizer
+from tofc.training.settings import TrainConfig
+from tofc.training.train import Run
 
 CONFIG = """
 base: {base}
@@ -135,6 +140,22 @@ def test_the_checkpoint_answers_over_packets(runs: tuple[Path, Path], config: Pa
     assert any("vision" in name for name in changed)
     assert any("multi_modal_projector" in name for name in changed)
     assert not any("embed" in name or "norm" in name for name in changed)
+
+
+def test_the_tower_learns_at_a_rate_of_its_own(config: Path, tmp_path: Path) -> None:
+    """AdamW's first step moves every parameter by the rate itself."""
+    plain = load_yaml(config, TrainConfig)
+    assert plain.adapters is not None
+    slow = replace(plain, feature_steps=0, adapters=replace(plain.adapters, tower_ratio=0.1))
+    run = Run(slow, tmp_path, Console(quiet=True))
+    run.trainer.train_step([run.corpus.picture("train", number, 0) for number in range(4)])
+    moved = {"vision_tower": 0.0, "language_model": 0.0}
+    for name, parameter in run.tuned.named_parameters():
+        for side in moved:
+            if "lora_B" in name and side in name:  # these begin at zero
+                moved[side] = max(moved[side], float(parameter.detach().abs().max()))
+    assert moved["language_model"] > 0
+    assert moved["vision_tower"] == pytest.approx(0.1 * moved["language_model"], rel=1e-3)
 
 
 GRADIENTS = """

@@ -22,7 +22,8 @@ class AdapterConfig:
     """Low-rank adapters on every linear layer of the blocks; the projector is trained whole beside them.
 
     `rank` and `alpha` as in LoRA (updates are scaled by alpha / rank); `tower` and `language` say which side
-    gets them, `projector` whether that is trained; `learning_rate` is AdamW's for adapters and projector.
+    gets them, `projector` whether that is trained; `learning_rate` is AdamW's for adapters and projector, and
+    times `tower_ratio` that of the tower's adapters.
     """
 
     rank: int = 64
@@ -32,6 +33,7 @@ class AdapterConfig:
     language: bool = True
     projector: bool = True
     learning_rate: float = 2e-4
+    tower_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or self.learning_rate <= 0 or not 0 <= self.dropout < 1:
@@ -39,6 +41,8 @@ class AdapterConfig:
                 "adapters want rank >= 1, alpha and learning_rate above 0, dropout in [0, 1); got rank "
                 f"{self.rank}, alpha {self.alpha}, learning_rate {self.learning_rate}, dropout {self.dropout}"
             )
+        if self.tower_ratio <= 0:
+            raise ValueError(f"adapters.tower_ratio is {self.tower_ratio}: to leave the tower, tower: false")
         if not (self.tower or self.language):
             raise ValueError("adapters with tower and language both false: leave adapters out instead")
 

@@ -36,15 +36,17 @@ class Trainer(TrainingLoop):
         self.config, self.task = config, task
         gains = [task.codec.first_gain, task.codec.gain_growth]
         codec = [p for p in task.codec.parameters() if p.requires_grad and all(p is not g for g in gains)]
-        adapters = [p for p in task.grounded.parameters() if p.requires_grad]
+        groups = [(codec, config.codec_lr), (gains, config.codec_lr * config.gain_ratio)]
+        if config.adapters:
+            learned = [(name, p) for name, p in task.grounded.named_parameters() if p.requires_grad]
+            rate = config.adapters.learning_rate
+            for in_tower, peak in ((False, rate), (True, rate * config.adapters.tower_ratio)):
+                groups.append(([p for name, p in learned if (".vision_tower." in name) == in_tower], peak))
+        groups = [(parameters, peak) for parameters, peak in groups if parameters]
         optimizer = torch.optim.AdamW(
-            [{"params": p} for p in (codec, gains, adapters) if p],
-            lr=1.0,
-            betas=(0.9, 0.99),
-            weight_decay=0.0,
+            [{"params": parameters} for parameters, _ in groups], lr=1.0, betas=(0.9, 0.99), weight_decay=0.0
         )
-        peaks = [config.codec_lr, config.codec_lr * config.gain_ratio]
-        peaks += [config.adapters.learning_rate] if config.adapters else []
+        peaks = [peak for _, peak in groups]
         steps = config.steps_for(corpus.num_pictures("train"))
         shared = (config, task, packer, corpus, folder, accelerator, console)
         super().__init__(*shared, [optimizer], [peaks], steps)
