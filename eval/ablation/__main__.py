@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,8 @@ def main() -> int:
         if not arguments.table_only:
             config = load_yaml(arguments.config, TrainConfig)
             missing = {name: each for name, each in variants.items() if not (out / name / ROWS_NAME).exists()}
-            if arguments.part == "codec" and missing:
-                for name, run in train_together(config, missing, out, console).items():
-                    write_rows(name, run, arguments.pictures)
-            for name, variant in missing.items() if arguments.part == "answers" else ():
-                write_rows(name, train(variant, config, out / name, console), arguments.pictures)
+            if missing:
+                train_and_measure(arguments.part, config, missing, out, arguments.pictures, console)
         for loss in ("error", "cross_entropy") if arguments.part == "codec" else ("cross_entropy",):
             print_table(out, variants, loss)
     except UserError as error:
@@ -64,6 +62,22 @@ def chosen_variants(part: str, names: list[str] | None) -> dict[str, Variant]:
     return {name: each for name, each in known.items() if not names or name in {REFERENCE, *names}}
 
 
+def train_and_measure(
+    part: str, config: TrainConfig, variants: dict[str, Variant], out: Path, pictures: int, console: Console
+) -> None:
+    """Rows of each variant; a reference that has its rows already is read again for its coordinates."""
+    made: Iterable[tuple[str, Run]]
+    if part == "codec":
+        made = train_together(config, variants, out, console).items()
+    else:
+        made = ((name, train(each, config, out / name, console)) for name, each in variants.items())
+    reference = None if REFERENCE in variants else Run(config, out / REFERENCE, console).task.codec.cpu()
+    for name, run in made:  # the reference is the first of all
+        exported = finish(run)[1]
+        reference = run.task.codec if reference is None else reference
+        write_rows(run.work / ROWS_NAME, measure(name, run, exported, pictures, reference))
+
+
 def train(variant: Variant, config: TrainConfig, folder: Path, console: Console) -> Run:
     """One variant with its own model; an interrupted training goes on."""
     console.print(f"[bold]{folder.name}[/bold]: {variant.title}")
@@ -72,20 +86,18 @@ def train(variant: Variant, config: TrainConfig, folder: Path, console: Console)
     return run
 
 
-def write_rows(name: str, run: Run, pictures: int) -> None:
-    """Exports the run's codec and writes what it does on test pictures beside the run."""
-    _, exported = finish(run)
-    rows = measure(name, run, exported, pictures)
-    partial = run.work / (ROWS_NAME + ".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0].as_dict()))
+def write_rows(file: Path, rows: list[Row]) -> None:
+    """Writes rows as CSV, all of them or none."""
+    partial = file.with_suffix(".partial")
+    with partial.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, list(rows[0].as_dict()))
         writer.writeheader()
         writer.writerows(row.as_dict() for row in rows)
-    partial.rename(run.work / ROWS_NAME)
+    partial.rename(file)
 
 
 def read_rows(file: Path) -> list[Row]:
-    """Rows as `train_and_measure` wrote them."""
+    """Rows as `write_rows` wrote them."""
     with file.open(newline="") as lines:
         return [
             Row(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from entropy import FeatureCodec
+from entropy import FeatureCodec, TrainableCodec
 from tofc.training.packing import PackedBatch
 from tofc.training.task import TaskModel
 from tofc.training.train import Run
@@ -20,8 +20,8 @@ BATCH = 16
 class Row:
     """One picture at one quality: packet bytes, error, weighted cross-entropy of its answers in nats.
 
-    `error` is the mean squared error in the coordinates that the codec quantises, relative to the features'
-    variance there: the error that matters to the answers, see `tofc.training.train`.
+    `error` is the mean squared error in the coordinates that the reference's codec quantises, relative to
+    the features' variance there: the error that matters to the answers, see `tofc.training.train`.
     """
 
     variant: str
@@ -39,8 +39,11 @@ class Row:
 
 
 @torch.no_grad()
-def measure(name: str, run: Run, codec: FeatureCodec, pictures: int) -> list[Row]:
-    """Rows of every quality level, and of quality 0: features merged but not coded, 2 bytes a value."""
+def measure(name: str, run: Run, codec: FeatureCodec, pictures: int, reference: TrainableCodec) -> list[Row]:
+    """Rows of every quality level, and of quality 0: features merged but not coded, 2 bytes a value.
+
+    codec: the run's, exported; reference: the codec in whose coordinates errors are taken.
+    """
     run.task.eval()
     rows: list[Row] = []
     for start in range(0, pictures, BATCH):
@@ -51,7 +54,7 @@ def measure(name: str, run: Run, codec: FeatureCodec, pictures: int) -> list[Row
         packed = run.packer.pack([example.turns for example in examples]).to(run.task.device)
         for quality in (0, *codec.qualities):
             sizes, decoded = _coded(features, codec, quality)
-            coordinates = run.task.codec.transform(decoded.cpu() - features.cpu() + run.task.codec.center)
+            coordinates = reference.transform(decoded.cpu() - features.cpu() + reference.center)
             errors = coordinates.square().mean((1, 2)).tolist()
             losses, exact = _answers(run.task, decoded, packed)
             for place, number in enumerate(numbers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 from collections.abc import Iterator
@@ -13,14 +14,14 @@ import torch
 from rich.console import Console
 
 from eval.ablation.__main__ import ROWS_NAME, chosen_variants, main, print_table, read_rows
-from eval.ablation.measure import Row
+from eval.ablation.measure import Row, measure
 from eval.ablation.summary import Curve, bytes_at_equal_loss, interval
 from eval.ablation.together import SharedFeatures, train_together
 from eval.ablation.variants import ANSWER_VARIANTS, CODEC_VARIANTS, PARTS, pool
 from tofc.config import load_yaml
 from tofc.errors import UserError
 from tofc.training.settings import TrainConfig
-from tofc.training.train import Run
+from tofc.training.train import Run, finish
 
 LEVELS, PICTURES = 4, 30
 
@@ -122,31 +123,50 @@ def test_features_are_computed_once_for_equal_pixels_and_tokens() -> None:
     assert task.calls == 3
 
 
-@pytest.fixture
-def _one_thread() -> Iterator[None]:
-    """Sums of several threads may differ in their last bits from run to run."""
+@pytest.fixture(scope="module")
+def config() -> TrainConfig:
+    """Two steps of two pictures."""
+    whole = load_yaml("configs/scenes-tiny-ablation-codec.yaml", TrainConfig)
+    data = dataclasses.replace(whole.data, num_workers=0)
+    return dataclasses.replace(
+        whole, data=data, feature_steps=2, total_steps=2, batch_size=2, init_pictures=4, validation_pictures=1
+    )
+
+
+@pytest.fixture(scope="module")
+def together(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """Two variants, with one thread: sums of several may differ in their last bits from run to run."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    chosen = {name: CODEC_VARIANTS[name] for name in ("full", "experts_1")}
+    yield train_together(config, chosen, tmp_path_factory.mktemp("together"), Console(quiet=True))
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("_one_thread")
-def test_variants_trained_together_equal_those_trained_alone(tmp_path: Path) -> None:
-    config = dataclasses.replace(
-        load_yaml("configs/scenes-tiny-ablation-codec.yaml", TrainConfig),
-        feature_steps=2, total_steps=2, batch_size=2, init_pictures=4,
-    )  # fmt: skip
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0))
-    chosen = {name: CODEC_VARIANTS[name] for name in ("full", "experts_1")}
-    console = Console(quiet=True)
-    together = train_together(config, chosen, tmp_path / "together", console)
-    alone = Run(CODEC_VARIANTS["experts_1"].change(config), tmp_path / "alone", console)
+def test_variants_trained_together_equal_those_trained_alone(
+    config: TrainConfig, together: dict[str, Run], tmp_path: Path
+) -> None:
+    alone = Run(CODEC_VARIANTS["experts_1"].change(config), tmp_path / "alone", Console(quiet=True))
     alone.trainer.run(lambda step, scalars: None)
     expected = alone.task.codec.state_dict()
     found = together["experts_1"].task.codec.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert together["full"].task.codec.config.experts == 4
+
+
+def test_errors_are_taken_in_the_coordinates_of_the_reference(together: dict[str, Run]) -> None:
+    run = together["experts_1"]
+    exported = finish(run)[1]
+    wider = copy.deepcopy(together["full"].task.codec)
+    wider.forward_transform *= 2.0
+    rows, doubled = (
+        measure("experts_1", run, exported, 2, reference)
+        for reference in (together["full"].task.codec, wider)
+    )
+    assert [row.bytes for row in rows] == [row.bytes for row in doubled]
+    assert [4 * row.error for row in rows] == pytest.approx([row.error for row in doubled], rel=1e-4)
+    coded = [row.error for row in rows if row.quality == 1]
+    assert min(coded) > max(row.error for row in rows if row.quality == 8) > 0
 
 
 def test_training_together_refuses_what_is_not_shared(tmp_path: Path) -> None:
