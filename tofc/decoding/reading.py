@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from tofc.decoding.blocks import Grown, Layer, turns
 from tofc.errors import UserError
 from tofc.familial.branches import text_model
 from tofc.familial.family import Family
@@ -34,9 +34,11 @@ class Context:
     """A prompt's embeddings and those of the tokens after it, for models with the same embedding."""
 
     def __init__(self, model: Any, prompt: Prompt) -> None:
-        self._embedding = model.get_input_embeddings()
+        self._embedding, self._rotary = model.get_input_embeddings(), text_model(model).rotary_emb
         with torch.inference_mode():
-            self._embeds, _ = Prompt.batch([prompt], model)  # [1, L, D]
+            embeds, _ = Prompt.batch([prompt], model)  # [1, L, D]
+            self._embeds = Grown(embeds[0])
+            self.cosines, self.sines = turns(self._rotary, embeds, 0)  # [L, 1, d]
         self._prompt = prompt.length
         self._tokens: list[int] = []
         self.readers: list[Blocks] = []
@@ -45,58 +47,54 @@ class Context:
         """Makes `tokens` what follows the prompt, and gives the number of positions in all."""
         same = common(self._tokens, tokens)
         if same < len(self._tokens):
-            self._tokens = self._tokens[:same]
-            self._embeds = self._embeds[:, : self._prompt + same]
+            del self._tokens[same:]
+            self._embeds.crop(self._prompt + same)
             for blocks in self.readers:
                 blocks.crop(self._prompt + same)
         if fresh := list(tokens[same:]):
-            more = self._embedding(torch.tensor([fresh], device=self._embeds.device))
-            self._embeds = torch.cat([self._embeds, more], dim=1)
+            self._embeds.append(self._embedding(torch.tensor(fresh, device=self.cosines.device)))
             self._tokens += fresh
-        return self._prompt + len(self._tokens)
+        positions = self._prompt + len(self._tokens)
+        if positions > len(self.cosines):  # as many again, so that this is seldom done
+            more = self._embeds.rows.new_empty(1, positions, 1)
+            turned = turns(self._rotary, more, len(self.cosines))
+            self.cosines = torch.cat([self.cosines, turned[0]])
+            self.sines = torch.cat([self.sines, turned[1]])
+        return positions
 
     def up_to(self, positions: int) -> Tensor:
-        """Embeddings [1, positions, D]."""
-        return self._embeds[:, :positions]
+        """Embeddings [positions, D]."""
+        return self._embeds.rows[:positions]
 
 
 class Blocks:
     """Some decoder blocks on top of a context or of other blocks, with their keys, values and outputs."""
 
-    def __init__(self, context: Context, below: Context | Blocks, blocks: Sequence[Any], text: Any) -> None:
-        self._below, self._blocks, self._rotary = below, list(blocks), text.rotary_emb
-        self._cache = DynamicCache()
-        self._states = below.up_to(0)
+    def __init__(self, context: Context, below: Context | Blocks, blocks: Sequence[Any]) -> None:
+        self._context, self._below = context, below
+        self._layers = [Layer(block) for block in blocks]
+        self._states = Grown(below.up_to(0))
         context.readers.append(self)
 
     def up_to(self, positions: int) -> Tensor:
-        """States [1, positions, D] after the last block; computes those that are not there yet."""
-        have = self._states.shape[1]
+        """States [positions, D] after the last block; computes those that are not there yet."""
+        have = self._states.length
         if have < positions:
-            states = self._below.up_to(positions)[:, have:]
-            self._states = torch.cat([self._states, self._run(states, have)], dim=1)
-        return self._states[:, :positions]
+            self._states.append(self._run(self._below.up_to(positions)[have:], have))
+        return self._states.rows[:positions]
 
     def crop(self, positions: int) -> None:
         """Forgets what comes after so many positions."""
-        more = self._states.shape[1] - positions
-        if more > 0:
-            self._states = self._states[:, :positions]
-            self._cache.crop(-more)
+        self._states.crop(positions)
+        for layer in self._layers:
+            layer.crop(positions)
 
     def _run(self, states: Tensor, start: int) -> Tensor:
-        places = torch.arange(start, start + states.shape[1], device=states.device)
-        turns = self._rotary(states, places[None])
-        mask = None if len(places) == 1 else _causal(states, start)
-        for block in self._blocks:
-            states = block(
-                states,
-                attention_mask=mask,
-                position_ids=places[None],
-                past_key_values=self._cache,
-                use_cache=True,
-                position_embeddings=turns,
-            )
+        end = start + len(states)
+        cosines, sines = self._context.cosines[start:end], self._context.sines[start:end]
+        mask = _causal(states, start) if start and len(states) > 1 else None
+        for layer in self._layers:
+            states = layer(states, cosines, sines, mask)
         return states
 
 
@@ -111,15 +109,16 @@ class Reader:
     def __call__(self, tokens: Sequence[int], last: int = 1) -> Tensor:
         """Logits [last, V]; see `Read`."""
         positions = self._context.follow(tokens)
-        states = self._blocks.up_to(positions)[:, positions - last :]  # [1, last, D]
-        logits: Tensor = self._head(self._norm(states))[0]
+        states = self._blocks.up_to(positions)[positions - last :]  # [last, D]
+        logits: Tensor = self._head(self._norm(states))
         return logits
 
 
 def readers(family: Family, prompt: Prompt, exits: Iterable[str]) -> dict[str, Reader]:
     """A reader for each exit of one family; the blocks that they share run once.
 
-    UserError for an exit that is not there, and for models whose layers see a window only.
+    UserError for an exit that is not there, and for models whose layers see a window only or are not of the
+    Qwen2 kind.
     """
     members = {name: family.named(name) for name in exits}
     text = text_model(family.main)
@@ -135,9 +134,9 @@ def readers(family: Family, prompt: Prompt, exits: Iterable[str]) -> dict[str, R
         model = family.model(name)
         layers = list(text_model(model).layers)
         if member.exit_layer > done:
-            below = Blocks(context, below, layers[done : member.exit_layer], text)
+            below = Blocks(context, below, layers[done : member.exit_layer])
             done = member.exit_layer
-        tail = Blocks(context, below, layers[member.exit_layer :], text)  # of the full model, none
+        tail = Blocks(context, below, layers[member.exit_layer :])  # of the full model, none
         found[name] = Reader(context, tail, model)
     return found
 
@@ -149,7 +148,7 @@ def common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def _causal(states: Tensor, start: int) -> Tensor:
-    """What is added to attention scores [1, 1, n, start + n]: nothing up to the diagonal, -inf after it."""
-    new = states.shape[1]
-    full = torch.full((new, start + new), torch.finfo(states.dtype).min, device=states.device)
-    return full.triu(start + 1).to(states.dtype)[None, None]
+    """What is added to attention scores [n, start + n]: nothing up to the diagonal, -inf after it."""
+    new = len(states)
+    full = torch.full((new, start + new), float("-inf"), device=states.device, dtype=states.dtype)
+    return full.triu(start + 1)

@@ -12,7 +12,8 @@ import torch
 import tofc
 from tests.tofc.decoding.fakes import QUESTION
 from tofc.decoding import Choice, Pace, speculate
-from tofc.decoding.reading import Blocks, readers
+from tofc.decoding.blocks import Layer
+from tofc.decoding.reading import readers
 from tofc.decoding.together import prompt_of
 from tofc.errors import UserError
 from tofc.familial.branches import text_model
@@ -36,16 +37,16 @@ def test_shared_blocks_run_once(
     edge: tofc.Edge, packets: list[tofc.Packet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Positions through blocks: the drafter's shared ones are not run again by the verifier."""
-    run, seen = Blocks._run, {"first": 0, "rest": 0}
+    run, seen = Layer.__call__, {"first": 0, "rest": 0}
 
-    def counted(self: Any, states: torch.Tensor, start: int) -> torch.Tensor:
-        if self._blocks and self._blocks[0] is text_model(edge.model).layers[0]:
-            seen["first"] += states.shape[1]
-        if self._blocks and self._blocks[0] is text_model(edge.model).layers[3]:
-            seen["rest"] += states.shape[1]
-        return run(self, states, start)
+    def counted(self: Any, states: torch.Tensor, *more: Any) -> torch.Tensor:
+        if self._block is text_model(edge.model).layers[0]:
+            seen["first"] += len(states)
+        if self._block is text_model(edge.model).layers[3]:
+            seen["rest"] += len(states)
+        return run(self, states, *more)
 
-    monkeypatch.setattr(Blocks, "_run", counted)
+    monkeypatch.setattr(Layer, "__call__", counted)
     decoded = speculate(edge, packets[0], QUESTION, ["e3", "full"], pace=Pace(3), max_new_tokens=16)
     prompt = prompt_of(edge, packets[0], QUESTION).length
     counts = decoded.counts
