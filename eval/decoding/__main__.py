@@ -5,29 +5,93 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from eval.scenes.world import make_scene
 from tofc.decoding import Choice, Pace
 from tofc.decoding.growing import Growing
-from tofc.decoding.reading import readers
+from tofc.decoding.reading import Read, common, readers
 from tofc.decoding.together import end_ids, grow, prompt_of
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
 
+_DRAFTS = (1, 2, 3, 4, 6, 8, 12, 16)  # a round, scene by scene in turn: passes of every length
+
+
+@dataclass
+class Remembered:
+    """A reader that computes each question once: members answer the same ones in many groups.
+
+    Passes are told apart by all tokens and by how many rows are asked for, for rows of a longer pass may
+    differ in their last bits.
+    """
+
+    read: Read
+    known: dict[tuple[tuple[int, ...], int], Tensor] = field(default_factory=dict)
+
+    def __call__(self, tokens: Sequence[int], last: int = 1) -> Tensor:
+        """Logits [last, V]; see `Read`."""
+        key = (tuple(tokens), last)
+        if key not in self.known:
+            self.known[key] = self.read(tokens, last)
+        return self.known[key]
+
+
+@dataclass
+class Tally:
+    """Answers of one group of tiers: how many are the last one's own, and drafts that went up and stood."""
+
+    equal: int = 0
+    sent: int = 0
+    stood: int = 0
+
+
+def compare(
+    device: Device, edge: Edge, groups: Sequence[tuple[str, ...]], scene: int, prompt: str, most: int
+) -> tuple[dict[tuple[str, ...], Tally], list[dict[str, Any]]]:
+    """Every group's answer about one scene, beside what transformers generates with its last member alone.
+
+    Also gives what differed: the position, the two likeliest tokens there, and how far their logits are apart.
+    """
+    names = list(dict.fromkeys(name for group in groups for name in group))
+    packet = device.encode(Image.fromarray(make_scene("test", scene)[1]))
+    alone = {name: edge.answer(packet, prompt, exit=name, max_new_tokens=most).tokens for name in names}
+    own = readers(edge.family, prompt_of(edge, packet, prompt), names)
+    reads = {name: Remembered(read) for name, read in own.items()}
+    found, unequal = {}, []
+    for group in groups:
+        answer = Growing(end_ids(edge), most)
+        counts = grow(answer, [reads[name] for name in group], Choice(), Pace(_DRAFTS[scene % len(_DRAFTS)]))
+        said = tuple(token for token in answer.tokens if token not in answer.ends)
+        wanted = alone[group[-1]]
+        found[group] = Tally(int(said == wanted), counts.sent, counts.stood)
+        if said != wanted:
+            place = common(said, wanted)
+            scores = own[group[-1]](said[:place])[0]
+            likeliest = scores.topk(2)
+            unequal.append(
+                {
+                    "tiers": group,
+                    "scene": scene,
+                    "position": place,
+                    "likeliest": likeliest.indices.tolist(),
+                    "gap": float(likeliest.values[0] - likeliest.values[1]),
+                }
+            )
+    return found, unequal
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Compares pairs and triples of members; exit code 1 where a greedy answer differs."""
-    parser = argparse.ArgumentParser(prog="python -m eval.decoding", description=__doc__)
-    parser.add_argument("--model", default="scenes-tiny", help="a checkpoint with a family")
-    parser.add_argument("--scenes", type=int, default=500, help="of the test split")
-    parser.add_argument("--members", help="such as e1-50,e2-50,full, the smallest first; else all")
-    parser.add_argument("--prompt", default="Describe the picture.")
-    parser.add_argument("--max-new-tokens", type=int, default=80)
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     try:
         device, edge = Device.from_pretrained(options.model), Edge.from_pretrained(options.model)
         names = options.members.split(",") if options.members else edge.family.names
@@ -38,28 +102,38 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"eval.decoding: {error}", file=sys.stderr)
         return 2
     groups = [*combinations(names, 2), *combinations(names, 3)]
-    found = {group: {"equal": 0, "sent": 0, "stood": 0} for group in groups}
-    for index in range(options.scenes):
-        packet = device.encode(Image.fromarray(make_scene("test", index)[1]))
-        settings = {"max_new_tokens": options.max_new_tokens}
-        alone = {name: edge.answer(packet, options.prompt, exit=name, **settings).tokens for name in names}
-        reads = readers(edge.family, prompt_of(edge, packet, options.prompt), names)
-        for group in groups:
-            answer = Growing(end_ids(edge), options.max_new_tokens)
-            counts = grow(answer, [reads[name] for name in group], Choice(), Pace(4))
-            said = tuple(token for token in answer.tokens if token not in answer.ends)
-            found[group]["equal"] += said == alone[group[-1]]
-            found[group]["sent"] += counts.sent
-            found[group]["stood"] += counts.stood
-        print(f"\r{index + 1} scenes", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    for group, counted in found.items():
-        share = 100 * counted["stood"] / max(1, counted["sent"])
-        print(
-            f"{' > '.join(group):28} {counted['equal']}/{options.scenes} equal, {share:.0f} % of drafts stood"
-        )
-    print(json.dumps({" ".join(group): counted for group, counted in found.items()}))
-    return int(any(counted["equal"] < options.scenes for counted in found.values()))
+    total, unequal = {group: Tally() for group in groups}, []
+    for scene in range(options.scenes):
+        found, differing = compare(device, edge, groups, scene, options.prompt, options.max_new_tokens)
+        unequal += differing
+        for group, one in found.items():
+            tally = total[group]
+            tally.equal += one.equal
+            tally.sent += one.sent
+            tally.stood += one.stood
+        if (scene + 1) % 10 == 0 or scene + 1 == options.scenes:
+            print(f"{scene + 1} scenes, {len(unequal)} answers differ", file=sys.stderr, flush=True)
+    for group, tally in total.items():
+        share = 100 * tally.stood / max(1, tally.sent)
+        print(f"{' > '.join(group):28} {tally.equal}/{options.scenes} equal, {share:.0f} % of drafts stood")
+    told = {"scenes": options.scenes, "unequal": unequal} | {
+        " ".join(group): vars(tally) for group, tally in total.items()
+    }
+    print(json.dumps(told))
+    if options.out is not None:
+        options.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return int(bool(unequal))
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m eval.decoding", description=__doc__)
+    parser.add_argument("--model", default="scenes-tiny", help="a checkpoint with a family")
+    parser.add_argument("--scenes", type=int, default=500, help="of the test split")
+    parser.add_argument("--members", help="such as e1,e2-50,full, in any order; else all")
+    parser.add_argument("--prompt", default="Describe the picture.")
+    parser.add_argument("--max-new-tokens", type=int, default=80)
+    parser.add_argument("--out", type=Path, help="a JSON file for what was found")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,10 @@ def speculate(
 def grow(
     answer: Growing, reads: Sequence[Read], choice: Choice, pace: Pace, watch: Watch | None = None
 ) -> Counts:
-    """Grows an answer to its end with models that have read the prompt, the smallest first."""
+    """Grows an answer to its end with models that have read the prompt, the smallest first.
+
+    A fixed number of drafts in `pace` is that of tiers in the middle, too.
+    """
     verifier: Verifier | None = None
     for level in range(len(reads) - 1, 0, -1):
         verifier = Verifier(
@@ -77,7 +80,7 @@ def grow(
             answer.ends,
             answer.most,
             drafter=reads[level - 1],
-            above=None if verifier is None else Above(verifier.check),
+            above=None if verifier is None else Above(verifier.check, Pace(pace.drafts)),
         )
     assert verifier is not None
     return Drafter(reads[0], choice.policy(0), verifier.check, pace, watch=watch).run(answer)
