@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tofc.edge import Edge
     from tofc.packet import Packet
     from tofc.serving.client import RemoteEdge
+    from tofc.serving.settings import Limits, Listen
 
 SERVE_EXAMPLES = (
     "Examples:\n\ntofc serve    (this machine only, port 8080)\n\n"
@@ -181,29 +182,70 @@ def serve(
         str | None,
         typer.Option("--exit", metavar="NAME", help="With --upstream: the member that verifies drafts here."),
     ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Several servers behind one address, under Ray Serve.")
+    ] = False,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            "--replicas", metavar="N[-MOST]", help="With --ray: how many, and how many under load; 1."
+        ),
+    ] = None,
 ) -> None:
     """Answer over the network, as an OpenAI-compatible server with packets in place of pictures."""
     from tofc.config import load_yaml
+    from tofc.serving.settings import Limits, Listen
 
-    try:
-        from tofc.serving.keys import Keys
-        from tofc.serving.models import ServedModels
-        from tofc.serving.run import Listen
-        from tofc.serving.run import serve as run
-        from tofc.serving.settings import Limits
-        from tofc.serving.verification import Upstream
-    except ModuleNotFoundError as error:
-        raise need_extra(error) from None
     limits = Limits() if limits_file is None else load_yaml(limits_file, Limits)
     given: dict[str, Any] = {"batch": batch, "queue": queue, "deadline": deadline}
     limits = replace(limits, **{name: value for name, value in given.items() if value is not None})
     listen = Listen(host, port, tls_cert, tls_key, tls_clients)
-    keys = Keys.read(api_keys)
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}; give at least 1")
+    if ray:
+        if upstream is not None or exit_ is not None:
+            raise UserError(
+                "--ray does not go with --upstream and --exit: let replicas be the uppermost tier"
+            )
+        _serve_replicas(model, images, device, threads, replicas, api_keys, limits, listen)
+        return
+    if replicas is not None:
+        raise UserError("--replicas is about servers under Ray; add --ray")
+    try:
+        from tofc.serving.keys import Keys
+        from tofc.serving.models import ServedModels
+        from tofc.serving.run import serve as run
+        from tofc.serving.verification import Upstream
+    except ModuleNotFoundError as error:
+        raise need_extra(error) from None
+    keys = Keys.read(api_keys)
     if (upstream is None) != (exit_ is None):
         raise UserError("a middle tier needs both: --upstream URL, and --exit NAME for its own member")
     with working(f"loading {model}"):
         models = ServedModels.load(model, images=images, device=device)
     above = None if upstream is None or exit_ is None else Upstream.reach(upstream, models, exit_)
     run(models, listen, limits, keys, threads, above)
+
+
+def _serve_replicas(
+    model: str,
+    images: bool,
+    device: str,
+    threads: int | None,
+    replicas: str | None,
+    api_keys: Path | None,
+    limits: Limits,
+    listen: Listen,
+) -> None:
+    least, _, most = (replicas or "1").partition("-")
+    if not least.isdecimal() or (most and not most.isdecimal()):
+        raise UserError(f"--replicas is {replicas!r}; give a number such as 2, or two such as 1-8")
+    try:
+        from tofc.serving.ray_app import Replicated
+        from tofc.serving.ray_run import serve_replicated
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed; replicas need an extra: pip install 'tofc[ray]'"
+        ) from None
+    numbers = int(least), int(most) if most else None
+    serve_replicated(Replicated(model, images, device, threads or 1, *numbers, api_keys, limits), listen)

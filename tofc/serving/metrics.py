@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _SIZES = (100, 200, 300, 500, 700, 1000, 2000, 5000, 20_000, 100_000)
@@ -42,3 +45,23 @@ class Metrics:
     def text(self) -> bytes:
         """What /metrics shows."""
         return generate_latest(self.registry)
+
+
+def side_by_side(pages: Mapping[str, bytes], label: str) -> bytes:
+    """One page of several: every series has the name of its page as a `label` of its own."""
+    return generate_latest(_Pages(pages, label))  # type: ignore[arg-type]  # all it does is collect
+
+
+class _Pages:
+    def __init__(self, pages: Mapping[str, bytes], label: str) -> None:
+        self._pages, self._label = pages, label
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for name, page in self._pages.items():
+            for family in text_string_to_metric_families(page.decode()):
+                whole = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                whole.samples += [s._replace(labels={self._label: name, **s.labels}) for s in family.samples]
+        yield from families.values()

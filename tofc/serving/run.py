@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,33 +15,8 @@ from tofc.serving.keys import Keys
 from tofc.serving.logs import log, write_json_lines
 from tofc.serving.models import ServedModels
 from tofc.serving.server import build_app
-from tofc.serving.settings import Limits
+from tofc.serving.settings import Limits, Listen
 from tofc.serving.verification import Upstream
-
-
-@dataclass(frozen=True)
-class Listen:
-    """Where a server listens, and with which certificate.
-
-    With `tls_clients`, a file of certificate authorities, only clients with a certificate of theirs get in.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    tls_certificate: Path | None = None
-    tls_key: Path | None = None
-    tls_clients: Path | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port < 65536:
-            raise UserError(f"port is {self.port}; give one up to 65535, or 0 for any that is free")
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise UserError("TLS needs both: --tls-cert FILE and --tls-key FILE")
-        if self.tls_clients is not None and self.tls_certificate is None:
-            raise UserError("--tls-clients needs a certificate of the server's own: --tls-cert and --tls-key")
-        for file in (self.tls_certificate, self.tls_key, self.tls_clients):
-            if file is not None and not file.is_file():
-                raise UserError(f"{file} does not exist; give a file in PEM format")
 
 
 def serve(
@@ -59,14 +32,7 @@ def serve(
     `threads` is how many cores one pass of the model uses; None for torch's choice. `upstream` verifies what
     is verified here.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    write_json_lines()
-    begin = time.monotonic()
-    warm_up(models)
-    log(
-        "model ready", models=list(models.members), seconds=round(time.monotonic() - begin, 2), keys=len(keys)
-    )
+    get_ready(models, threads, len(keys))
     if not len(keys) and listen.host not in ("127.0.0.1", "::1", "localhost"):
         log("no API keys: anybody who reaches this address is answered", host=listen.host)
     config = uvicorn.Config(
@@ -89,6 +55,17 @@ def serve(
         uvicorn.Server(config).run()
     except OSError as error:  # a certificate that is none
         raise UserError(f"the server cannot start: {error}") from error
+
+
+def get_ready(models: ServedModels, threads: int | None, num_keys: int) -> None:
+    """Settles threads and logs, warms up and says so: what every process that answers does first."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    write_json_lines()
+    begin = time.monotonic()
+    warm_up(models)
+    seconds = round(time.monotonic() - begin, 2)
+    log("model ready", models=list(models.members), seconds=seconds, keys=num_keys)
 
 
 def warm_up(models: ServedModels) -> None:

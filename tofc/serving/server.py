@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -95,10 +95,13 @@ class _Waiting:
         task = asyncio.ensure_future(what)
         # The engine itself ends what is late; this is for when it is held up.
         timeout = max(0.0, self._job.due + 0.25 - time.monotonic())
-        done, _ = await asyncio.wait({task, self._left}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        either = {task, self._left}
+        try:
+            done, _ = await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # also where this very wait is given up, as Ray does when the client leaves
+            task.cancel()
         if task in done:
             return task.result()
-        task.cancel()
         with contextlib.suppress(asyncio.CancelledError, ApiError, StopAsyncIteration):
             await task
         if self._left in done:
@@ -123,8 +126,12 @@ def build_app(
     limits: Limits | None = None,
     keys: Keys | None = None,
     upstream: Upstream | None = None,
+    figures: Callable[[], Awaitable[bytes]] | None = None,
 ) -> FastAPI:
-    """The application; its models are loaded, its engine starts and ends with it."""
+    """The application; its models are loaded, its engine starts and ends with it.
+
+    `figures` gives the page of /metrics where it is not this process' alone.
+    """
     limits = Limits() if limits is None else limits
     service = Service(models, limits)
 
@@ -149,7 +156,7 @@ def build_app(
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     _add_chat(app, service)
-    _add_the_rest(app, service)
+    _add_the_rest(app, service, figures)
     app.state.answers = Answers(models, limits, upstream)
     add_verification(app, app.state.answers)
     return app
@@ -215,7 +222,7 @@ async def _streamed(job: Job, waiting: _Waiting) -> Response:
     return StreamingResponse(body(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
-def _add_the_rest(app: FastAPI, service: Service) -> None:
+def _add_the_rest(app: FastAPI, service: Service, figures: Callable[[], Awaitable[bytes]] | None) -> None:
     models = service.models
 
     def card(name: str) -> schema.Model:
@@ -254,7 +261,8 @@ def _add_the_rest(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
     async def metrics() -> str:
         """Counters for Prometheus."""
-        return service.metrics.text().decode()
+        page = service.metrics.text() if figures is None else await figures()
+        return page.decode()
 
 
 def _completion(job: Job, result: Result) -> dict[str, Any]:

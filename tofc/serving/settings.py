@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
-from tofc.errors import ConfigError
+from tofc.errors import ConfigError, UserError
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,28 @@ class Limits:
             value = getattr(self, entry.name)
             if not value > 0:
                 raise ConfigError(f"limit {entry.name} is {value}; give a number above 0")
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where a server listens, and with which certificate.
+
+    With `tls_clients`, a file of certificate authorities, only clients with a certificate of theirs get in.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_clients: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise UserError(f"port is {self.port}; give one up to 65535, or 0 for any that is free")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise UserError("TLS needs both: --tls-cert FILE and --tls-key FILE")
+        if self.tls_clients is not None and self.tls_certificate is None:
+            raise UserError("--tls-clients needs a certificate of the server's own: --tls-cert and --tls-key")
+        for file in (self.tls_certificate, self.tls_key, self.tls_clients):
+            if file is not None and not file.is_file():
+                raise UserError(f"{file} does not exist; give a file in PEM format")

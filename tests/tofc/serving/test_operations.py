@@ -18,8 +18,7 @@ from tofc.errors import ConfigError, UserError
 from tofc.serving.keys import Keys
 from tofc.serving.metrics import Metrics
 from tofc.serving.models import ServedModels
-from tofc.serving.run import Listen
-from tofc.serving.settings import Limits
+from tofc.serving.settings import Limits, Listen
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "operations.md").read_text()

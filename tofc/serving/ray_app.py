@@ -1,0 +1,137 @@
+"""The same service in several replicas under Ray Serve, which hands every request to one of them.
+
+A replica is the whole application of `tofc.serving.server`: keys, limits, errors and streams are those of
+`tofc serve`. It holds every member of the family, because members share their weights: the `model` of a
+request chooses among them inside of the replica, and none has to be loaded or dropped on the way, which is
+what Ray's own multiplexing of models is for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from ray.serve.schema import LoggingConfig
+
+from tofc.config import from_mapping
+from tofc.errors import ConfigError
+from tofc.serving.keys import Keys
+from tofc.serving.ray_figures import Figures, Teller
+from tofc.serving.settings import Limits
+
+# A request that is sent again goes to the replica that remembers it: the proxies hash this header, which they
+# learn from this variable when they start.
+ROUTING = ("RAY_SERVE_SESSION_ID_HEADER_KEY", "idempotency-key")
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the server logs requests itself
+_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """What is answered with, and by how many.
+
+    `model` and `images` are those of `ServedModels.load`, `device` is "cpu" or "cuda", a card a replica.
+    `limits` hold for each replica, which computes on `threads` cores. There are `replicas`, under load up to
+    `most_replicas` if that is given. `api_keys` is a file, read where the application is built.
+    """
+
+    model: str = "scenes-tiny"
+    images: bool = True
+    device: str = "cpu"
+    threads: int = 1
+    replicas: int = 1
+    most_replicas: int | None = None
+    api_keys: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(f"device is {self.device}; give cpu or cuda: Ray chooses the card")
+        if self.threads < 1:
+            raise ConfigError(f"threads is {self.threads}; give at least 1")
+        if not 1 <= self.replicas <= self.most:
+            raise ConfigError(
+                f"replicas is {self.replicas}, most_replicas {self.most}; give at least 1, the larger last"
+            )
+
+    @property
+    def most(self) -> int:
+        """Replicas under load."""
+        return self.replicas if self.most_replicas is None else self.most_replicas
+
+
+def build(arguments: Mapping[str, Any]) -> serve.Application:
+    """The application with the fields of `Replicated`, for Ray's config files and `serve run`.
+
+    Raises ConfigError for an unknown field and for a value that is none, UserError for a file without keys.
+    """
+    return application(from_mapping(Replicated, arguments, "arguments of the application"))
+
+
+def application(wanted: Replicated) -> serve.Application:
+    """Replicas of the server, and one actor that knows the figures of all."""
+    limits = wanted.limits
+    several: dict[str, Any] = {"num_replicas": wanted.replicas}
+    if wanted.most > wanted.replicas:
+        # One more where batches are full. How soon is Ray's to say: half a minute, and ten to let go of one.
+        bounds = {"min_replicas": wanted.replicas, "max_replicas": wanted.most}
+        several = {"autoscaling_config": {**bounds, "target_ongoing_requests": limits.batch}}
+    edge = serve.deployment(
+        Edge,
+        ray_actor_options={"num_cpus": wanted.threads, "num_gpus": int(wanted.device == "cuda")},
+        max_ongoing_requests=limits.connections,
+        max_queued_requests=limits.queue,
+        graceful_shutdown_timeout_s=limits.deadline + 5,
+        health_check_period_s=5,
+        request_router_config=RequestRouterConfig(request_router_class=_ROUTER),
+        logging_config=QUIET,
+        **several,
+    )
+    figures = serve.deployment(Figures, ray_actor_options={"num_cpus": 0}, logging_config=QUIET)
+    return edge.bind(wanted, Keys.read(wanted.api_keys), figures.bind())
+
+
+@serve.ingress()
+class Edge:
+    """One replica."""
+
+    def __init__(self, wanted: Replicated, keys: Keys, figures: Any) -> None:
+        # Torch and the models come in here: the process that starts the replicas needs neither.
+        from tofc.serving.models import ServedModels
+        from tofc.serving.run import get_ready
+        from tofc.serving.server import build_app
+
+        models = ServedModels.load(wanted.model, images=wanted.images, device=wanted.device)
+        get_ready(models, wanted.threads, len(keys))
+        teller = Teller(figures, f"{serve.get_replica_context().replica_tag}-{os.getpid()}")
+        self._app = build_app(models, wanted.limits, keys, figures=teller.all_figures)
+        teller.start(self._app.state.service.metrics)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return _Unnamed(self._app)
+
+    def check_health(self) -> None:
+        """Raises where the model's thread has ended: Ray replaces this replica."""
+        if not self._app.state.service.engine.is_ready:
+            raise RuntimeError("the model's thread has ended")
+
+
+class _Unnamed:
+    """An ASGI application whose answers leave out the request's id: Ray's proxy adds it to all of them."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def without(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                kept = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+                message = {**message, "headers": kept}
+            await send(message)
+
+        await self._app(scope, receive, without)
