@@ -1,97 +1,29 @@
-"""A verifier on another machine, and a device that drafts for it."""
+"""A device that drafts for a verifier on another machine."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import zlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from typing import Any
 
-import httpx
 import torch
 
 from tofc.answer import Answer
 from tofc.decoding.choice import Choice
 from tofc.decoding.drafting import Drafter, Watch
-from tofc.decoding.growing import Growing, LinkDown
+from tofc.decoding.growing import Growing
 from tofc.decoding.pace import Pace
 from tofc.decoding.reading import readers
-from tofc.decoding.rounds import Round, Verdict
 from tofc.decoding.together import Decoded, as_answer, end_ids, prompt_of
+from tofc.decoding.wire import RemoteVerifier
 from tofc.edge import MAX_NEW_TOKENS, Edge
 from tofc.errors import UserError
 from tofc.familial.branches import text_model
 from tofc.packet import Packet
 from tofc.serving.client import RemoteEdge, data_url
-
-_ROUND_SECONDS = 10.0  # until a round counts as lost
-
-
-class RemoteVerifier:
-    """Carries rounds to a server (`tofc serve`) over the connection that the packet took.
-
-    The answer is opened with the first round, and again where the server has forgotten it. Raises LinkDown
-    where nothing came back, UserError where the server refuses.
-    """
-
-    def __init__(self, remote: RemoteEdge, body: Mapping[str, Any]) -> None:
-        self._http, self._body = remote.http, dict(body)
-        self._final: list[int] = list(body.get("tokens", ()))
-        self._url = f"{remote.url}/v1/answers/{secrets.token_hex(8)}"
-        self._is_open = False
-        self.exit, self.tiers = "full", 2  # the member that decides and the number of tiers, once it is open
-        self.num_bytes = 0  # of rounds and verdicts, without what HTTP adds
-
-    def open(self) -> None:
-        """Sends question and packet, with the tokens that are final; see the class for what it raises."""
-        body = json.dumps({**self._body, "tokens": self._final}, separators=(",", ":")).encode()
-        opened = self._reply("PUT", body, {"content-type": "application/json"}).json()
-        self.exit, self.tiers = opened["exit"], opened["tiers"]
-        self._is_open = True
-
-    def __call__(self, round: Round) -> Verdict:
-        """The verdict of a round."""
-        if not self._is_open:
-            self.open()
-        data = bytes(round)
-        response = self._reply("POST", data, {"content-type": "application/octet-stream"}, may_be_gone=True)
-        if response.status_code == 404:  # forgotten: the next round opens it from what is final
-            self._is_open = False
-            raise LinkDown("the server has forgotten the answer")
-        verdict = Verdict.from_bytes(response.content)
-        self.num_bytes += len(data) + len(response.content)
-        if verdict.since <= len(self._final) and verdict.final >= len(self._final):
-            self._final = [*self._final[: verdict.since], *verdict.tokens][: verdict.final]
-        return verdict
-
-    def close(self) -> None:
-        """Tells the server that it may forget the answer; where it cannot be told, it forgets by itself."""
-        if self._is_open:
-            try:
-                self._http.delete(self._url)
-            except httpx.TransportError:
-                return
-            finally:
-                self._is_open = False
-
-    def _reply(
-        self, method: str, data: bytes, headers: dict[str, str], may_be_gone: bool = False
-    ) -> httpx.Response:
-        try:
-            response = self._http.request(
-                method, self._url, content=data, headers=headers, timeout=_ROUND_SECONDS
-            )
-        except httpx.TransportError as error:
-            raise LinkDown(f"{type(error).__name__}: {error}") from error
-        if response.is_success or (may_be_gone and response.status_code == 404):
-            return response
-        if response.status_code == 429 or response.status_code >= 500:
-            raise LinkDown(f"the server answers {response.status_code}")
-        raise UserError(f"the edge refuses: {_message(response)} ({response.status_code})")
 
 
 def draft_for(
@@ -118,17 +50,17 @@ def draft_for(
     does not make up so many `tiers`.
     """
     choice, exit = choice or Choice(), edge.family.named(draft).name
-    remote.models()  # one clear error where nobody is there
     asked = _question(remote.model, packet, question, choice, max_new_tokens)
     far = RemoteVerifier(remote, asked | drafted_by(edge, exit, choice))
-    with ThreadPoolExecutor(1, thread_name_prefix="tofc-link") as pool:
-        opening = pool.submit(far.open)
+    with ExitStack() as stack:
+        stack.callback(far.close)
+        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="tofc-link"))
+        stack.callback(far.close)  # before the pool as well, which waits for what is under way
+        opening = pool.submit(remote.connection.again, lambda _: far.open())
         read = readers(edge.family, prompt_of(edge, packet, question), [exit])[exit]
         read([])  # both ends read the prompt at the same time
-        with suppress(LinkDown):  # the first round opens it
-            opening.result()
+        opening.result()
         if tiers != far.tiers:
-            far.close()
             raise _other_tiers(remote.url, tiers, far.tiers)
         answer = Growing(end_ids(edge), max_new_tokens)
         drafter = Drafter(
@@ -141,7 +73,6 @@ def draft_for(
             watch=watch,
         )
         counts = drafter.run(answer)
-    far.close()
     said = as_answer(edge, far.exit, answer, counts)
     unverified = len(answer.tokens) - answer.final
     if unverified:
@@ -198,10 +129,3 @@ def _question(
         "seed": choice.seed,
     }
     return body if choice.top_k is None else {**body, "top_k": choice.top_k}
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return response.reason_phrase

@@ -60,8 +60,8 @@ class RemoteEdge:
         seed: int | None = None,
     ) -> None:
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
-        self._connection = Connection(url, key, ca, timeout, connect_timeout, retries, seed)
-        self.url, self.model, self.link = self._connection.url, model, LinkEstimator()
+        self.connection = Connection(url, key, ca, timeout, connect_timeout, retries, seed)
+        self.url, self.model, self.link = self.connection.url, model, LinkEstimator()
         self._fallback = fallback
         self._fallen_back: Edge | None = None
         self._seconds = {"server": 0.05, "encode": 0.05}  # moving averages of work on either side
@@ -80,12 +80,12 @@ class RemoteEdge:
 
     @property
     def http(self) -> httpx.Client:
-        """The connections, with key and certificates, for what else goes to the same server."""
-        return self._connection.http
+        """The connections."""
+        return self.connection.http
 
     def models(self) -> list[str]:
         """Ids of the models, and of the members of their families, that the server answers with."""
-        response = self._connection.tried(lambda left: self.http.get(f"{self.url}/v1/models", timeout=left))
+        response = self.connection.tried(lambda left: self.http.get(f"{self.url}/v1/models", timeout=left))
         return [entry["id"] for entry in response.json()["data"]]
 
     def answer(
@@ -232,7 +232,7 @@ class RemoteEdge:
                 f"{self.url}/v1/chat/completions",
                 content=body,
                 headers=headers,
-                timeout=self._connection.within(left),
+                timeout=self.connection.within(left),
                 extensions={
                     "trace": lambda event, _: opened.append(event) if "connect_tcp" in event else None
                 },
@@ -240,7 +240,7 @@ class RemoteEdge:
             spent = time.monotonic() - begin
             return response
 
-        given = self._connection.tried(post).json()
+        given = self.connection.tried(post).json()
         extras = given["tofc"]
         timing = dict(extras["timing"])
         timing["link"] = max(0.0, spent - timing["server"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 
@@ -14,7 +16,16 @@ from tofc import __version__
 from tofc.errors import EdgeUnreachable, PacketError, UserError
 
 # Statuses with which the same request may succeed later.
-_AGAIN = (429, 500, 502, 503, 504)
+_AGAIN = (408, 429, 500, 502, 503, 504)
+T = TypeVar("T")
+
+
+class Unanswered(ConnectionError):
+    """A try of which nothing good came, but another may; not before `pause` seconds."""
+
+    def __init__(self, fault: str, pause: float = 0.0) -> None:
+        super().__init__(fault)
+        self.pause = pause
 
 
 class Connection:
@@ -46,42 +57,54 @@ class Connection:
                 "above 0 and at least 0 retries"
             )
         self.url = str(address).rstrip("/").removesuffix("/v1")
-        self._timeout, self._connect, self._retries = timeout, connect_timeout, retries
+        self.timeout, self.connect_timeout, self._retries = timeout, connect_timeout, retries
         self._random = random.Random(seed)
-        headers = {"user-agent": f"tofc/{__version__}", "accept-encoding": "identity"}
+        self.headers = {"user-agent": f"tofc/{__version__}"}
         if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
+            self.headers["authorization"] = f"Bearer {api_key}"
         try:
-            verify = ssl.create_default_context(cafile=None if ca is None else str(ca))
+            self.tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
         except OSError as error:
             raise UserError(f"{ca} holds no certificate authorities: {error}") from error
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=60)
-        self.http = httpx.Client(headers=headers, verify=verify, limits=limits, timeout=self.within(timeout))
+        headers = {**self.headers, "accept-encoding": "identity"}
+        self.http = httpx.Client(
+            headers=headers, verify=self.tls, limits=limits, timeout=self.within(timeout)
+        )
 
     def within(self, seconds: float) -> httpx.Timeout:
         """Time limits of one try that has so many seconds."""
-        return httpx.Timeout(seconds, connect=min(seconds, self._connect))
+        return httpx.Timeout(seconds, connect=min(seconds, self.connect_timeout))
 
     def tried(self, request: Callable[[float], httpx.Response]) -> httpx.Response:
-        """The good answer to `request`, which is called with the seconds left, again where that can help.
+        """The good answer to `request`; see `again`, and UserError for what the server refuses."""
 
-        Raises UserError for what the server refuses, EdgeUnreachable where no try succeeded.
+        def once(left: float) -> httpx.Response:
+            try:
+                response = request(left)
+            except httpx.TransportError as error:
+                fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                raise Unanswered(fault) from error
+            if not response.is_success:
+                raise fault_of(response.status_code, _body(response), response.headers)
+            return response
+
+        return self.again(once)
+
+    def again(self, attempt: Callable[[float], T]) -> T:
+        """What `attempt` gives, which is called with the seconds left, again after a ConnectionError.
+
+        Raises EdgeUnreachable where no try succeeded.
         """
-        until = time.monotonic() + self._timeout
+        until = time.monotonic() + self.timeout
         tries = self._retries + 1
         for number in range(tries):
             pause = 0.1 * 2 ** min(number, 6) * self._random.uniform(0.5, 1.5)
             try:
-                response = request(max(0.05, until - time.monotonic()))
-            except httpx.TransportError as error:
-                fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            else:
-                if response.is_success:
-                    return response
-                if response.status_code not in _AGAIN or response.headers.get("x-should-retry") == "false":
-                    raise _refused(response)
-                fault = f"{response.status_code}: {_message(response)}"
-                pause = max(pause, _retry_after(response))
+                return attempt(max(0.05, until - time.monotonic()))
+            except ConnectionError as error:
+                fault = str(error)
+                pause = max(pause, getattr(error, "pause", 0.0))
             if number + 1 == tries or time.monotonic() + pause > until:
                 break
             time.sleep(pause)
@@ -91,23 +114,24 @@ class Connection:
         )
 
 
-def _retry_after(response: httpx.Response) -> float:
-    given = response.headers.get("retry-after", "")
-    return float(given) if given.isdecimal() else 0.0
+def fault_of(status: int, body: Any, headers: Mapping[str, str]) -> UserError | Unanswered:
+    """What went wrong on the server: the error that `Edge` would have raised, or one that may pass."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    told = error if isinstance(error, Mapping) else {}
+    message = str(told.get("message") or _phrase(status))
+    if status in _AGAIN and headers.get("x-should-retry") != "false":
+        given = headers.get("retry-after", "")
+        return Unanswered(f"{status}: {message}", float(given) if given.isdecimal() else 0.0)
+    kind = PacketError if told.get("code") == "invalid_packet" else UserError
+    return kind(f"the edge refuses: {message} ({status})")
 
 
-def _message(response: httpx.Response) -> str:
+def _phrase(status: int) -> str:
+    return next((known.phrase for known in HTTPStatus if known == status), "for no reason that it gives")
+
+
+def _body(response: httpx.Response) -> Any:
     try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return response.reason_phrase
-
-
-def _refused(response: httpx.Response) -> UserError:
-    """What the server finds wrong, as the error that `Edge` would have raised."""
-    try:
-        code = response.json()["error"]["code"]
-    except (ValueError, KeyError, TypeError):
-        code = None
-    kind = PacketError if code == "invalid_packet" else UserError
-    return kind(f"the edge refuses: {_message(response)} ({response.status_code})")
+        return response.json()
+    except ValueError:
+        return None

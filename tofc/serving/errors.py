@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -41,6 +42,18 @@ class ApiError(Exception):
         return {"error": error}
 
     @property
+    def told(self) -> dict[str, Any]:
+        """What is sent where no status goes with it: over a WebSocket."""
+        return {"status": self.status, **self.body}
+
+    @property
+    def close_code(self) -> int:
+        """Why a WebSocket is closed: try again later, a fault of the server's, or of the client's."""
+        if self.status in (429, 503):
+            return 1013
+        return 1011 if self.status >= 500 else 1008
+
+    @property
     def headers(self) -> dict[str, str]:
         """Headers that go with it."""
         headers = {}
@@ -56,6 +69,12 @@ class ApiError(Exception):
 def wrong(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """The client's fault: 400."""
     return ApiError(400, message, code, param)
+
+
+def invalid(fault: Mapping[str, Any]) -> ApiError:
+    """What pydantic found wrong in a body: where and what, without repeating what was sent."""
+    place = ".".join(str(step) for step in fault.get("loc", ())) or None
+    return wrong(f"{place or 'the body'}: {fault.get('msg', 'is not valid')}", place, "invalid_request")
 
 
 def too_busy(message: str, retry_after: float) -> ApiError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -35,7 +36,7 @@ class Gate:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One connection's request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
@@ -44,7 +45,7 @@ class Gate:
         request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
         fields: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, log=fields)
-        answer = _Answer(send, request_id)
+        answer = _Answer(send, request_id) if scope["type"] == "http" else _Socket(send, request_id)
         self._under_way += 1
         self._metrics.connections.set(self._under_way)
         try:
@@ -73,6 +74,11 @@ class Gate:
                 "invalid_api_key",
             )
         state["client"] = state["log"]["client"] = client or "anyone"
+        if scope["type"] == "websocket":  # its messages are bounded where they are read
+            if "origin" in headers:
+                raise ApiError(403, "pages in a browser open no answers here", "origin_not_allowed")
+            await self._app(scope, receive, answer.send)
+            return
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._limits.body_bytes:
             raise self._too_large()
@@ -125,7 +131,12 @@ class Gate:
         self._metrics.seconds.labels(route).observe(seconds)
         if path in ("/health", "/ready", "/metrics") and status == 200:
             return  # asked every few seconds
-        told = {"request_id": request_id, "route": route, "method": scope["method"], "status": status}
+        told = {
+            "request_id": request_id,
+            "route": route,
+            "method": scope.get("method", "GET"),
+            "status": status,
+        }
         log(
             "request",
             logging.WARNING if status >= 500 else logging.INFO,
@@ -138,16 +149,21 @@ class Gate:
 class _Answer:
     """Sends on, with the request's id, and remembers what was sent."""
 
+    _start, _body = "http.response.start", "http.response.body"
+
     def __init__(self, send: Any, request_id: str) -> None:
         self._send, self._request_id = send, request_id
         self.status = 0
 
     async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == self._start:
             self.status = message["status"]
-            more = [(b"x-request-id", self._request_id.encode()), (b"cache-control", b"no-store")]
-            message = {**message, "headers": [*message.get("headers", []), *more]}
+            message = self._with_id(message)
         await self._send(message)
+
+    def _with_id(self, message: Any) -> Any:
+        more = [(b"x-request-id", self._request_id.encode()), (b"cache-control", b"no-store")]
+        return {**message, "headers": [*message.get("headers", []), *more]}
 
     async def fail(self, error: ApiError) -> None:
         """The error as an answer, unless one has begun."""
@@ -156,8 +172,30 @@ class _Answer:
         body = json.dumps(error.body).encode()
         headers = {**error.headers, "content-type": "application/json", "content-length": str(len(body))}
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self.send({"type": "http.response.start", "status": error.status, "headers": pairs})
-        await self.send({"type": "http.response.body", "body": body})
+        await self.send({"type": self._start, "status": error.status, "headers": pairs})
+        await self.send({"type": self._body, "body": body})
+
+
+class _Socket(_Answer):
+    """The same for a WebSocket: what fails once it is open is told as a message, then the socket closes."""
+
+    _start, _body = "websocket.http.response.start", "websocket.http.response.body"
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.accept":
+            self.status = 101
+            message = self._with_id(message)
+        await super().send(message)
+
+    async def fail(self, error: ApiError) -> None:
+        if self.status != 101:
+            await super().fail(error)
+            return
+        self.status = error.status
+        told = json.dumps({**error.told, "request_id": self._request_id})
+        with contextlib.suppress(OSError):  # the client has left
+            await self._send({"type": "websocket.send", "text": told})
+            await self._send({"type": "websocket.close", "code": error.close_code})
 
 
 def _replay(body: bytes, receive: Any) -> Any:

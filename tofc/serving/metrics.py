@@ -39,6 +39,9 @@ class Metrics:
         self.prompt_tokens = Counter("tofc_prompt_tokens", "Positions prefilled, visual ones included", **own)
         self.visual_tokens = Counter("tofc_visual_tokens", "Visual tokens prefilled", **own)
         self.new_tokens = Counter("tofc_generated_tokens", "Tokens generated", **own)
+        self.drafted = Gauge("tofc_drafted_answers", "Answers that devices draft, at the moment", **own)
+        self.rounds = Counter("tofc_rounds", "Rounds of drafts that were answered", **own)
+        self.drafts = Counter("tofc_drafts", "Drafts that came in these rounds", **own)
         self.refused = Counter("tofc_refused", "Requests refused or given up", ["reason"], **own)
         self.repeated = Counter("tofc_repeated", "Requests that an idempotency key found answered", **own)
 

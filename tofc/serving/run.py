@@ -50,6 +50,9 @@ def serve(
         timeout_graceful_shutdown=int(limits.deadline) + 5,
         backlog=limits.connections * 2,
         h11_max_incomplete_event_size=64 << 10,
+        ws="websockets-sansio",
+        ws_max_size=limits.body_bytes,
+        ws_per_message_deflate=False,  # rounds are a few bytes each
     )
     try:
         uvicorn.Server(config).run()

@@ -12,11 +12,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from tofc import __version__
 from tofc.serving import schema
+from tofc.serving.drafted import DraftedAnswers, add_drafted
 from tofc.serving.engine import Engine
-from tofc.serving.errors import ApiError, not_now, too_late, wrong
+from tofc.serving.errors import ApiError, invalid, not_now, too_late, wrong
 from tofc.serving.gate import Gate
 from tofc.serving.job import Job, Result
 from tofc.serving.keys import Keys
@@ -26,7 +28,7 @@ from tofc.serving.remember import Remembered
 from tofc.serving.requests import Asked, understand
 from tofc.serving.settings import Limits
 from tofc.serving.stream import events, extras, usage
-from tofc.serving.verification import Answers, Upstream, add_verification
+from tofc.serving.verification import Upstream, Verifiers
 
 T = TypeVar("T")
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -157,8 +159,8 @@ def build_app(
     app.add_exception_handler(HTTPException, _http_error)
     _add_chat(app, service)
     _add_the_rest(app, service, figures)
-    app.state.answers = Answers(models, limits, upstream)
-    add_verification(app, app.state.answers)
+    verifiers = Verifiers(models, limits.drafted, upstream)
+    add_drafted(app, DraftedAnswers(verifiers, limits, service.metrics))
     return app
 
 
@@ -294,19 +296,18 @@ def _log_fields(result: Result) -> dict[str, Any]:
     }
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
+async def _api_error(request: HTTPConnection, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    if request.scope["type"] == "websocket":
+        raise error  # the gate tells it
     request.state.log["error"] = error.code
     return JSONResponse(error.body, error.status, error.headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
-    """Where and what, without repeating what was sent."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(step) for step in first.get("loc", ())[1:]) or None
-    fault = wrong(f"{place or 'the body'}: {first.get('msg', 'is not valid')}", place, "invalid_request")
-    return await _api_error(request, fault)
+    return await _api_error(request, invalid({**first, "loc": first.get("loc", ())[1:]}))  # not "body"
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -18,7 +18,8 @@ class Limits:
     sequences that are decoded together. kept_positions: of prompts' beginnings, kept for further questions
     about the same packets, for each member. connections: requests under way at all; one more gets 503.
     deadline: seconds from the whole request to the whole answer. body_seconds: for a request to arrive.
-    remembered: answers kept for repeated idempotency keys, each `remembered_seconds`.
+    remembered: answers kept for repeated idempotency keys, each `remembered_seconds`. drafted: answers that
+    devices draft, at a time; each is given up where nothing comes for `drafted_idle` seconds.
     """
 
     body_bytes: int = 8 << 20
@@ -36,6 +37,8 @@ class Limits:
     body_seconds: float = 20.0
     remembered: int = 4096
     remembered_seconds: float = 600.0
+    drafted: int = 64
+    drafted_idle: float = 60.0
 
     def __post_init__(self) -> None:
         for entry in fields(self):

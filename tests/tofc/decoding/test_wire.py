@@ -1,25 +1,31 @@
-"""Tiers over HTTP: real servers on threads of this process, a device that drafts, links that break."""
+"""Tiers over WebSockets: real servers on threads of this process, a device that drafts, links that break."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 import tofc
 from tests.tofc.decoding.fakes import QUESTION
 from tests.tofc.decoding.serving import Running, running
 from tofc.decoding import Choice, Pace
 from tofc.decoding.growing import Growing
-from tofc.decoding.remote import draft_for, drafted_by
+from tofc.decoding.remote import _question, draft_for, drafted_by, vocabulary_tag
 from tofc.decoding.rounds import Round, told
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.serving.client import RemoteEdge
+from tofc.serving.keys import Keys
 from tofc.serving.models import ServedModels
-from tofc.serving.verification import Upstream
+from tofc.serving.settings import Limits
+from tofc.serving.verification import Upstream, Verification, Verifiers
 
 NEW = 24
 
@@ -82,26 +88,25 @@ def test_three_tiers_answer_as_the_cloud_alone(
 
 def test_sampling_recomputes_what_the_drafter_drew_from_only_with_its_very_weights(
     remote: RemoteEdge,
-    server: Running,
     device_edge: tofc.Edge,
     edge: tofc.Edge,
     packets: list[tofc.Packet],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     known: list[bool] = []
+    opened = Verifiers.open
+
+    def look(self: Verifiers, *given: Any) -> Verification:
+        found = opened(self, *given)
+        known.append(found.verifier._drafter is not None)
+        return found
+
+    monkeypatch.setattr(Verifiers, "open", look)
 
     def ask() -> tuple[int, ...]:
-        found: list[Any] = []
-
-        def look(_: Growing) -> None:
-            found[:] = list(server.answers._open.values())[-1:]
-
         choice = Choice(0.5, top_k=1, seed=3)
-        tokens = draft_for(
-            remote, device_edge, packets[0], QUESTION, choice=choice, max_new_tokens=NEW, watch=look
-        ).answer.tokens
-        known.append(found[0].verifier._drafter is not None)
-        return tokens
+        decoded = draft_for(remote, device_edge, packets[0], QUESTION, choice=choice, max_new_tokens=NEW)
+        return tuple(decoded.answer.tokens)
 
     greedy = edge.answer(packets[0], QUESTION, max_new_tokens=NEW).tokens
     assert ask() == greedy  # one token is left to draw
@@ -112,24 +117,40 @@ def test_sampling_recomputes_what_the_drafter_drew_from_only_with_its_very_weigh
     assert known == [True, False]
 
 
-def test_a_server_that_forgets_is_told_again(
+@pytest.mark.parametrize("parallel", [False, True])
+def test_connections_that_break_at_any_time_change_no_answer(
     remote: RemoteEdge,
     server: Running,
     device_edge: tofc.Edge,
     edge: tofc.Edge,
     packets: list[tofc.Packet],
+    parallel: bool,
 ) -> None:
-    forgotten = 0
+    chance = random.Random(parallel)
+    cuts = 0
+    for number, packet in enumerate(packets):
+        shown: list[int] = []
 
-    def forget(answer: Growing) -> None:
-        nonlocal forgotten
-        if answer.final and forgotten < 3:
-            forgotten += 1
-            server.answers._open.clear()
+        def trouble(answer: Growing, shown: list[int] = shown) -> None:
+            nonlocal cuts
+            assert answer.tokens[: len(shown)] == shown  # what was final stays
+            shown[:] = answer.tokens[: answer.final]
+            if chance.random() < 0.1:
+                cuts += server.cut() > 0
 
-    decoded = draft_for(remote, device_edge, packets[2], QUESTION, watch=forget, max_new_tokens=NEW)
-    assert decoded.answer == edge.answer(packets[2], QUESTION, max_new_tokens=NEW)
-    assert forgotten == 3
+        decoded = draft_for(
+            remote,
+            device_edge,
+            packet,
+            QUESTION,
+            pace=Pace(1 + number),
+            parallel=parallel,
+            max_new_tokens=NEW,
+            watch=trouble,
+        )
+        assert decoded.answer == edge.answer(packet, QUESTION, max_new_tokens=NEW)
+        assert decoded.unverified == 0
+    assert cuts > 3
 
 
 def test_an_edge_that_goes_away_leaves_the_devices_own_words_and_says_so(
@@ -192,32 +213,102 @@ def test_nobody_there_at_the_start(
         Upstream.reach(nobody, models, "e3")
 
 
+@pytest.fixture
+def question(server: Running, packets: list[tofc.Packet], models: ServedModels) -> dict[str, Any]:
+    """What opens an answer."""
+    told = {"draft": "e1", "draft_parameters": 1, "vocabulary": vocabulary_tag(models.edge.tokenizer)}
+    return _question("tiny", packets[0], QUESTION, Choice(), NEW) | told
+
+
+def refusal(socket: ClientConnection) -> dict[str, Any]:
+    """The last message, which is an error; the server closes behind it."""
+    said: dict[str, Any] = json.loads(socket.recv(timeout=10))
+    with pytest.raises(ConnectionClosed):
+        socket.recv(timeout=10)
+    assert said["request_id"] == socket.response.headers["x-request-id"]
+    assert "Traceback" not in json.dumps(said)
+    return said
+
+
+def far(server: Running) -> ClientConnection:
+    return connect(f"ws{server.url.removeprefix('http')}/v1/answers", compression=None)
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "code"),
     [
-        lambda: b"",
-        lambda: b"\x01" * 12,
-        lambda: bytes(Round(0, told([]), 0, (1 << 19,))),
-        lambda: bytes(Round(0, told([]), 0, (1,) * 600)),
+        (b"", "invalid_round"),
+        (b"\x01" * 12, "invalid_round"),
+        (bytes(Round(0, told([]), 0, (1 << 19,))), "invalid_round"),
+        (bytes(Round(0, told([]), 0, (1,) * 600)), "invalid_round"),
+        ("a round is no text", "invalid_round"),
     ],
 )
 def test_rounds_that_are_none(
-    remote: RemoteEdge, server: Running, packets: list[tofc.Packet], body: Callable[[], bytes]
+    server: Running, question: dict[str, Any], body: bytes | str, code: str
 ) -> None:
-    from tofc.decoding.remote import RemoteVerifier, _question
+    with far(server) as socket:
+        socket.send(json.dumps(question))
+        assert json.loads(socket.recv(timeout=10)) == {"exit": "full", "tiers": 2}
+        socket.send(body)
+        said = refusal(socket)
+    assert (said["status"], said["error"]["code"]) == (400, code)
 
-    assert httpx.post(f"{server.url}/v1/answers/{'0' * 16}", content=body()).status_code == 404
-    asked = _question("tiny", packets[0], QUESTION, Choice(), NEW)
-    told_of = {
-        "draft": "e1",
-        "draft_parameters": 1,
-        "draft_tag": "",
-        "vocabulary": server.answers._vocabulary,
-    }
-    far = RemoteVerifier(remote, asked | told_of)
-    far.open()
-    refused = httpx.post(far._url, content=body())
-    assert refused.status_code == 400
-    assert refused.json()["error"]["code"] == "invalid_round"
-    far.close()
-    assert httpx.post(far._url, content=body()).status_code == 404
+
+@pytest.mark.parametrize(
+    ("first", "status", "code"),
+    [
+        ("{", 400, "invalid_request"),
+        ("[]", 400, "invalid_request"),
+        (b"{}", 400, "invalid_round"),
+        ({"draft_parameters": -1}, 400, "invalid_request"),
+        ({"model": "none"}, 404, "model_not_found"),
+        ({"vocabulary": "another"}, 400, "other_tokenizer"),
+        ({"draft_parameters": 1 << 40}, 400, "verifier_too_small"),
+        ({"tokens": [1 << 20]}, 400, "invalid_value"),
+        ({"max_tokens": 1 << 20}, 400, "invalid_value"),
+    ],
+)
+def test_questions_that_are_none(
+    server: Running, question: dict[str, Any], first: Any, status: int, code: str
+) -> None:
+    with far(server) as socket:
+        socket.send(json.dumps(question | first) if isinstance(first, dict) else first)
+        said = refusal(socket)
+    assert (said["status"], said["error"]["code"]) == (status, code)
+
+
+def test_who_may_open_answers_and_how_many(models: ServedModels, question: dict[str, Any]) -> None:
+    key = {"authorization": "Bearer 0123456789abcdef"}
+    limits = Limits(drafted=1, drafted_idle=0.5, body_bytes=4096)
+    with running(models, limits=limits, keys=Keys(["camera:0123456789abcdef"])) as server:
+        url = f"ws{server.url.removeprefix('http')}/v1/answers"
+        for headers, status in (({}, 401), (key | {"origin": "https://elsewhere.example"}, 403)):
+            with pytest.raises(InvalidStatus) as refused, connect(url, additional_headers=headers):
+                pass
+            response = refused.value.response
+            assert response.status_code == status
+            assert response.headers["x-request-id"].startswith("req-")
+            assert json.loads(response.body)["error"]["message"]
+        with connect(url, additional_headers=key) as socket:
+            with pytest.raises(InvalidStatus) as refused, connect(url, additional_headers=key):
+                pass
+            assert refused.value.response.status_code == 429
+            socket.send(json.dumps(question))
+            socket.recv(timeout=10)
+            said = refusal(socket)  # nothing came
+        assert (said["status"], said["error"]["code"]) == (408, "idle")
+        figures = httpx.get(f"{server.url}/metrics", headers=key).text
+        assert "tofc_drafted_answers 0.0" in figures
+        assert 'tofc_requests_total{route="/v1/answers",status="408"} 1.0' in figures
+        assert 'tofc_requests_total{route="/v1/answers",status="429"} 1.0' in figures
+
+
+def test_a_key_opens_answers(
+    models: ServedModels, device_edge: tofc.Edge, packets: list[tofc.Packet]
+) -> None:
+    with running(models, keys=Keys(["camera:0123456789abcdef"])) as server:
+        with RemoteEdge(server.url, "tiny", api_key="0123456789abcdef") as remote:
+            assert not draft_for(remote, device_edge, packets[0], QUESTION, max_new_tokens=4).unverified
+        with RemoteEdge(server.url, "tiny") as remote, pytest.raises(UserError, match="no valid API key"):
+            draft_for(remote, device_edge, packets[0], QUESTION)

@@ -1,0 +1,68 @@
+"""Rounds of drafts to a verifier on another machine, over one WebSocket an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tofc.decoding.growing import LinkDown
+from tofc.decoding.rounds import Round, Verdict
+from tofc.serving.client import RemoteEdge
+from tofc.serving.socket import Socket
+
+ROUND_SECONDS = 10.0  # until a round counts as lost
+
+
+class RemoteVerifier:
+    """Carries rounds to a server (`tofc serve`), behind the packet on the same connection.
+
+    The answer is opened with the first round, and again on a new connection where the last one broke. A round
+    has `seconds`. Raises LinkDown where nothing came back, UserError where the server refuses.
+    """
+
+    def __init__(self, remote: RemoteEdge, body: Mapping[str, Any], seconds: float = ROUND_SECONDS) -> None:
+        self._remote, self._body, self._seconds = remote, dict(body), seconds
+        self._final: list[int] = list(body.get("tokens", ()))
+        self._socket: Socket | None = None
+        self.exit, self.tiers = "full", 2  # the member that decides and the number of tiers, once it is open
+        self.num_bytes = 0  # of rounds and verdicts, without what the connection adds
+
+    def open(self) -> None:
+        """Connects and sends question and packet, with the tokens that are final."""
+        self.close()
+        body = json.dumps({**self._body, "tokens": self._final}, separators=(",", ":"))
+        try:
+            self._socket = Socket(self._remote.connection, "/v1/answers")
+        except ConnectionError as error:
+            raise LinkDown(str(error)) from error
+        opened = json.loads(self._asked(body, self._remote.connection.timeout))
+        self.exit, self.tiers = opened["exit"], opened["tiers"]
+
+    def __call__(self, round: Round) -> Verdict:
+        """The verdict of a round."""
+        if self._socket is None:
+            self.open()
+        data = bytes(round)
+        said = self._asked(data, self._seconds)
+        verdict = Verdict.from_bytes(said)
+        self.num_bytes += len(data) + len(said)
+        if verdict.since <= len(self._final) and verdict.final >= len(self._final):
+            self._final = [*self._final[: verdict.since], *verdict.tokens][: verdict.final]
+        return verdict
+
+    def close(self) -> None:
+        """Tells the server that it may forget the answer."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.close()
+
+    def _asked(self, message: str | bytes, seconds: float) -> Any:
+        assert self._socket is not None
+        try:
+            return self._socket.ask(message, seconds)
+        except BaseException as error:
+            self.close()  # what still comes on it would be taken for what is asked next
+            if isinstance(error, ConnectionError):
+                raise LinkDown(str(error)) from error
+            raise
