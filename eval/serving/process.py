@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -54,10 +55,12 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def start_server(folder: Path, *arguments: str, port: int | None = None) -> Server:
-    """Starts `tofc serve` with these arguments, its log in `folder`; returns when it is ready.
+def start_server(
+    folder: Path, *arguments: str, port: int | None = None, patience: float = 120, **environment: str
+) -> Server:
+    """Starts `tofc serve` with these arguments and variables, its log in `folder`; returns when it is ready.
 
-    Raises RuntimeError with its log where it does not come up within two minutes.
+    Raises RuntimeError with its log where it does not come up within `patience` seconds.
     """
     port = free_port() if port is None else port
     log = folder / f"server-{port}.log"
@@ -66,13 +69,13 @@ def start_server(folder: Path, *arguments: str, port: int | None = None) -> Serv
         process = subprocess.Popen(
             [sys.executable, "-m", "tofc", "serve", "--port", str(port), *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": paths, **environment},
             stdout=out,
             stderr=out,
         )
     scheme = "https" if "--tls-cert" in arguments else "http"
     server = Server(f"{scheme}://127.0.0.1:{port}", process, log)
-    until = time.monotonic() + 120
+    until = time.monotonic() + patience
     while True:
         try:
             if httpx.get(f"{server.url}/ready", verify=False).status_code == 200:
@@ -86,9 +89,9 @@ def start_server(folder: Path, *arguments: str, port: int | None = None) -> Serv
 
 
 @contextmanager
-def running_server(folder: Path, *arguments: str, port: int | None = None) -> Iterator[Server]:
+def running_server(folder: Path, *arguments: str, **more: Any) -> Iterator[Server]:
     """`start_server` until the block ends, which asks it to stop."""
-    server = start_server(folder, *arguments, port=port)
+    server = start_server(folder, *arguments, **more)
     try:
         yield server
     finally:
