@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,48 @@ DraftOption = Annotated[
         "--draft", metavar="NAME", help="With --tiers device,...: the member that drafts, else the smallest."
     ),
 ]
+
+
+class Role(str, Enum):
+    """Where a server stands among the tiers."""
+
+    EDGE = "edge"
+    CLOUD = "cloud"
+
+
+RoleOption = Annotated[
+    Role,
+    typer.Option(
+        "--role",
+        help="Among tiers: an edge may have an --upstream, the cloud is the last.",
+    ),
+]
+UpstreamOption = Annotated[
+    str | None,
+    typer.Option(
+        "--upstream",
+        metavar="URL",
+        help="The cloud, which verifies what is verified here; its key from TOFC_API_KEY.",
+    ),
+]
+MiddleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--exit",
+        metavar="NAME",
+        help="With --upstream: the member that verifies here, else the second largest.",
+    ),
+]
+
+
+def check_role(role: Role, upstream: str | None, exit: str | None) -> None:
+    """UserError for options of `tofc serve` that do not go together."""
+    if role is Role.CLOUD and upstream is not None:
+        raise UserError("the cloud is the last tier: leave out --upstream, or give --role edge")
+    if exit is not None and upstream is None:
+        raise UserError(
+            "--exit names the member of an edge in the middle; give the cloud behind it: --upstream URL"
+        )
 
 
 def drafting_exit(tiers: str | None, draft: str | None, is_far: bool, model: str, exit: str) -> str:

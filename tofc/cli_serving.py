@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tofc import cli_decoding
 from tofc.cli_report import reports_user_errors, working
 from tofc.errors import UserError
 
@@ -170,18 +171,9 @@ def serve(
     device: Annotated[
         str, typer.Option("--device", metavar="NAME", help="Where the model computes: cpu, cuda, cuda:1, ...")
     ] = "cpu",
-    upstream: Annotated[
-        str | None,
-        typer.Option(
-            "--upstream",
-            metavar="URL",
-            help="A server with a larger member, which verifies what is said here.",
-        ),
-    ] = None,
-    exit_: Annotated[
-        str | None,
-        typer.Option("--exit", metavar="NAME", help="With --upstream: the member that verifies drafts here."),
-    ] = None,
+    role: cli_decoding.RoleOption = cli_decoding.Role.EDGE,
+    upstream: cli_decoding.UpstreamOption = None,
+    exit_: cli_decoding.MiddleOption = None,
     ray: Annotated[
         bool, typer.Option("--ray", help="Several servers behind one address, under Ray Serve.")
     ] = False,
@@ -202,11 +194,10 @@ def serve(
     listen = Listen(host, port, tls_cert, tls_key, tls_clients)
     if threads is not None and threads < 1:
         raise UserError(f"--threads is {threads}; give at least 1")
+    cli_decoding.check_role(role, upstream, exit_)
     if ray:
-        if upstream is not None or exit_ is not None:
-            raise UserError(
-                "--ray does not go with --upstream and --exit: let replicas be the uppermost tier"
-            )
+        if upstream is not None:
+            raise UserError("--ray does not go with --upstream: let replicas be the uppermost tier")
         _serve_replicas(model, images, device, threads, replicas, api_keys, limits, listen)
         return
     if replicas is not None:
@@ -219,11 +210,12 @@ def serve(
     except ModuleNotFoundError as error:
         raise need_extra(error) from None
     keys = Keys.read(api_keys)
-    if (upstream is None) != (exit_ is None):
-        raise UserError("a middle tier needs both: --upstream URL, and --exit NAME for its own member")
+    above = None
+    if upstream is not None:
+        with working(f"reaching {upstream}"):
+            above = Upstream.reach(upstream, model, exit_)
     with working(f"loading {model}"):
         models = ServedModels.load(model, images=images, device=device)
-    above = None if upstream is None or exit_ is None else Upstream.reach(upstream, models, exit_)
     run(models, listen, limits, keys, threads, above)
 
 

@@ -85,8 +85,13 @@ class RemoteEdge:
 
     def models(self) -> list[str]:
         """Ids of the models, and of the members of their families, that the server answers with."""
+        return [entry["id"] for entry in self.listed()["data"]]
+
+    def listed(self) -> dict[str, Any]:
+        """What the server tells of itself: its models, and how many tiers work on what a device drafts."""
         response = self.connection.tried(lambda left: self.http.get(f"{self.url}/v1/models", timeout=left))
-        return [entry["id"] for entry in response.json()["data"]]
+        found: dict[str, Any] = response.json()
+        return found
 
     def answer(
         self, packet: Packet | bytes, question: str, *, exit: str = "full", **generation: Any

@@ -144,10 +144,11 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All of them."""
+    """All of them; `tiers` work on an answer that a device drafts, that device included."""
 
     object: Literal["list"] = "list"
     data: list[Model]
+    tiers: int
 
 
 class ErrorDetail(BaseModel):

@@ -50,11 +50,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class Service:
-    """What the routes share: models, engine, remembered answers."""
+    """What the routes share: models, engine, verifiers, remembered answers."""
 
-    def __init__(self, models: ServedModels, limits: Limits) -> None:
+    def __init__(self, models: ServedModels, limits: Limits, upstream: Upstream | None) -> None:
         self.models, self.limits, self.metrics = models, limits, Metrics()
         self.engine = Engine(models, limits, self.metrics)
+        self.verifiers = Verifiers(models, limits.drafted, upstream)
         self.remembered = Remembered(limits.remembered, limits.remembered_seconds)
 
     def begin(self, asked: Asked, request: Request) -> Job:
@@ -135,7 +136,7 @@ def build_app(
     `figures` gives the page of /metrics where it is not this process' alone.
     """
     limits = Limits() if limits is None else limits
-    service = Service(models, limits)
+    service = Service(models, limits, upstream)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -159,8 +160,7 @@ def build_app(
     app.add_exception_handler(HTTPException, _http_error)
     _add_chat(app, service)
     _add_the_rest(app, service, figures)
-    verifiers = Verifiers(models, limits.drafted, upstream)
-    add_drafted(app, DraftedAnswers(verifiers, limits, service.metrics))
+    add_drafted(app, DraftedAnswers(service.verifiers, limits, service.metrics))
     return app
 
 
@@ -233,7 +233,9 @@ def _add_the_rest(app: FastAPI, service: Service, figures: Callable[[], Awaitabl
     @app.get("/v1/models", response_model=schema.ModelList, tags=["models"])
     async def list_models() -> Any:
         """The model, and each member of its family."""
-        return schema.ModelList(data=[card(name) for name in models.members])
+        return schema.ModelList(
+            data=[card(name) for name in models.members], tiers=service.verifiers.opened.tiers
+        )
 
     @app.get("/v1/models/{name}", response_model=schema.Model, tags=["models"])
     async def one_model(name: str) -> Any:

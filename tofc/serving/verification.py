@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -18,6 +19,7 @@ from tofc.decoding.rounds import MessageError, Round
 from tofc.decoding.verifier import Above, Verifier
 from tofc.decoding.wire import ROUND_SECONDS, RemoteVerifier
 from tofc.errors import UserError
+from tofc.familial import FULL, family
 from tofc.serving.client import RemoteEdge
 from tofc.serving.errors import wrong
 from tofc.serving.models import ServedModels
@@ -57,13 +59,32 @@ class Upstream:
     exit: str
 
     @classmethod
-    def reach(cls, url: str, models: ServedModels, exit: str) -> Upstream:
-        """UserError for an exit that is not here, EdgeUnreachable where nobody answers at `url`."""
-        models.edge.family.named(exit)
-        remote = RemoteEdge(url, models.name)
-        if models.name not in (there := remote.models()):
-            raise UserError(f"{url} has no model {models.name}; it has: {', '.join(there)}")
-        return cls(remote, exit)
+    def reach(cls, url: str, model: str, exit: str | None = None) -> Upstream:
+        """For the checkpoint `model`, of which only the index is read; `exit` is else its second largest.
+
+        Raises UserError where the tiers do not fit together, EdgeUnreachable where nobody answers at `url`.
+        """
+        members = family(model)
+        if len(members) < 2:
+            raise UserError(f"{model} has one member alone: a tier in the middle takes two, one for above it")
+        chosen = members.named(exit or members[-2].name)
+        if chosen.name == FULL:
+            raise UserError(
+                f"{url} is to verify what the full model says here: a verifier is larger than its drafter; "
+                f"give a smaller one, such as --exit {members[-2].name}"
+            )
+        name = Path(model).name
+        remote = RemoteEdge(url, name)
+        listed = remote.listed()
+        there = [entry["id"] for entry in listed["data"]]
+        if name not in there:
+            raise UserError(f"{url} has no model {name}; it has: {', '.join(there)}")
+        if listed.get("tiers", 2) > 2:
+            raise UserError(
+                f"{url} has an upstream itself, and there are three tiers at most; give the address of the "
+                "uppermost one (`tofc serve --role cloud`)"
+            )
+        return cls(remote, chosen.name)
 
 
 @dataclass
@@ -115,7 +136,7 @@ class Verifiers:
         """What every answer here will be."""
         if self._upstream is None:
             return Opened(exit=self.models.edge.exit, tiers=2)
-        return Opened(exit="full", tiers=3)
+        return Opened(exit=FULL, tiers=3)
 
     def open(self, asked: Asked, body: OpenRequest) -> Verification:
         """Reads the question; ApiError for a drafter that cannot be verified here."""

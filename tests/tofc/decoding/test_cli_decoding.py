@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from tofc.cli import app
 from tofc.cli_decoding import growing_text
 from tofc.decoding.growing import Growing
 from tofc.serving.models import ServedModels
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +89,12 @@ def test_verified_and_unverified_tokens_look_different(edge: tofc.Edge) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--upstream", "http://127.0.0.1:9"), "--exit NAME"),
         (("--exit", "e1"), "--upstream URL"),
-        (("--upstream", "http://127.0.0.1:9", "--exit", "e3"), "did not answer"),
+        (("--role", "cloud", "--upstream", "http://127.0.0.1:9"), "the cloud is the last tier"),
+        (("--role", "fog"), "'fog' is not one of"),
+        (("--role", "edge", "--upstream", "nowhere"), "the edge's address is 'nowhere'"),
         (("--upstream", "http://127.0.0.1:9", "--exit", "e9"), "no exit 'e9'"),
+        (("--upstream", "http://127.0.0.1:9", "--exit", "full"), "such as --exit e3"),
     ],
 )
 def test_a_middle_tier_that_cannot_start(family_folder: Path, options: tuple[str, ...], said: str) -> None:
@@ -95,3 +102,18 @@ def test_a_middle_tier_that_cannot_start(family_folder: Path, options: tuple[str
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2, result.output
     assert said in " ".join(result.stderr.split())
+
+
+def test_an_upstream_that_is_gone_is_one_clear_error_before_a_model_is_read(family_folder: Path) -> None:
+    """As a process: it says so in one line and ends."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        url = f"http://127.0.0.1:{gone.getsockname()[1]}"
+    command = ["serve", "--role", "edge", "--upstream", url, "--model", str(family_folder), "--port", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tofc", *command], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    said = done.stderr.strip().splitlines()
+    assert len(said) == 1
+    assert f"the edge {url} did not answer in 4 tries" in said[0]
