@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from eval.scenes.world import make_scene
+from tofc.answer import Answer
 from tofc.decoding import Choice, Pace
 from tofc.decoding.growing import Growing
 from tofc.decoding.reading import Read, common, readers
@@ -22,8 +23,10 @@ from tofc.decoding.together import end_ids, grow, prompt_of
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
+from tofc.packet import Packet
 
 _DRAFTS = (1, 2, 3, 4, 6, 8, 12, 16)  # a round, scene by scene in turn: passes of every length
+_BATCH = 16  # scenes that transformers answers at a time
 
 
 @dataclass
@@ -55,23 +58,25 @@ class Tally:
 
 
 def compare(
-    device: Device, edge: Edge, groups: Sequence[tuple[str, ...]], scene: int, prompt: str, most: int
+    edge: Edge,
+    packet: Packet,
+    alone: Mapping[str, Answer],
+    scene: int,
+    groups: Sequence[tuple[str, ...]],
+    options: argparse.Namespace,
 ) -> tuple[dict[tuple[str, ...], Tally], list[dict[str, Any]]]:
-    """Every group's answer about one scene, beside what transformers generates with its last member alone.
+    """Every group's answer about one scene, beside what its last member gave `alone`.
 
-    Also gives what differed: the position, the two likeliest tokens there, and how far their logits are apart.
+    Also gives what differed: the position, the two likeliest tokens, and how far apart their logits are.
     """
-    names = list(dict.fromkeys(name for group in groups for name in group))
-    packet = device.encode(Image.fromarray(make_scene("test", scene)[1]))
-    alone = {name: edge.answer(packet, prompt, exit=name, max_new_tokens=most).tokens for name in names}
-    own = readers(edge.family, prompt_of(edge, packet, prompt), names)
+    own = readers(edge.family, prompt_of(edge, packet, options.prompt), alone)
     reads = {name: Remembered(read) for name, read in own.items()}
     found, unequal = {}, []
     for group in groups:
-        answer = Growing(end_ids(edge), most)
+        answer = Growing(end_ids(edge), options.max_new_tokens)
         counts = grow(answer, [reads[name] for name in group], Choice(), Pace(_DRAFTS[scene % len(_DRAFTS)]))
         said = tuple(token for token in answer.tokens if token not in answer.ends)
-        wanted = alone[group[-1]]
+        wanted = alone[group[-1]].tokens
         found[group] = Tally(int(said == wanted), counts.sent, counts.stood)
         if said != wanted:
             place = common(said, wanted)
@@ -103,16 +108,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     groups = [*combinations(names, 2), *combinations(names, 3)]
     total, unequal = {group: Tally() for group in groups}, []
-    for scene in range(options.scenes):
-        found, differing = compare(device, edge, groups, scene, options.prompt, options.max_new_tokens)
-        unequal += differing
-        for group, one in found.items():
-            tally = total[group]
-            tally.equal += one.equal
-            tally.sent += one.sent
-            tally.stood += one.stood
-        if (scene + 1) % 10 == 0 or scene + 1 == options.scenes:
-            print(f"{scene + 1} scenes, {len(unequal)} answers differ", file=sys.stderr, flush=True)
+    for first in range(0, options.scenes, _BATCH):
+        scenes = range(first, min(first + _BATCH, options.scenes))
+        packets = [device.encode(Image.fromarray(make_scene("test", scene)[1])) for scene in scenes]
+        asked = [(packet, options.prompt) for packet in packets]
+        settings = {"max_new_tokens": options.max_new_tokens}
+        alone = {name: edge.answer_many(asked, exit=name, **settings) for name in names}
+        for row, scene in enumerate(scenes):
+            given = {name: answers[row] for name, answers in alone.items()}
+            found, differing = compare(edge, packets[row], given, scene, groups, options)
+            unequal += differing
+            for group, one in found.items():
+                tally = total[group]
+                tally.equal += one.equal
+                tally.sent += one.sent
+                tally.stood += one.stood
+        print(f"{scenes[-1] + 1} scenes, {len(unequal)} answers differ", file=sys.stderr, flush=True)
     for group, tally in total.items():
         share = 100 * tally.stood / max(1, tally.sent)
         print(f"{' > '.join(group):28} {tally.equal}/{options.scenes} equal, {share:.0f} % of drafts stood")

@@ -52,19 +52,19 @@ class Clock:
         self.now += seconds
 
 
-class _Coming(Future[Verdict]):
-    """A verdict that is known, and there from `due` on."""
+class _Coming(Future[Any]):
+    """What is known by now, and there from `due` on."""
 
-    def __init__(self, clock: Clock, due: float, verdict: Verdict) -> None:
+    def __init__(self, clock: Clock, due: float, what: Any) -> None:
         super().__init__()
         self._clock, self._due = clock, due
-        self.set_result(verdict)
+        self.set_result(what)
 
     def done(self) -> bool:
         """Whether it is there by now."""
         return self._clock.now >= self._due
 
-    def result(self, timeout: float | None = None) -> Verdict:
+    def result(self, timeout: float | None = None) -> Any:
         """Waits for it."""
         self._clock.now = max(self._clock.now, self._due)
         return super().result(timeout)
@@ -79,9 +79,9 @@ class _Aside(Executor):
     def submit(self, call: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
         """Does it, and turns the clock back."""
         begin = self._clock.now
-        verdict = call(*given, **named)
+        what = call(*given, **named)
         due, self._clock.now = self._clock.now, begin
-        return _Coming(self._clock, due, verdict)
+        return _Coming(self._clock, due, what)
 
 
 def simulate(

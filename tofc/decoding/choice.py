@@ -69,6 +69,9 @@ class Policy(Protocol):
     def draw(self, logits: Tensor) -> int:
         """The token that follows, from logits [V]."""
 
+    def agrees(self, logits: Tensor, tokens: Sequence[int]) -> float:
+        """How many of n tokens it would have drawn, on average, from logits [n, V]."""
+
     def verify(self, logits: Tensor, drafts: Sequence[int], drafter: Tensor | None) -> tuple[int, int]:
         """How many of n drafts stand, and the verifier's own token after those.
 
@@ -85,6 +88,10 @@ class Greedy:
     def draw(self, logits: Tensor) -> int:
         """The likeliest; the first where several are."""
         return int(logits.argmax(-1))
+
+    def agrees(self, logits: Tensor, tokens: Sequence[int]) -> float:
+        """Those that are the likeliest."""
+        return sum(map(int.__eq__, logits.argmax(-1).tolist(), tokens))
 
     def verify(self, logits: Tensor, drafts: Sequence[int], drafter: Tensor | None) -> tuple[int, int]:
         """Drafts stand as long as they are what the verifier would have said."""
@@ -105,6 +112,11 @@ class Sampled:
     def draw(self, logits: Tensor) -> int:
         """One token, from logits [V]."""
         return int(drawn(self.choice.shares(logits.cpu())[None], self._random))
+
+    def agrees(self, logits: Tensor, tokens: Sequence[int]) -> float:
+        """The sum of their probabilities: so many stand where the verifier does not know the drafter."""
+        chosen = torch.tensor(tokens, dtype=torch.int64)[:, None]
+        return float(self.choice.shares(logits.cpu()).gather(-1, chosen).sum())
 
     def verify(self, logits: Tensor, drafts: Sequence[int], drafter: Tensor | None) -> tuple[int, int]:
         """Rejection sampling, draft by draft."""

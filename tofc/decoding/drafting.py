@@ -11,7 +11,7 @@ from tofc.decoding.choice import Policy
 from tofc.decoding.growing import Exchange, Growing, LinkDown
 from tofc.decoding.pace import MOST_DRAFTS, Pace
 from tofc.decoding.reading import Read
-from tofc.decoding.rounds import Verdict
+from tofc.decoding.rounds import Round, Verdict
 
 Watch = Callable[[Growing], None]
 _OFFLINE = 4  # drafts between two tries of a link that is down
@@ -63,12 +63,17 @@ class Drafter:
         self._idle = 0  # rounds in a row that brought nothing
         self._moved = 0.0  # when one last did
         self._heard_at = 0.0
+        self._known = 0  # tokens up to which the pace knows whether drafts stand
 
     def run(self, answer: Growing) -> Counts:
         """Grows `answer` until it is over, or the link is given up: then its last tokens are not final."""
         begin = self._moved = self._heard_at = self._now()
         self._watch(answer)
+        if self._pace.is_new:
+            self._draft(answer, 1)
         while not answer.is_over:
+            if self._pace.wants_look:
+                self._look(answer)
             drafts, own = self._pace.plan()
             if self._is_down:
                 drafts = len(answer.tokens) - answer.checked + _OFFLINE
@@ -96,14 +101,21 @@ class Drafter:
         self.counts.drafted += 1
         self._watch(answer)
 
+    def _look(self, answer: Growing) -> None:
+        """Tells the pace how many tokens that were never drafted here would have been drafted right."""
+        told = answer.tokens[: answer.checked]
+        num = len(told) - self._known
+        if num > 0:
+            self._pace.looked(self._policy.agrees(self._read(told[:-1], num), told[-num:]), num)
+            self._known = len(told)
+
     def _ask(self, answer: Growing, own: int) -> bool:
         """One round; whether it brought anything."""
         before = (answer.final, answer.checked, len(answer.tokens))
         checked = answer.checked
         sent = len(answer.tokens) - answer.checked
-        begin = self._now()
         try:
-            verdict = self._heard(answer, own)
+            verdict, elapsed = self._heard(answer, own)
         except LinkDown:
             self.counts.cuts += 1
             self._is_down = True
@@ -116,28 +128,39 @@ class Drafter:
             sent=sent,
             stood=stood,
             gained=answer.checked - checked,
-            elapsed=there - begin,
+            elapsed=elapsed,
             spent=there - self._heard_at,
         )
         self._heard_at = there
+        if sent:
+            self._known = answer.checked
         self.counts.rounds += 1
         self.counts.sent += sent
         self.counts.stood += stood
         self._watch(answer)
         return before != (answer.final, answer.checked, len(answer.tokens))
 
-    def _heard(self, answer: Growing, own: int) -> Verdict:
-        """Sends the drafts there are and gives what comes back; meanwhile drafts grow, where they can."""
+    def _heard(self, answer: Growing, own: int) -> tuple[Verdict, float]:
+        """Sends the drafts there are; gives what comes back, and after how many seconds.
+
+        Meanwhile drafts grow, where they can and are of use.
+        """
         round = answer.round(own)
         if self._pool is None:
-            return self._exchange(round)
-        coming = self._pool.submit(self._exchange, round)
+            return self._exchanged(round)
+        coming = self._pool.submit(self._exchanged, round)
+        if own > 1 and self._pace.drafts is None:
+            self._look(answer)
         most = len(round.drafts) + MOST_DRAFTS
-        while round.drafts and not coming.done():
+        while own <= 1 and round.drafts and not coming.done():
             if answer.has_ended or len(answer.tokens) - answer.checked >= most:
                 break
             self._draft_one(answer)
         begin = self._now()
-        verdict = coming.result()
+        heard = coming.result()
         self.counts.waited += self._now() - begin
-        return verdict
+        return heard
+
+    def _exchanged(self, round: Round) -> tuple[Verdict, float]:
+        begin = self._now()
+        return self._exchange(round), self._now() - begin

@@ -1,9 +1,9 @@
 """How many tokens to draft before asking: as many as pay, by what rounds have cost and kept so far.
 
 With a share a of drafts kept one by one, a round of n drafts yields 1 + a + ... + a^n tokens. It takes the
-drafting, one pass of the verifier, and the way there and back; in parallel, drafting and verifying take the
-longer of both as long as no draft falls (figure 7 of AI Flow, arXiv 2506.12479). Where no n beats a verifier
-that writes alone, it writes alone.
+drafting, one pass of the verifier, and the way there and back; in parallel, drafting goes on meanwhile, so
+that as long as no draft falls a round takes the longer of both (figure 7 of AI Flow, arXiv 2506.12479). Where
+no n beats a verifier that writes alone, it writes alone; what it writes then tells which drafts would stand.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from tofc.decoding.rounds import Verdict
 
 MOST_DRAFTS = 16
 ALONE = 16  # tokens at least that a verifier writes alone before it is heard
-_FIRST = 4  # drafts of the first rounds, before there is anything to go by
-# Tokens that a verifier writes alone before drafts are tried once more: more and more while that is in vain.
-_SHORT_REST, _LONG_REST = 16, 1024
+_FIRST = 1  # drafts of the first round, before there is anything to go by
+# Tokens that a verifier writes alone before drafts that had not paid are tried once more.
+_SHORT_REST, _LONG_REST = 32, 1024
 _FEW = 6  # rounds with drafts after which their speed is believed more than what is expected of them
 _TRUSTED = 24  # rounds after which the next rest is a short one
-_WAY_SHARE = 0.04  # of the time of a round alone that the way may take, as long as that stays
-_LONGEST = 4.0  # seconds
+_WAY_SHARE, _FIRST_WAY_SHARE = 0.025, 0.1  # of the time of a round alone that the way may take
+_LONGEST = 4.0  # seconds that it lasts at most for that
 _MEMORY = 0.95  # weight of what was seen before the last round
-_HOPED = 0.98  # share of drafts that may stand for once
+_TOKEN_MEMORY = 0.99  # and before the last draft
+_MOST_SHARE = 0.995  # of drafts that are expected to stand
 _LATEST = 15  # durations that count, without the longest: the first of a process is no measure
 
 
@@ -46,39 +47,51 @@ class Pace:
     tried: float = 5.0
     _latest: dict[str, deque[float]] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=dict)  # as of the last plan
-    _rounds: int = 0
     _tries: int = 0  # rounds with drafts since the last rest
     _rest: int = _SHORT_REST
     _resting: int = 0  # tokens
-    _is_trying: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether not even the cost of a draft is known, from which the first plan starts."""
+        return self.drafts is None and "draft" not in self._latest
+
+    @property
+    def wants_look(self) -> bool:
+        """Whether the next plan depends on how many drafts would have stood while there were none."""
+        return self.drafts is None and self._resting <= 0
 
     def plan(self) -> tuple[int, int]:
         """Drafts to make, and tokens that the verifier is to add."""
         if self.drafts is not None:
             return (self.drafts, 1) if self.drafts else (0, self.alone)
-        if not self._rounds:
-            return _FIRST, 1
         self._seconds = self.seconds
-        best = max(range(1, MOST_DRAFTS + 1), key=self.rate)
-        pays = self._is_trying or min(self.rate(best), self._seen()) >= self.rate_alone()
-        if self._resting <= 0 and pays:
-            self._is_trying = False
-            return best, 1
+        if "alone" not in self._seconds:
+            return _FIRST, self._first_chunk()
         if self._resting <= 0:
-            self._rest = 2 * _SHORT_REST if self._tries >= _TRUSTED else min(2 * self._rest, _LONG_REST)
+            best = max(range(1, MOST_DRAFTS + 1), key=self.rate)
+            if min(self.rate(best, self._hoped()), self._seen()) >= self.rate_alone():
+                return best, 1
+            self._rest = _SHORT_REST if self._tries >= _TRUSTED else min(2 * self._rest, _LONG_REST)
             self._resting, self._tries, self.gained, self.spent = self._rest, 0, 0.0, 0.0
         own = self._chunk()
         self._resting -= own
-        if self._resting <= 0:  # the next round has drafts, unless even good ones could not pay
-            hoped = max(self.rate(drafts, _HOPED) for drafts in range(1, MOST_DRAFTS + 1))
-            self._is_trying = hoped > self.rate_alone()
         return 0, own
+
+    def _first_chunk(self) -> int:
+        """Tokens of the verifier in the first round; as fast as drafts, as long as nothing else is known."""
+        draft = self._second("draft")
+        return max(self.alone, math.ceil(self._second("way") / _FIRST_WAY_SHARE / draft) if draft else 0)
+
+    def _hoped(self) -> float:
+        """The share of drafts that are kept, half a standard error higher: what is little known may be tried."""
+        error = math.sqrt(self.share * (1 - self.share) / self.tried)
+        return min(_MOST_SHARE, self.share + error / 2)
 
     def _chunk(self) -> int:
         """Tokens that a verifier writes alone in a round: so many that the way costs little beside them."""
-        writing = self._second("alone") or self._second("verify")
         wanted = min(self._second("way") / _WAY_SHARE, _LONGEST)
-        return max(self.alone, math.ceil(wanted / writing))
+        return max(self.alone, math.ceil(wanted / self._second("alone")))
 
     def _seen(self) -> float:
         """Tokens a second of the last rounds with drafts; infinite until there are some."""
@@ -88,6 +101,14 @@ class Pace:
         """One draft was made."""
         self._learn("draft", seconds)
 
+    def looked(self, kept: float, tried: int) -> None:
+        """Of `tried` tokens of the verifier's so many would have been drafted."""
+        self._count(kept, tried)
+
+    def way(self, seconds: float) -> None:
+        """So long an empty message takes there and back."""
+        self._learn("way", seconds)
+
     def heard(
         self, verdict: Verdict, *, sent: int, stood: int, gained: int, elapsed: float, spent: float
     ) -> None:
@@ -95,42 +116,61 @@ class Pace:
         `spent` seconds since the round before it came back."""
         if not verdict.passes:
             return  # an old round: it says nothing
-        self._rounds += 1
         self._learn("way", max(0.0, elapsed - verdict.seconds))
-        self._learn("verify" if sent else "alone", verdict.seconds / verdict.passes)
         if sent:
-            self._tries += 1
-            self.gained, self.spent = _MEMORY * self.gained + gained, _MEMORY * self.spent + spent
-            self.kept = _MEMORY * self.kept + min(stood, sent)
-            self.tried = _MEMORY * self.tried + min(stood + 1, sent)
+            self._count(min(stood, sent), min(stood + 1, sent))
+        if not sent or verdict.passes > 1:  # most passes were over one token
+            self._learn("alone", verdict.seconds / verdict.passes)
+            return
+        self._learn("verify", verdict.seconds)
+        self._learn("verified", sent)
+        self._tries += 1
+        self.gained, self.spent = _MEMORY * self.gained + gained, _MEMORY * self.spent + spent
+
+    def _count(self, kept: float, tried: int) -> None:
+        fade = _TOKEN_MEMORY**tried
+        self.kept, self.tried = fade * self.kept + kept, fade * self.tried + tried
 
     @property
     def share(self) -> float:
         """Of drafts that follow on kept ones, those that are kept."""
-        return min(0.995, self.kept / self.tried)
+        return min(_MOST_SHARE, self.kept / self.tried)
 
     def rate(self, drafts: int, share: float | None = None) -> float:
         """Tokens a second with rounds of so many drafts, of which `share` stand (else as many as did)."""
         share = self.share if share is None else share
-        tokens = (1 - share ** (drafts + 1)) / (1 - share)
-        drafting, verifying = drafts * self._second("draft"), self._second("verify") + self._second("way")
-        in_turn = drafting + verifying
+        draft = self._second("draft")
+        under_way = self._pass(drafts) + self._second("way")
+        tokens, seconds = _yield(drafts, share), drafts * draft + under_way
         if not self.parallel:
-            return tokens / in_turn
-        # What is drafted meanwhile has to go on from the verifier's own token.
-        through = share ** (drafts + 1)
-        late = in_turn + self._second("draft") / 2  # a draft that is under way is finished first
-        return tokens / (through * max(drafting, verifying) + (1 - through) * late)
+            return tokens / seconds
+        # Where all stand and the verifier's own token is the one drafted next, what was drafted meanwhile
+        # goes up at once, and so on; else a draft that is under way is finished in vain.
+        more = drafts
+        if draft:
+            more = max(drafts, min(int(under_way / draft) - 1, drafts + MOST_DRAFTS - 1))
+        follows, goes_on = share ** (drafts + 1), share ** (more + 1)
+        rounds = follows / (1 - goes_on)
+        steady = max(self._pass(more) + self._second("way"), (more + 1) * draft)
+        tokens += rounds * _yield(more, share)
+        return tokens / (seconds + rounds * steady + draft / 2)
+
+    def _pass(self, drafts: int) -> float:
+        """Seconds of a pass over so many drafts, by those over others and over none."""
+        verify, alone = self._second("verify"), self._second("alone")
+        if verify <= alone:
+            return verify or alone
+        return alone + (verify - alone) * drafts / self._second("verified")
 
     def rate_alone(self) -> float:
         """Tokens a second of the verifier alone, without waiting for each of them."""
-        each, num = self._second("alone") or self._second("verify"), self._chunk()
-        return num / (num * each + self._second("way"))
+        num = self._chunk()
+        return num / (num * self._second("alone") + self._second("way"))
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What was measured, on average: a draft ("draft"), a pass of the verifier over drafts ("verify") and
-        over one token ("alone"), and a round besides ("way")."""
+        """What was measured, on average: a draft ("draft"), a pass of the verifier over one token ("alone")
+        and over drafts ("verify"), "verified" of them, and a round besides ("way")."""
         means = {}
         for what, latest in self._latest.items():
             ordered = sorted(latest)
@@ -138,7 +178,12 @@ class Pace:
         return means
 
     def _second(self, what: str) -> float:
-        return self._seconds.get(what, 1e-9 if what == "verify" else 0.0)
+        return self._seconds.get(what, 0.0)
 
     def _learn(self, what: str, seconds: float) -> None:
         self._latest.setdefault(what, deque(maxlen=_LATEST)).append(max(seconds, 1e-9))
+
+
+def _yield(drafts: int, share: float) -> float:
+    """Tokens of a round: those that stand, and one of the verifier's."""
+    return (1 - share ** (drafts + 1)) / (1 - share)
