@@ -84,7 +84,7 @@ class Pace:
         return max(self.alone, math.ceil(self._second("way") / _FIRST_WAY_SHARE / draft) if draft else 0)
 
     def _hoped(self) -> float:
-        """The share of drafts that are kept, half a standard error higher: what is little known may be tried."""
+        """The share of drafts that are kept, half a standard error higher: the unknown may be tried."""
         error = math.sqrt(self.share * (1 - self.share) / self.tried)
         return min(_MOST_SHARE, self.share + error / 2)
 
