@@ -28,18 +28,22 @@ def clusters_of_pixels(image: Image.Image, assignment: NDArray[np.int64], box: B
     return assignment[row.astype(int)[:, None], column.astype(int)]
 
 
-def mean_colours(image: Image.Image, clusters: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The mean colour of each cluster, [K, 3], given that of each pixel; black where it has no pixel."""
+def mean_colours(
+    image: Image.Image, assignment: NDArray[np.int64], clusters: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """The mean colour of each cluster of an assignment, [K, 3]; grey where it has no pixel in `clusters`."""
     pixels = np.asarray(image.convert("RGB"), np.float64).reshape(-1, 3)
-    counts = np.maximum(np.bincount(clusters.ravel()), 1)
-    sums = [np.bincount(clusters.ravel(), weights=channel) for channel in pixels.T]
-    return (np.stack(sums, axis=-1) / counts[:, None]).round().astype(np.uint8)
+    num_clusters = int(assignment.max()) + 1
+    counts = np.bincount(clusters.ravel(), minlength=num_clusters)[:, None]
+    sums = [np.bincount(clusters.ravel(), channel, num_clusters) for channel in pixels.T]
+    means = np.where(counts > 0, np.stack(sums, axis=-1) / np.maximum(counts, 1), 128.0)
+    return means.round().astype(np.uint8)
 
 
 def tinted(image: Image.Image, assignment: NDArray[np.int64], box: Box, strength: float) -> Image.Image:
     """The picture with every patch tinted with the mean colour of its cluster, strength 0 to 1."""
     clusters = clusters_of_pixels(image, assignment, box)
-    means = mean_colours(image, clusters)
+    means = mean_colours(image, assignment, clusters)
     return Image.blend(image.convert("RGB"), Image.fromarray(means[clusters]), strength)
 
 

@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import save_file
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -243,8 +243,7 @@ def save_checkpoint(
         codec.save(draft)
         if codec_weights is not None:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in codec_weights.items()}
-            # save_file would make the file readable by its owner alone
-            (draft / config.codec.weights).write_bytes(save(weights))
+            save_file(weights, draft / config.codec.weights)
         if adapters is not None:
             config = replace(config, adapters="adapters")
             (draft / "adapters").mkdir()
@@ -254,7 +253,8 @@ def save_checkpoint(
         if family is not None:
             shutil.copytree(family, draft / "family")
         write_config(draft, config)
-        draft.chmod(0o755)
+        for path in (draft, *draft.rglob("*")):  # temporary folders and safetensors are their owner's alone
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if folder.is_dir() and any(folder.iterdir()):
             if not (folder / CONFIG_NAME).is_file():
                 raise UserError(

@@ -284,6 +284,11 @@ def test_an_edge_holds_no_tower(edge) -> None:
     assert not [name for name, _ in edge.model.named_parameters() if "vision" in name]
 
 
+def test_everybody_may_read_a_checkpoint(checkpoint_folder: Path) -> None:
+    for path in (checkpoint_folder, *checkpoint_folder.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
 def test_importing_tofc_is_light() -> None:
     root = Path(__file__).resolve().parents[2]
     code = "import sys, tofc; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"

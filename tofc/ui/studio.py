@@ -127,7 +127,7 @@ def _size(image: Image.Image, kind: str, quality: int) -> int:
 def _clusters(image: Image.Image, seen: Features) -> dict[str, Any]:
     """The cluster of each patch, what each looks like, and where they meet, in pixels of the picture."""
     assignment, box = seen.cluster_map, tile_box(image.size, seen.tiling)
-    colours = mean_colours(image, clusters_of_pixels(image, assignment, box))
+    colours = mean_colours(image, assignment, clusters_of_pixels(image, assignment, box))
     seams = "".join(f"M{x0:g} {y0:g}L{x1:g} {y1:g}" for (x0, y0), (x1, y1) in boundaries(assignment, box))
     return {
         "box": box,
