@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eval.latency.config import Rates
+from eval.scenes.world import SPLITS
 from tofc.errors import ConfigError
 
 
@@ -52,8 +53,9 @@ class DecodingConfig:
     """Tiers, what they are asked, and the links between them.
 
     model: a checkpoint with a family; draft and middle: its members on the device and, with three tiers, on
-    the edge (left out: two tiers). pictures: of the scenes' test split. round_trips_ms and mbit: of each
-    link. cores: the processor core of device, edge and cloud; the last serves for those that are left.
+    the edge (left out: two tiers). pictures: of `split` of the scenes. round_trips_ms and mbit: of each link;
+    at 0 ms tiers are connected as they are. cores: the processor core of device, edge and cloud; the last
+    serves for those that are left, and with two tiers for the verifier.
     simulated_tokens: of the answers that are simulated at `shares` of standing drafts.
     """
 
@@ -63,6 +65,7 @@ class DecodingConfig:
     middle: str | None = None
     prompt: str = "Describe the picture."
     pictures: int = 8
+    split: str = "test"
     max_new_tokens: int = 80
     round_trips_ms: tuple[float, ...] = (0.0, 20.0, 100.0)
     mbit: float = 20.0
@@ -80,6 +83,8 @@ class DecodingConfig:
                 f"links have {list(self.round_trips_ms)} ms and {self.mbit} Mbit/s; give round trips of at "
                 "least 0 and a rate above 0"
             )
+        if self.split not in SPLITS:
+            raise ConfigError(f"split is {self.split!r}; give one of {', '.join(SPLITS)}")
         if not self.cores or min(self.cores) < 0:
             raise ConfigError(f"cores is {list(self.cores)}; give the numbers of processor cores")
         if not all(0 <= share < 1 for share in self.shares):

@@ -50,19 +50,29 @@ def serving(model: str, core: int, *arguments: str) -> Iterator[int]:
 
 @contextmanager
 def tiers(
-    model: str, cores: tuple[int, ...], middle: str | None, links: list[Link]
-) -> Iterator[dict[str, ShapedProxy]]:
-    """Servers and the proxies in front of them: "edge" verifies with the full model; with `middle` there is
-    "middle" as well, which verifies with that member and asks the first one."""
+    model: str, cores: tuple[int, ...], middle: str | None, link: Link | None
+) -> Iterator[tuple[dict[str, str], list[ShapedProxy]]]:
+    """Servers by address, and the proxies in front of them, all of `link` (None: there are none).
+
+    "edge" verifies with the full model; with `middle` there is "middle" as well, which verifies with that
+    member and asks a server like the first one.
+    """
     with ExitStack() as stack:
+        proxies: list[ShapedProxy] = []
+
+        def reached(port: int) -> str:
+            if link is None:
+                return f"http://127.0.0.1:{port}"
+            proxies.append(stack.enter_context(ShapedProxy(port, link)))
+            return proxies[-1].url
+
         top = stack.enter_context(serving(model, cores[-1]))
-        found = {"edge": stack.enter_context(ShapedProxy(top, links[0]))}
+        found = {"edge": reached(top)}
         if middle is not None:
-            between = stack.enter_context(ShapedProxy(top, links[0]))
             core = cores[min(1, len(cores) - 1)]
-            port = stack.enter_context(serving(model, core, "--upstream", between.url, "--exit", middle))
-            found |= {"between": between, "middle": stack.enter_context(ShapedProxy(port, links[0]))}
-        yield found
+            port = stack.enter_context(serving(model, core, "--upstream", reached(top), "--exit", middle))
+            found["middle"] = reached(port)
+        yield found, proxies
 
 
 def pin(core: int, process: int = 0) -> None:

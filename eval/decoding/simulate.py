@@ -6,6 +6,7 @@ the tier above says. That is all that greedy answers take: behind a draft that f
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -26,14 +27,20 @@ from tofc.decoding.verifier import Above, Verifier
 @dataclass(frozen=True)
 class Costs:
     """A tier in seconds: a pass over one token, what each further token adds to it, and `way`, a round to it
-    and back without the pass."""
+    and back without the pass; of the drafter, what it does besides for a round.
+
+    alone: a token that is written right after another, where that takes less than a pass in between others.
+    """
 
     one: float
     more: float = 0.0
     way: float = 0.0
+    alone: float | None = None
 
     def read(self, tokens: int) -> float:
         """A pass over so many tokens."""
+        if tokens == 1 and self.alone is not None:
+            return self.alone
         return self.one + self.more * (tokens - 1)
 
 
@@ -50,6 +57,29 @@ class Clock:
     def spend(self, seconds: float) -> None:
         """So much later."""
         self.now += seconds
+
+
+class _Core:
+    """What computes for one tier or several: what is asked for later takes the gaps."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._busy: deque[tuple[float, float]] = deque(maxlen=64)
+
+    def spend(self, seconds: float) -> None:
+        """Moves the clock on to where so many seconds of work are done."""
+        now = self._clock.now
+        for begin, end in sorted(self._busy):
+            if end <= now:
+                continue
+            if begin >= now + seconds:
+                break
+            if begin > now:
+                self._busy.append((now, begin))
+                seconds -= begin - now
+            now = end
+        self._busy.append((now, now + seconds))
+        self._clock.now = now + seconds
 
 
 class _Coming(Future[Any]):
@@ -85,29 +115,48 @@ class _Aside(Executor):
 
 
 def simulate(
-    says: Sequence[Sequence[int]], costs: Sequence[Costs], pace: Pace, *, parallel: bool = False
+    says: Sequence[Sequence[int]],
+    costs: Sequence[Costs],
+    pace: Pace,
+    *,
+    parallel: bool = False,
+    middle: Pace | None = None,
+    cores: Sequence[int] | None = None,
 ) -> Counts:
     """What an answer takes: `says[tier][position]`, token ids below 8, the drafter's first, the top's last.
 
-    costs: of each tier; the drafter's `way` is not used. With `parallel` tiers go on while a round is
-    under way. `Counts.seconds` is the time on the simulated clock.
+    costs: of each tier. With `parallel` tiers go on while a round is under way. `middle` is the pace of tiers
+    in the middle, `cores` names each tier's core: one of its own, if left out. `Counts.seconds` is the time
+    on the simulated clock.
     """
     clock, most = Clock(), len(says[-1])
+    used = range(len(says)) if cores is None else cores
+    on = {core: _Core(clock) for core in used}
+    readers = [_reader(said, cost, on[core]) for said, cost, core in zip(says, costs, used, strict=True)]
     exchange: Exchange | None = None
-    for said, cost in reversed(list(zip(says[1:], costs[1:], strict=True))):
-        reader = _reader(said, cost, clock)
+    for reader, cost in reversed(list(zip(readers[1:], costs[1:], strict=True))):
         above = None
         if exchange is not None:
-            above = Above(exchange, Pace(parallel=parallel), _Aside(clock) if parallel else None, clock)
+            plans = Pace(parallel=parallel) if middle is None else middle
+            above = Above(exchange, plans, _Aside(clock) if parallel else None, clock)
         verifier = Verifier(reader, Greedy(), frozenset(), most, above=above, now=clock)
         exchange = _link(verifier, cost, clock)
     assert exchange is not None
+    checked = 0
+
+    def besides(answer: Growing) -> None:
+        nonlocal checked
+        if answer.checked != checked:
+            checked = answer.checked
+            clock.spend(costs[0].way)
+
     drafter = Drafter(
-        _reader(says[0], costs[0], clock),
+        readers[0],
         Greedy(),
         exchange,
         pace,
         pool=_Aside(clock) if parallel else None,
+        watch=besides,
         now=clock,
     )
     answer = Growing(frozenset(), most)
@@ -127,11 +176,11 @@ def random_says(shares: Sequence[float], tokens: int, seed: int = 0) -> list[lis
     return out
 
 
-def _reader(said: Sequence[int], cost: Costs, clock: Clock) -> Read:
+def _reader(said: Sequence[int], cost: Costs, core: _Core) -> Read:
     rows = torch.eye(8)
 
     def read(tokens: Sequence[int], last: int = 1) -> Tensor:
-        clock.spend(cost.read(last))
+        core.spend(cost.read(last))
         places = range(len(tokens) - last + 1, len(tokens) + 1)
         return torch.stack([rows[said[p] if p < len(said) else 0] for p in places])
 

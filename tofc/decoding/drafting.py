@@ -21,13 +21,15 @@ _LONGEST_PAUSE = 0.5  # seconds
 @dataclass
 class Counts:
     """What an answer took: `drafted` tokens, of which `sent` went up and `stood`, in `rounds` that came back;
-    `cuts` did not. Seconds in all, and those of them in which the drafter only waited."""
+    `cuts` did not. Rounds took `num_bytes`, without what connections add. Seconds in all, and those of them
+    in which the drafter only waited."""
 
     rounds: int = 0
     drafted: int = 0
     sent: int = 0
     stood: int = 0
     cuts: int = 0
+    num_bytes: int = 0
     seconds: float = 0.0
     waited: float = 0.0
 
@@ -145,10 +147,11 @@ class Drafter:
 
         Meanwhile drafts grow, where they can and are of use.
         """
-        round = answer.round(own)
+        round, begin = answer.round(own), self._now()
+        self.counts.num_bytes += len(bytes(round))
         if self._pool is None:
-            return self._exchanged(round)
-        coming = self._pool.submit(self._exchanged, round)
+            return self._exchanged(round, begin)
+        coming = self._pool.submit(self._exchanged, round, begin)
         if own > 1 and self._pace.drafts is None:
             self._look(answer)
         most = len(round.drafts) + MOST_DRAFTS
@@ -156,11 +159,10 @@ class Drafter:
             if answer.has_ended or len(answer.tokens) - answer.checked >= most:
                 break
             self._draft_one(answer)
-        begin = self._now()
+        waiting = self._now()
         heard = coming.result()
-        self.counts.waited += self._now() - begin
+        self.counts.waited += self._now() - waiting
         return heard
 
-    def _exchanged(self, round: Round) -> tuple[Verdict, float]:
-        begin = self._now()
+    def _exchanged(self, round: Round, begin: float) -> tuple[Verdict, float]:
         return self._exchange(round), self._now() - begin

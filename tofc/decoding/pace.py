@@ -115,7 +115,9 @@ class Pace:
         """A round came back after `elapsed` seconds: of `sent` drafts `stood` stand, `gained` tokens are new;
         `spent` seconds since the round before it came back."""
         if not verdict.passes:
-            return  # an old round: it says nothing
+            if gained:  # a tier in the middle passed on what the one above it wrote
+                self._learn("alone", max(0.0, elapsed - self._second("way")) / gained)
+            return  # of an old round there is nothing to learn
         self._learn("way", max(0.0, elapsed - verdict.seconds))
         if sent:
             self._count(min(stood, sent), min(stood + 1, sent))

@@ -1,0 +1,87 @@
+"""What drafts, passes and ways cost in a run: a pace that writes down all that it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from eval.decoding.simulate import Costs
+from tofc.decoding import Pace
+from tofc.decoding.rounds import Verdict
+
+
+@dataclass
+class Recorded(Pace):
+    """A pace with the seconds of each draft, of each round and its way, and of tokens written alone; and, for
+    each round of drafts, their number and the seconds of the pass over them."""
+
+    draft_seconds: list[float] = field(default_factory=list)
+    round_seconds: list[float] = field(default_factory=list)
+    way_seconds: list[float] = field(default_factory=list)
+    alone_seconds: list[float] = field(default_factory=list)
+    passes: list[tuple[int, float]] = field(default_factory=list)
+    looked_at: list[int] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Begins anew with writing down; what was learned stays."""
+        for written in (
+            self.draft_seconds,
+            self.round_seconds,
+            self.way_seconds,
+            self.alone_seconds,
+            self.passes,
+            self.looked_at,
+        ):
+            written.clear()
+
+    def drafted(self, seconds: float) -> None:
+        """One draft was made."""
+        super().drafted(seconds)
+        self.draft_seconds.append(seconds)
+
+    def looked(self, kept: float, tried: int) -> None:
+        """One pass over so many tokens that were not drafted."""
+        super().looked(kept, tried)
+        self.looked_at.append(tried)
+
+    def heard(self, verdict: Verdict, *, sent: int, elapsed: float, **more: Any) -> None:
+        """A round came back."""
+        super().heard(verdict, sent=sent, elapsed=elapsed, **more)
+        self.round_seconds.append(elapsed)
+        if not verdict.passes:
+            return
+        self.way_seconds.append(elapsed - verdict.seconds)
+        if sent and verdict.passes == 1:
+            self.passes.append((sent, verdict.seconds))
+        else:
+            self.alone_seconds += [verdict.seconds / verdict.passes] * verdict.passes
+
+
+def drafter_costs(recorded: Recorded, one: float, more: float, besides: float) -> Costs:
+    """Of the device: `one` a draft where none was made, `more` what further tokens add to a pass; `besides`
+    the seconds of all rounds that neither drafts nor ways nor passes explain."""
+    draft = fmean(recorded.draft_seconds or [one])
+    looks = sum(draft + more * (tokens - 1) for tokens in recorded.looked_at)
+    return Costs(draft, more, max(0.0, besides - looks) / max(1, len(recorded.round_seconds)))
+
+
+def verifier_costs(recorded: Recorded) -> Costs:
+    """Of the tier that the device asks: passes over drafts on a line by least squares."""
+    way = fmean(recorded.way_seconds)
+    alone = fmean(recorded.alone_seconds) if recorded.alone_seconds else None
+    if not recorded.passes:
+        assert alone is not None
+        return Costs(alone, 0.0, way)
+    slope, at_none = line(recorded.passes)
+    return Costs(at_none, slope, way, at_none if alone is None else alone)
+
+
+def line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Slope and value at 0 of the line through (tokens, seconds); it does not fall."""
+    x, y = fmean(p[0] for p in points), fmean(p[1] for p in points)
+    spread = sum((p[0] - x) ** 2 for p in points)
+    slope = sum((p[0] - x) * (p[1] - y) for p in points) / spread if spread else 0.0
+    slope = min(max(slope, 0.0), y / x)
+    return slope, y - slope * x
