@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders import merging_kernels as kernels
+from encoders.merging_products import MAX_WIDTH
 from encoders.merging_screened import ScreenedSearch
+from encoders.merging_threads import Team, divide, run
 
 __all__ = ["Clusters", "dpc_knn", "merge_tokens"]
 
@@ -60,14 +62,16 @@ def dpc_knn(features: Any, num_clusters: int, k: int = 5, mask: Any = None) -> C
         from encoders import merging_torch
 
         return merging_torch.cluster(features, num_clusters, k, mask)
-    features = as_points(features)
-    high, low = _range(features, mask)
-    if not (np.isfinite(high).all() and np.isfinite(low).all()):
-        raise_not_finite(features, mask)
-    mask = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask
+    valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask
+    return cluster(as_points(features), num_clusters, k, valid, Team(numba.get_num_threads()))
+
+
+def cluster(features: Array, num_clusters: int, k: int, mask: Array, team: Team) -> Clusters:
+    """`dpc_knn` of arrays as `as_points` makes them, with checked arguments, on the threads of a team."""
+    high, low = _range(features, mask, team)
 
     def search_on(grid: Grid) -> ScreenedSearch:
-        return ScreenedSearch(features, *grid, mask, numba.get_num_threads())
+        return ScreenedSearch(features, *grid, mask, team)
 
     return density_peaks(high, low, mask, num_clusters, k, search_on)
 
@@ -106,6 +110,8 @@ def as_points(features: Array) -> Array:
 def _check_arguments(features: Any, num_clusters: int, k: int, mask: Any) -> None:
     if features.ndim != 3 or 0 in features.shape[1:]:
         raise ValueError(f"features must be [B, N, C] with N, C >= 1, got {tuple(features.shape)}")
+    if features.shape[2] > MAX_WIDTH:
+        raise ValueError(f"features may be up to {MAX_WIDTH} wide, got {tuple(features.shape)}")
     if not _is_floating(features):
         raise TypeError(f"features must be floating point, got {features.dtype}")
     if num_clusters < 1:
@@ -138,23 +144,30 @@ def raise_not_finite(features: Array, mask: Array | None) -> None:
     )
 
 
-def _range(features: Array, mask: Array | None) -> tuple[Array, Array]:
+def _range(features: Array, mask: Array, team: Team) -> tuple[Array, Array]:
     """The largest and the smallest value of each channel of each image, float64 [B, C]; 0 without tokens."""
-    if mask is None:
-        high, low = features.max(1), features.min(1)  # [B, C]; a NaN comes through
-    else:
-        high = np.where(mask[..., None], features, -np.inf).max(1)
-        low = np.where(mask[..., None], features, np.inf).min(1)
-        empty = ~mask.any(1)  # [B]
-        high[empty] = low[empty] = 0.0
-    return high.astype(np.float64), low.astype(np.float64)
+    batch, _, width = features.shape
+    work = divide(team, *features.shape)
+    found = np.empty((work.units, 3, width), dtype=features.dtype)
+    run(kernels.find_range, work, features, mask, found)
+    found = found.reshape(batch, -1, 3, width)
+    high, low = found[:, :, 0].max(1).astype(np.float64), found[:, :, 1].min(1).astype(np.float64)
+    if not np.isfinite(found[:, :, 2]).all():
+        raise_not_finite(features, mask)
+    empty = ~mask.any(1)  # [B]
+    high[empty] = low[empty] = 0.0
+    return high, low
 
 
 class Grid(NamedTuple):
-    """Where integers stand for features: middle float64 [B, C], step float64 [B], a power of two."""
+    """Where integers stand for features: middle float64 [B, C], step float64 [B], a power of two.
+
+    The integers are at most 2^bits.
+    """
 
     middle: Array
     step: Array
+    bits: int
 
 
 def fixed_point(high: Array, low: Array, k: int) -> Grid:
@@ -170,7 +183,7 @@ def fixed_point(high: Array, low: Array, k: int) -> Grid:
     bits = (51 - math.ceil(math.log2(width)) - math.ceil(math.log2(k))) // 2
     # Beyond this exponent the inverse of a step is no float: such differences count as none.
     exponent = np.maximum(np.frexp(largest)[1] - bits, -1000)
-    return Grid(middle, np.ldexp(np.ones_like(largest), exponent))
+    return Grid(middle, np.ldexp(np.ones_like(largest), exponent), bits)
 
 
 class Search(Protocol):

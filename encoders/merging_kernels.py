@@ -1,37 +1,48 @@
-"""The compiled inner loops of `merging_screened`: rounding tokens to bytes, bounds, exact distances.
+"""The compiled inner loops of `merging_screened`: ranges, rounding tokens, bounds, exact distances.
 
-All of them stand in one file because numba's cache on disk notices changes of a kernel's own file alone.
-Those with a unit compute some of all rows, so that several threads share the work; no result depends on how.
+numba's cache on disk notices changes of a kernel's own file alone: after a change of `merging_threads` or
+`merging_products`, this file has to be touched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from encoders.merging_products import STEP, coarse, fine
+from encoders.merging_threads import Array, compiled, part_of, share
 
 CHUNK = 16
+_LAST = np.int32(2**31 - 1)  # a rank above all others
 # More than float32 loses in a bound: some twenty roundings of values up to four times |p|^2 + |q|^2.
 ROUNDING = 2.0**-17
 # Sums may be reordered only where they are exact, or where a bound allows for it.
 REORDERED = {"reassoc", "contract", "nnan", "nsz"}
 
 
-def compiled(fastmath: set[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a kernel, keeping the result on disk where some folder can be written to."""
+@compiled(set())
+def find_range(
+    team: Any, units: int, rows_per_unit: int, features: Array, valid: Array, found: Array
+) -> bool:
+    """Fill found [U, 3, C]: of the rows of each unit the largest and the smallest value of each channel, and
+    zeros, where all values are finite."""
+    return share(_find_range, team, units, (rows_per_unit, features, valid, found))
 
-    def compile_one(kernel: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return njit(cache=True, nogil=True, fastmath=fastmath)(kernel)
-        except RuntimeError:  # numba's word for "no place for a cache": every process compiles for itself
-            return njit(nogil=True, fastmath=fastmath)(kernel)
 
-    return compile_one
+@compiled(set())
+def _find_range(unit: int, rows_per_unit: int, features: Array, valid: Array, found: Array) -> None:
+    image, start, stop = part_of(unit, rows_per_unit, features.shape[1])
+    high, low, spoilt = found[unit, 0], found[unit, 1], found[unit, 2]
+    high[:], low[:], spoilt[:] = -np.inf, np.inf, 0.0
+    for token in range(start, stop):
+        if valid[image, token]:
+            values = features[image, token]
+            for channel in range(values.size):
+                value = values[channel]
+                high[channel] = value if value > high[channel] else high[channel]
+                low[channel] = value if value < low[channel] else low[channel]
+                spoilt[channel] += value - value
 
 
 @compiled(set())
@@ -66,142 +77,186 @@ def sum_by_cluster(features: Array, assignment: Array, sums: Array, counts: Arra
 
 @compiled(set())
 def round_tokens(
-    unit: int,
-    rows_per_unit: int,
-    features: Array,
-    middle: Array,
-    per_step: Array,
-    valid: Array,
-    offset: Array,
-    tokens: Any,
-) -> None:
-    """Fill in what `merging_screened.Tokens` says for some of the tokens of features [B, N, C].
+    team: Any, units: int, rows_per_unit: int, features: Array, middle: Array, per_step: Array, valid: Array,
+    offset: Array, low_bits: int, tokens: Any,
+) -> bool:  # fmt: skip
+    """Fill in what `merging_screened.Tokens` says of features [B, N, C].
 
     Tokens that are not valid become zeros of infinite norm. Units count through the rows of all images.
     """
-    scales, norms, lengths, errors, points, rounded, sums = tokens
-    image, start, stop = part_of(unit, rows_per_unit, features.shape[1])
-    for token in range(start, stop):
-        if valid[image, token]:
-            _to_grid(features[image, token], middle[image], per_step[image], points[image, token])
-            scale, norm, error, total = _to_bytes(points[image, token], offset[image], rounded[image, token])
-        else:
-            points[image, token], rounded[image, token] = 0, 0
-            scale, norm, error, total = 0.0, np.inf, 0.0, 0
-        scales[image, token], norms[image, token], lengths[image, token] = scale, norm, np.sqrt(norm)
-        errors[image, token], sums[image, token] = error, total
+    arguments = rows_per_unit, features, middle, per_step, valid, offset, low_bits, tokens
+    return share(_round_rows, team, units, arguments)
 
 
 @compiled(set())
-def part_of(unit: int, rows_per_unit: int, num_rows: int) -> Any:
-    """The image that a unit belongs to, the first of its rows, and the row after the last."""
-    units = (num_rows + rows_per_unit - 1) // rows_per_unit
-    start = (unit % units) * rows_per_unit
-    return unit // units, start, min(start + rows_per_unit, num_rows)
+def _round_rows(
+    unit: int, rows_per_unit: int, features: Array, middle: Array, per_step: Array, valid: Array,
+    offset: Array, low_bits: int, tokens: Any,
+) -> None:  # fmt: skip
+    scales, norms, lengths, errors, blurs, halves, rounded, sums = tokens
+    image, start, stop = part_of(unit, rows_per_unit, features.shape[1])
+    width = features.shape[2]
+    point = np.empty(width, dtype=np.int32)
+    for token in range(start, stop):
+        halves[image, token, :, width:], rounded[image, token, width:] = 0, 0
+        if valid[image, token]:
+            _to_grid(features[image, token], middle[image], per_step[image], point)
+            blur = _to_halves(point, low_bits, halves[image, token])
+            scale, norm, error, total = _to_bytes(point, offset[image], rounded[image, token])
+        else:
+            halves[image, token], rounded[image, token] = 0, 0
+            blur, scale, norm, error, total = 0.0, 0.0, np.inf, 0.0, 0
+        scales[image, token], norms[image, token], lengths[image, token] = scale, norm, np.sqrt(norm)
+        errors[image, token], blurs[image, token], sums[image, token] = error, blur, total
+
+
+@compiled(REORDERED)
+def _to_halves(point: Array, low_bits: int, halves: Array) -> Any:
+    """Fill in the high and the low bits of a point, int16 [2, C].
+
+    point = high * 2^low_bits + low, with |low| <= 2^low_bits / 2. Returns a bound of the length of the low.
+    """
+    half, length_sq = np.int32(1 << (low_bits - 1)), np.float32(0.0)
+    for channel in range(point.size):
+        high = np.int32(point[channel] + half) >> np.int32(low_bits)
+        low = np.int32(point[channel] - (high << np.int32(low_bits)))
+        halves[0, channel], halves[1, channel] = np.int16(high), np.int16(low)
+        length_sq += np.float32(low) * np.float32(low)
+    return np.sqrt(np.float64(length_sq)) * (1.0 + point.size * 2.0**-23)
 
 
 @compiled(REORDERED)
 def _to_bytes(point: Array, offset: Array, rounded: Array) -> Any:
-    """Fill in the bytes, int8 with zeros at the end, of a point less the offset.
+    """Fill in the bytes, int8, of a point less the offset.
 
     Returns the scale, the squared length, a bound of the length of what is missed, and the sum of the bytes.
     """
-    largest, norm, missed, total = np.int32(0), np.int64(0), 0.0, np.int32(0)
+    largest, norm = np.int32(0), np.float64(0.0)
     for channel in range(point.size):
         value = np.int32(point[channel] - offset[channel])
         largest = max(largest, np.int32(abs(value)))
-        norm += np.int64(value) * np.int64(value)
-    scale = largest / 127.0
-    per_scale = 127.0 / largest if largest > 0 else 0.0
+        norm += np.float64(value) * np.float64(value)
+    scale = np.float32(largest / 127.0)
+    per_scale = np.float32(127.0 / largest if largest > 0 else 0.0)
+    missed, total = np.float32(0.0), np.int32(0)
     for channel in range(point.size):
-        exact = np.float64(np.int32(point[channel] - offset[channel]))
+        exact = np.float32(np.int32(point[channel] - offset[channel]))
         near = np.rint(exact * per_scale)
-        rounded[channel] = np.int8(near)
-        total += np.int32(near)
+        rounded[channel] = np.int8(np.int32(near))
+        total = np.int32(total + np.int32(near))
         missed += (exact - near * scale) * (exact - near * scale)
-    rounded[point.size :] = 0
-    # A float32 sum, each of whose steps errs by up to 2^-22 of all absolute values (four times what rounding
-    # to nearest does), is as if each of both tokens had missed half as much.
-    error = np.sqrt(missed) + (point.size * 2.0**-23 + ROUNDING) * np.sqrt(norm)
-    return scale, np.float64(norm), error, total
+    # float32 errs in the sum by as many roundings as it has terms, in what each channel misses by a few.
+    error = np.sqrt(np.float64(missed)) * (1.0 + point.size * 2.0**-23) + ROUNDING * np.sqrt(norm)
+    return np.float64(scale), norm, error, total
 
 
 @compiled(REORDERED)
-def _squared_distance(point: Array, other: Array) -> Any:
-    """Exact in float64, in whatever order it is summed: all sums are integers below 2^53."""
-    total = 0.0
-    for channel in range(point.size):
-        difference = float(np.int32(point[channel] - other[channel]))
-        total += difference * difference
-    return total
+def _squared_distance(of_high: int, halves: Array, other: Array, low_bits: int) -> Any:
+    """Exact: an integer below 2^53, whatever float64 sums it of; of_high: that of the high bits."""
+    of_both, of_low = fine(halves, other, halves.shape[1] // STEP)
+    return np.float64((of_high << (2 * low_bits)) + (of_both << (low_bits + 1)) + of_low)
 
 
-@compiled(REORDERED)
-def farthest(points: Array, norms: Array, row: int) -> Any:
-    """The largest squared distance of one point to those of finite norm."""
-    largest = 0.0
-    for place in range(len(points)):
+@compiled(set())
+def farthest(halves: Array, norms: Array, low_bits: int, row: int) -> Any:
+    """The largest squared distance of one token to those of finite norm."""
+    largest, steps = 0.0, halves.shape[2] // STEP
+    for place in range(len(halves)):
         if norms[place] < np.inf:
-            largest = max(largest, _squared_distance(points[row], points[place]))
+            of_high = coarse(halves[row], halves[place], steps)
+            largest = max(largest, _squared_distance(of_high, halves[row], halves[place], low_bits))
     return largest
 
 
-@compiled(REORDERED)
+@compiled(set())
 def nearest(
-    unit: int,
-    rows_per_unit: int,
-    queries: Any,
-    query_ranks: Array,
-    tokens: Any,
-    all_ranks: Array,
-    products: Array,
-    distances: Array,
-    places: Array,
-) -> None:
-    """Fill some rows of squared distances and places [B, R, k] of the nearest tokens.
+    team: Any, units: int, rows_per_unit: int, tokens: Any, low_bits: int, rows: Array, columns: Array,
+    is_ranked: bool, ranks: Array, products: Array, is_whole: bool, distances: Array, places: Array,
+) -> bool:  # fmt: skip
+    """Fill squared distances and places [B, R, k] of the nearest columns of each row.
 
-    queries, tokens: `merging_screened.Tokens` of the same images; products: of their bytes, [B, R, N]. Only
-    tokens of lower rank than the query, int32 [B, R] and [B, N], count. Units count through the rows of all
-    images. With p = scale * bytes + error, and Cauchy-Schwarz for what has an error in it, |p - q|^2 is at
-    least |p|^2 + |q|^2 - 2 (scale_p scale_q product + |p| |e_q| + |e_p| |q| + |e_p| |e_q|).
+    tokens: `merging_screened.Tokens`; rows, columns: int64 [B, R] and [B, M], the tokens that are asked for
+    and among which, negative ones for none. Where is_ranked, only columns of lower rank than the row count,
+    ranks: int64 [B, N]. products: int32, of the bytes of all tokens with all, [B, N, N], where is_whole, else
+    of the rows with the columns, [B, R, M]. Units count through the rows of all images.
     """
-    image, start, stop = part_of(unit, rows_per_unit, distances.shape[1])
-    query_scales, query_norms, query_lengths = queries[0][image], queries[1][image], queries[2][image]
-    query_errors, query_points = queries[3][image], queries[4][image]
-    scales, norms = tokens[0][image].astype(np.float32), tokens[1][image].astype(np.float32)
-    lengths, errors = tokens[2][image].astype(np.float32), tokens[3][image].astype(np.float32)
-    points, ranks = tokens[4][image], all_ranks[image]
-    num_tokens, k = norms.size, distances.shape[2]
-    num_chunks = (num_tokens + CHUNK - 1) // CHUNK
+    arguments = (
+        rows_per_unit, tokens, low_bits, rows, columns, is_ranked, ranks, products, is_whole,
+        distances, places,
+    )  # fmt: skip
+    return share(_nearest_of_rows, team, units, arguments)
+
+
+@compiled(REORDERED)
+def _nearest_of_rows(
+    unit: int, rows_per_unit: int, tokens: Any, low_bits: int, all_rows: Array, all_columns: Array,
+    is_ranked: bool, all_ranks: Array, products: Array, is_whole: bool, distances: Array, places: Array,
+) -> None:  # fmt: skip
+    """With p = scale * bytes + error, and Cauchy-Schwarz for what has an error in it, |p - q|^2 is at least
+    |p|^2 + |q|^2 - 2 (scale_p scale_q product + |p| |e_q| + |e_p| |q| + |e_p| |e_q|)."""
+    image, start, stop = part_of(unit, rows_per_unit, all_rows.shape[1])
+    scales, norms, lengths, errors = tokens[0][image], tokens[1][image], tokens[2][image], tokens[3][image]
+    columns, ranks, k = all_columns[image], all_ranks[image], distances.shape[2]
+    others = _of_columns(columns, scales, norms, lengths, errors, ranks)
+    of_scales, of_norms, of_lengths, of_errors, of_ranks = others
+    in_order = columns.size == products.shape[2] and (not is_whole or _counts_up(columns))
+    num_chunks = (columns.size + CHUNK - 1) // CHUNK
     bounds = np.full(num_chunks * CHUNK, np.inf, dtype=np.float32)  # lower ones, less the query's norm
     least = np.empty(num_chunks, dtype=np.float32)  # of each chunk
     lowest = np.empty(k, dtype=np.float32)
     chosen = np.empty(bounds.size + 1, dtype=np.int64)
-    keep = np.float32(1.0 - ROUNDING)
+    picked = np.empty(columns.size, dtype=np.int32)
     for row in range(start, stop):
-        found, found_at = distances[image, row], places[image, row]
+        found, found_at, token = distances[image, row], places[image, row], all_rows[image, row]
         found[:], found_at[:] = np.inf, 0
-        if query_norms[row] == np.inf:
+        if token < 0 or norms[token] == np.inf:
             continue
-        scale, rank = np.float32(-2.0 * query_scales[row]), query_ranks[image, row]
-        length = np.float32(-2.0 * (query_lengths[row] + query_errors[row]))
-        error = np.float32(-2.0 * query_errors[row])
-        of_query = products[image, row]
-        for place in range(num_tokens):
-            bound = keep * norms[place] + scale * (scales[place] * np.float32(of_query[place]))
-            bound += length * errors[place] + error * lengths[place]
-            bounds[place] = bound if ranks[place] < rank else np.float32(np.inf)
+        of_query = products[image, token if is_whole else row]
+        if not in_order:
+            for place in range(columns.size):
+                picked[place] = of_query[columns[place]]
+            of_query = picked
+        scale, rank = np.float32(-2.0 * scales[token]), np.int32(ranks[token] if is_ranked else _LAST)
+        length = np.float32(-2.0 * (lengths[token] + errors[token]))
+        error = np.float32(-2.0 * errors[token])
+        for place in range(columns.size):
+            bound = of_norms[place] + scale * (of_scales[place] * np.float32(of_query[place]))
+            bound += length * of_errors[place] + error * of_lengths[place]
+            bounds[place] = bound if of_ranks[place] < rank else np.float32(np.inf)
         _least_of_chunks(bounds, least, lowest)
         # First the tokens of the lowest bounds: most often the k nearest are among them.
-        norm = query_norms[row] * (1.0 - ROUNDING)
-        count = min(4 * k, _collect(bounds, least, lowest[k - 1], num_tokens, chosen))
-        _compare(query_points[row], norm, points, bounds, chosen[:count], found, found_at)
+        norm = norms[token] * (1.0 - ROUNDING)
+        count = min(4 * k, _collect(bounds, least, lowest[k - 1], columns.size, chosen))
+        _compare(token, norm, tokens, image, low_bits, columns, bounds, chosen[:count], found, found_at)
         if found[k - 1] < np.inf:
             # Then every other whose bound does not rule it out. No distance is negative, whatever its bound.
             bounds[chosen[:count]] = np.inf
-            end = num_tokens if found[k - 1] > 0 else found_at[k - 1]
+            end = columns.size if found[k - 1] > 0 else found_at[k - 1]
             count = _collect(bounds, least, _limit(found[k - 1], norm), end, chosen)
-            _compare(query_points[row], norm, points, bounds, chosen[:count], found, found_at)
+            _compare(token, norm, tokens, image, low_bits, columns, bounds, chosen[:count], found, found_at)
+
+
+@compiled(set())
+def _counts_up(columns: Array) -> bool:
+    in_order = True
+    for place in range(columns.size):
+        in_order &= columns[place] == place
+    return in_order
+
+
+@compiled(set())
+def _of_columns(
+    columns: Array, scales: Array, norms: Array, lengths: Array, errors: Array, ranks: Array
+) -> Any:
+    """What the bounds need of some tokens, as float32: norms a little less, infinite for none."""
+    values = np.empty((4, columns.size), dtype=np.float32)
+    of_ranks = np.empty(columns.size, dtype=np.int32)
+    for place in range(columns.size):
+        token = columns[place]
+        values[0, place], values[2, place], values[3, place] = scales[token], lengths[token], errors[token]
+        values[1, place] = norms[token] * (1.0 - ROUNDING) if token >= 0 else np.inf
+        of_ranks[place] = ranks[token]
+    return values[0], values[1], values[2], values[3], of_ranks
 
 
 @compiled(REORDERED)
@@ -240,18 +295,27 @@ def _collect(bounds: Array, least: Array, limit: Any, end: int, chosen: Array) -
 
 @compiled(set())
 def _compare(
-    query: Array, norm: float, points: Array, bounds: Array, chosen: Array, distances: Array, places: Array
-) -> None:
-    """Put those of the chosen points that belong there into the ascending distances [k] and their places.
+    token: int, norm: float, tokens: Any, image: int, low_bits: int, columns: Array, bounds: Array,
+    chosen: Array, distances: Array, places: Array,
+) -> None:  # fmt: skip
+    """Put those of the chosen columns that belong there into the ascending distances [k] and their places.
 
     Equal distances stand in order of place.
     """
-    last = distances.size - 1
+    blurs, halves = tokens[4][image], tokens[5][image]
+    query, steps, last = halves[token], halves.shape[2] // STEP, distances.size - 1
+    unit = (1 << low_bits) * (1.0 - 2.0**-40)  # a little less, for what float64 rounds
     limit = _limit(distances[last], norm)
     for place in chosen:
         if bounds[place] > limit:
             continue
-        distance, slot = _squared_distance(query, points[place]), last + 1
+        other = columns[place]
+        of_high = coarse(query, halves[other], steps)
+        # By the triangle inequality the low bits bring both tokens no nearer than their lengths.
+        apart = np.sqrt(np.float64(of_high)) * unit - blurs[token] - blurs[other]
+        if apart > 0 and apart * apart > distances[last]:
+            continue
+        distance, slot = _squared_distance(of_high, query, halves[other], low_bits), last + 1
         while slot > 0 and (
             distance < distances[slot - 1] or (distance == distances[slot - 1] and place < places[slot - 1])
         ):

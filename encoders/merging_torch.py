@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from encoders import merging
 from encoders.merging import Clusters, as_points, density_peaks, raise_not_finite
 from encoders.merging_dense import DenseSearch
-from encoders.merging_screened import ScreenedSearch
+from encoders.merging_threads import Team
+
+_PROCESS = os.getpid()  # a fork has none of its parent's threads, and waits for them in vain
 
 
 def cluster(features: torch.Tensor, num_clusters: int, k: int, mask: torch.Tensor | None) -> Clusters:
     """`encoders.dpc_knn` of a tensor, with checked arguments; the clusters are tensors beside it."""
     device = features.device
+    valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask.cpu().numpy()
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         features = features.detach()
-        high, low = _range(features, mask)
-        valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask.cpu().numpy()
-        if not (np.isfinite(high).all() and np.isfinite(low).all()):
-            raise_not_finite(features.double().cpu().numpy(), valid)
-        found = density_peaks(high, low, valid, num_clusters, k, lambda grid: _search(features, valid, *grid))
+        found = (_cluster_here if device.type == "cpu" else _cluster_there)(features, num_clusters, k, valid)
     return Clusters(*(torch.from_numpy(part).to(device) for part in found))
+
+
+def _cluster_here(features: torch.Tensor, num_clusters: int, k: int, valid: NDArray[Any]) -> Clusters:
+    values = features if features.dtype == torch.float64 else features.float()
+    team = Team(torch.get_num_threads(), _openmp() if os.getpid() == _PROCESS else 0)
+    return merging.cluster(as_points(values.numpy()), num_clusters, k, valid, team)
+
+
+def _cluster_there(features: torch.Tensor, num_clusters: int, k: int, valid: NDArray[Any]) -> Clusters:
+    high, low = _range(features, valid)
+    if not (np.isfinite(high).all() and np.isfinite(low).all()):
+        raise_not_finite(features.double().cpu().numpy(), valid)
+    return density_peaks(
+        high, low, valid, num_clusters, k, lambda grid: DenseSearch(features, grid.middle, grid.step, valid)
+    )
+
+
+@cache
+def _openmp() -> int:
+    """The address of the function by which PyTorch's threads share a loop; 0 where they are not OpenMP's."""
+    function = getattr(ctypes.CDLL(torch._C.__file__), "GOMP_parallel", None)
+    return 0 if function is None else ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def merge(
@@ -42,25 +67,14 @@ def merge(
         return sums / counts.clamp(min=1)[..., None].to(dtype), counts
 
 
-def _range(features: torch.Tensor, mask: torch.Tensor | None) -> tuple[NDArray[Any], NDArray[Any]]:
+def _range(features: torch.Tensor, valid: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The largest and the smallest value of each channel of each image, float64 [B, C]; 0 without tokens."""
-    if mask is None:
-        high, low = features.amax(1), features.amin(1)  # [B, C]; a NaN comes through
-    else:
-        high = features.masked_fill(~mask[..., None], -torch.inf).amax(1)
-        low = features.masked_fill(~mask[..., None], torch.inf).amin(1)
-        empty = ~mask.any(1, keepdim=True)  # [B, 1]
-        high, low = high.masked_fill(empty, 0.0), low.masked_fill(empty, 0.0)
+    mask = torch.as_tensor(valid, device=features.device)
+    high = features.masked_fill(~mask[..., None], -torch.inf).amax(1)  # [B, C]; a NaN comes through
+    low = features.masked_fill(~mask[..., None], torch.inf).amin(1)
+    empty = ~mask.any(1, keepdim=True)  # [B, 1]
+    high, low = high.masked_fill(empty, 0.0), low.masked_fill(empty, 0.0)
     return high.double().cpu().numpy(), low.double().cpu().numpy()
-
-
-def _search(
-    features: torch.Tensor, mask: NDArray[Any], middle: NDArray[Any], step: NDArray[Any]
-) -> ScreenedSearch | DenseSearch:
-    if features.device.type != "cpu":
-        return DenseSearch(features, middle, step, mask)
-    values = features if features.dtype == torch.float64 else features.float()
-    return ScreenedSearch(as_points(values.numpy()), middle, step, mask, torch.get_num_threads())
 
 
 def _sum_by_slot(values: torch.Tensor, slot: torch.Tensor, num_slots: int) -> torch.Tensor:

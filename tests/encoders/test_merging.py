@@ -212,6 +212,7 @@ def test_what_is_not_finite_is_named() -> None:
     [
         (torch.zeros(3, 4), 2, 5, None, ValueError, r"\[B, N, C\]"),
         (torch.zeros(1, 0, 4), 2, 5, None, ValueError, r"\[B, N, C\]"),
+        (torch.zeros(1, 2, 2**15 + 1), 2, 5, None, ValueError, "up to 32768 wide"),
         (torch.zeros(1, 3, 4, dtype=torch.int32), 2, 5, None, TypeError, "floating"),
         (torch.zeros(1, 3, 4), 0, 5, None, ValueError, "num_clusters"),
         (torch.zeros(1, 3, 4), 2, 0, None, ValueError, "k must"),

@@ -23,8 +23,8 @@ from encoders import (
     merging_screened,
     merging_torch,
 )
-from encoders.merging_dense import DenseSearch
 from encoders.merging_screened import ScreenedSearch
+from encoders.merging_threads import Team
 
 
 def random_features(seed: int, *shape: int) -> torch.Tensor:
@@ -34,25 +34,21 @@ def random_features(seed: int, *shape: int) -> torch.Tensor:
 def dense(features: torch.Tensor, *args: object, **options: object) -> Clusters:
     """What `dpc_knn` gives where there are no bytes and no bounds: as on a GPU, but here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging_torch, "_search", lambda tokens, mask, *grid: DenseSearch(tokens, *grid, mask))
+        patch.setattr(merging_torch, "_cluster_here", merging_torch._cluster_there)
         return dpc_knn(features, *args, **options)
 
 
-def screened(features: torch.Tensor) -> ScreenedSearch:
-    """The search of arrays, on the grid that `dpc_knn` puts them on."""
-    values = merging.as_points(features.numpy())
-    grid = merging.fixed_point(*merging._range(values, None), 5)
-    return ScreenedSearch(values, *grid, np.ones(values.shape[:2], dtype=np.bool_), threads=1)
-
-
-def search_offset(features: torch.Tensor) -> np.ndarray:
-    """What the search moves the points by, [C]."""
-    values = merging.as_points(features.numpy())
-    middle, step = merging.fixed_point(*merging._range(values, None), 5)
+def screened(features: torch.Tensor) -> tuple[ScreenedSearch, np.ndarray, np.ndarray]:
+    """The search of arrays on the grid of `dpc_knn`, the points [N, C] there, and these less the offset."""
+    values, valid = merging.as_points(features.numpy()), np.ones(features.shape[:2], dtype=np.bool_)
+    grid = merging.fixed_point(*merging._range(values, valid, Team(1)), 5)
+    search = ScreenedSearch(values, *grid, valid, Team(1))
+    halves = search._tokens.halves[0, :, :, : values.shape[2]].astype(np.int64)
+    points = (halves[:, 0] << search._low_bits) + halves[:, 1]
+    assert (points == np.rint((values[0].astype(np.float64) - grid.middle) / grid.step)).all()
     offset = np.empty((1, values.shape[2]), dtype=np.int32)
-    everything = np.ones(values.shape[:2], dtype=np.bool_)
-    merging_kernels.typical(0, values, middle, 1.0 / step, everything, offset)
-    return offset[0]
+    merging_kernels.typical(0, values, grid.middle, 1.0 / grid.step, valid, offset)
+    return search, points, points - offset[0].astype(np.float64)
 
 
 def assert_same(first: Clusters, second: Clusters) -> None:
@@ -87,10 +83,7 @@ def awkward_features() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", awkward_features())
-@pytest.mark.parametrize("bytes_multiply", [True, False])
-def test_screening_changes_nothing(name: str, bytes_multiply: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not bytes_multiply:  # where bytes have no fast product, float32 multiplies them
-        monkeypatch.setattr(merging_products, "multiplies_bytes", lambda: False)
+def test_screening_changes_nothing(name: str) -> None:
     features = awkward_features()[name]
     for num_clusters, k in ((1, 1), (7, 5), (30, 3), (features.shape[1] - 1, features.shape[1])):
         assert_same(dpc_knn(features, num_clusters, k), dense(features, num_clusters, k))
@@ -134,39 +127,56 @@ def test_screening_changes_nothing_whatever_the_tokens(
     assert_same(dpc_knn(features, num_clusters, k, mask), dense(features, num_clusters, k, mask))
 
 
-def test_bounds_hold_for_every_pair() -> None:
-    """Whatever the bytes are: what rounding takes away is at most the error, whose bound decides."""
+def test_bounds_hold_for_every_token() -> None:
+    """What rounding takes away, and what the low bits hold, is at most the length that is told of it."""
     for name, features in awkward_features().items():
-        tokens = screened(features)._tokens
-        width = features.shape[2]
+        search, _, moved = screened(features)
+        tokens, width = search._tokens, features.shape[2]
         rounded = tokens.rounded[0, :, :width].astype(np.float64) * tokens.scales[0][:, None]
         assert abs(tokens.rounded.astype(int)).max() <= 127, name
         assert (tokens.rounded[..., width:] == 0).all(), name
+        assert (tokens.halves[..., width:] == 0).all(), name
         assert (tokens.rounded.sum(2, dtype=np.int32) == tokens.sums).all(), name
-        points = tokens.points[0] - search_offset(features).astype(np.float64)
-        assert (np.linalg.norm(points - rounded, axis=1) <= tokens.errors[0]).all(), name
+        assert (np.linalg.norm(moved - rounded, axis=1) <= tokens.errors[0]).all(), name
+        assert (np.linalg.norm(tokens.halves[0, :, 1].astype(float), axis=1) <= tokens.blurs[0]).all(), name
 
 
 def test_few_pairs_are_computed_exactly() -> None:
-    """The bounds are worth their cost: of the pairs of 729 tokens of noise no more than one in thirty."""
-    search = screened(random_features(25, 1, 729, 256))
-    tokens = search._tokens
-    products = search._products(tokens, tokens, is_symmetric=True)[0].astype(np.float64)
-    points = torch.from_numpy(tokens.points[0]).double()
-    distances = torch.cdist(points, points).square().numpy()
-    scales, norms, lengths, errors = (values[0] for values in tokens[:4])
+    """The bounds are worth their cost: of the pairs of 729 tokens of noise no more than one in thirty is
+    looked at again, and hardly more than the five that are wanted are computed to the last bit."""
+    search, points, _ = screened(random_features(25, 1, 729, 256))
+    products = search._multiply(slice(None), search._all, search._all)[0].astype(np.float64)
+    places = torch.from_numpy(points).double()
+    distances = torch.cdist(places, places).square().numpy()
+    fifth = np.partition(distances, 4, axis=1)[:, 4:5]
+    scales, norms, lengths, errors, blurs = (values[0] for values in search._tokens[:5])
     missed = np.outer(lengths, errors) + np.outer(errors, lengths) + np.outer(errors, errors)
     bounds = norms[:, None] + norms - 2 * (products * np.outer(scales, scales) + missed)
     assert (bounds <= distances * (1 + 1e-9) + 1e-3).all()
-    fifth = np.partition(distances, 4, axis=1)[:, 4:5]
     assert (bounds <= fifth).mean() < 1 / 30
+    high = torch.from_numpy(search._tokens.halves[0, :, 0].astype(np.float64))
+    apart = torch.cdist(high, high).numpy() * 2.0**search._low_bits - blurs[:, None] - blurs
+    assert (apart <= np.sqrt(distances) + 1e-3).all()
+    assert (apart <= np.sqrt(fifth)).sum(1).mean() < 6
+
+
+@pytest.mark.parametrize("width", [1, 2, 63, 1152, merging_products.MAX_WIDTH])
+def test_distances_are_exact_at_the_extremes(width: int) -> None:
+    """Opposite corners of the grid, as far as any tokens can be apart: no sum on the way overflows."""
+    features = torch.tensor([-1.0, 1.0, 1.0])[:, None].mul(1 - 2**-20).expand(1, 3, width)
+    search, points, _ = screened(features)
+    expected = [[sum(int(part) ** 2 for part in row - other) for other in points] for row in points]
+    assert expected[0][1] > 2**47
+    found, places = search.neighbours(3)
+    assert np.take_along_axis(np.array(expected), places[0], 1).tolist() == found[0].tolist()
+    assert search.to_denser(np.array([[0, 1, 2]]), np.array([[True, True, True]])).tolist() == [
+        expected[0][1]
+    ] * 2 + [0]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 64), (1, 70, 9, 130), (2, 150, 150, 200)])
 def test_products_of_bytes_are_exact(shape: tuple[int, int, int, int]) -> None:
     """At the extremes too, for whatever rows and columns are left over from whole tiles and panels."""
-    if not merging_products.multiplies_bytes():
-        pytest.skip("this processor has no AVX-512 VNNI")
     batch, rows, columns, width = shape
     generator = np.random.default_rng(31)
     left, right = (generator.choice([-127, -1, 0, 126, 127], (batch, n, width)) for n in (rows, columns))
@@ -176,18 +186,16 @@ def test_products_of_bytes_are_exact(shape: tuple[int, int, int, int]) -> None:
         padding = ((0, 0), (0, 0), (0, -width % merging_products.STEP))
         bytes_left, bytes_right = (np.pad(part, padding).astype(np.int8) for part in (left, right))
         out = np.full(expected.shape, 7, dtype=np.int32)
-        rows_per_unit = 8
-        for unit in range(batch * -(-rows // rows_per_unit)):
-            sums = right.sum(2).astype(np.int32)
-            merging_products.multiply(unit, rows_per_unit, bytes_left, bytes_right, sums, is_symmetric, out)
+        sums, units = right.sum(2).astype(np.int32), batch * -(-rows // 8)
+        assert merging_products.multiply(Team(2), units, 8, bytes_left, bytes_right, sums, is_symmetric, out)
         np.testing.assert_array_equal(out, expected)
 
 
 def test_other_processors_find_the_same() -> None:
-    """Compiled for a processor without instructions for products of bytes."""
+    """Compiled for a processor without the instruction for products of bytes."""
     script = (
         "import torch; from encoders import dpc_knn, merging_products\n"
-        "assert not merging_products.multiplies_bytes()\n"
+        "assert not merging_products._has_vnni()\n"
         "features = torch.randn(1, 150, 64, generator=torch.Generator().manual_seed(26))\n"
         "print(dpc_knn(features, 20).assignment.tolist())"
     )
@@ -212,31 +220,38 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_threads_and_autocast_change_nothing() -> None:
     features = random_features(7, 2, 700, 256)  # enough work for several threads
+    alone = dpc_knn(features, 30)
+    assert_same(dense(features, 30), alone)
     before = torch.get_num_threads()
-    results = []
     try:
-        for threads in (1, 2):
+        for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(dpc_knn(features, 30))
+            assert_same(dpc_knn(features, 30), alone)
     finally:
         torch.set_num_threads(before)
+    values, valid = features.numpy(), np.ones((2, 700), dtype=np.bool_)
+    for threads in (1, 2, 7):  # of our own
+        arrays = merging.cluster(values, 30, 5, valid, Team(threads))
+        assert_same(Clusters(*map(torch.from_numpy, arrays)), alone)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        results.append(dpc_knn(features, 30))
-        results.append(dense(features, 30))
-        merged, _ = merge_tokens(features, results[-1])
+        assert_same(dpc_knn(features, 30), alone)
+        assert_same(dense(features, 30), alone)
+        merged, _ = merge_tokens(features, alone)
     assert merged.dtype == torch.float32
-    assert torch.equal(merged, merge_tokens(features, results[0])[0])
-    precision = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")  # TF32 on a GPU, bfloat16 on some CPUs
-        results.append(dpc_knn(features, 30))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(merging_products, "multiplies_bytes", lambda: False)
-            results.append(dpc_knn(features, 30))
-    finally:
-        torch.set_float32_matmul_precision(precision)
-    for other in results[1:]:
-        assert_same(other, results[0])
+    assert torch.equal(merged, merge_tokens(features, alone)[0])
+
+
+def test_a_fork_merges_without_its_parents_threads() -> None:
+    """PyTorch's threads are not in it: whoever waits for them waits forever."""
+    script = (
+        "import os, sys, torch; from encoders import dpc_knn\n"
+        "torch.set_num_threads(2)\n"
+        "features = torch.randn(1, 700, 64, generator=torch.Generator().manual_seed(0))\n"
+        "before = dpc_knn(features, 20).assignment\n"
+        "if child := os.fork(): sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "os._exit(0 if (dpc_knn(features, 20).assignment.numpy() == before.numpy()).all() else 3)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_images_may_come_in_any_order() -> None:
