@@ -18,7 +18,7 @@ from tofc import __version__, cli_decoding, cli_eval
 from tofc.cli_device import EXPORT_EXAMPLES, export_device
 from tofc.cli_familial import TRAIN_FAMILIAL_EXAMPLES, train_familial
 from tofc.cli_familial import app as familial_app
-from tofc.cli_files import STREAM, StandardInput, check_input, check_output, read_input, write_output
+from tofc.cli_files import STREAM, check_input, check_output, read_input, write_output
 from tofc.cli_packet import byte_sections, find_codec, packet_fields
 from tofc.cli_report import (
     milliseconds,
@@ -42,13 +42,12 @@ from tofc.cli_serving import (
 )
 from tofc.cli_training import PRETRAIN_EXAMPLES, TRAIN_EXAMPLES, pretrain, train
 from tofc.cli_ui import UI_EXAMPLES, demo_ui
+from tofc.cli_work import answer_packet, encode_picture, load_device, load_edge, open_picture
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from tofc.device import Device
-    from tofc.edge import Answer, Edge
+    from tofc.edge import Answer
     from tofc.packet import Packet
 
 app = typer.Typer(
@@ -158,21 +157,20 @@ def ask(
     """Answer a question about a picture through the bitstream: here, or on an edge far away."""
     _check_question(question)
     rate = _rate_options(quality, max_bytes, tokens)
-    remote = far_edge(far, model, deadline_ms, fallback, ca, rate)
-    here = cli_decoding.drafting_exit(tiers, draft, remote is not None, model, exit_)
-    picture = _open_picture(image, max_pixels)
-    device = _load_device(model)
+    drafted = cli_decoding.drafted(tiers, draft, far is not None, model, exit_, deadline_ms)
+    remote = far_edge(far, model, deadline_ms, fallback, ca, rate, drafted)
+    picture = open_picture(image, max_pixels)
+    device = load_device(model)
     decoded = None
-    if tiers is not None or remote is None:
-        edge = _load_edge(model, here)
-        packet = _encode(device, picture, rate)
-        if tiers is None:
-            answer = _answer(edge, packet, question)
-        else:
-            decoded = cli_decoding.ask_tiers(tiers, remote, edge, packet, question, model)
-            answer = decoded.answer
-    else:
+    if remote is not None and drafted is None:
         packet, answer = ask_far(remote, device, picture, question, deadline_ms, exit_, rate)
+    elif drafted is None:
+        edge = load_edge(model, exit_)
+        packet = encode_picture(device, picture, rate)
+        answer = answer_packet(edge, packet, question)
+    else:
+        packet, decoded = cli_decoding.draft_answer(remote, device, model, picture, question, rate, drafted)
+        answer = decoded.answer
     if json_:
         fields = {**_answer_fields(answer), **packet_fields(packet, device.codec)}
         told = {} if remote is None else {"fallback": answer.fallback}
@@ -182,7 +180,7 @@ def ask(
     typer.echo(answer.text)
     if answer.fallback:
         note(f"answered on this device, by {answer.exit}: {answer.fallback}")
-    if decoded is not None:
+    if decoded is not None and decoded.counts.rounds:
         cli_decoding.note_decoding(decoded)
     note(f"{_summary(packet, device)}; {_timing({**packet.timing, **answer.timing})}")
 
@@ -221,9 +219,9 @@ def encode(
         )
     check_input(image, "image")
     check_output(output, inputs=(image,))
-    picture = _open_picture(image, max_pixels)
-    device = _load_device(model)
-    packet = _encode(device, picture, {**rate, "progressive": progressive})
+    picture = open_picture(image, max_pixels)
+    device = load_device(model)
+    packet = encode_picture(device, picture, {**rate, "progressive": progressive})
     write_output(output, bytes(packet))
     if json_:
         fields = packet_fields(packet, device.codec)
@@ -285,8 +283,8 @@ def answer(
 
     _check_question(question)
     packet = Packet.from_bytes(read_input(file, "packet"))
-    edge = _load_edge(model, exit_)
-    result = _answer(edge, packet, question)
+    edge = load_edge(model, exit_)
+    result = answer_packet(edge, packet, question)
     if json_:
         fields = packet_fields(packet, edge.codec)
         print_json({**_answer_fields(result), **fields, "timing": dict(result.timing)})
@@ -328,53 +326,6 @@ def _rate_options(quality: int | None, max_bytes: int | None, tokens: str | None
     if tokens is not None:
         chosen["tokens"] = tokens if tokens == "all" else int(tokens)
     return {name: value for name, value in chosen.items() if value is not None}
-
-
-def _open_picture(source: str, max_pixels: int | None) -> Image:
-    """The picture of a file or of standard input, upright and in RGB."""
-    from tofc.images import MAX_PIXELS, open_image
-
-    if max_pixels is not None and max_pixels < 1:
-        raise UserError(
-            f"--max-pixels is {max_pixels}; give a number of pixels of at least 1 (default {MAX_PIXELS})"
-        )
-    origin = StandardInput(read_input(source, "image")) if source == STREAM else source
-    return open_image(origin, MAX_PIXELS if max_pixels is None else max_pixels)
-
-
-def _load_device(model: str) -> Device:
-    from tofc.device import Device
-    from tofc.ondevice import is_export
-
-    with working(f"loading the device side of {model}"):
-        if not is_export(model):
-            _quieten_libraries()
-        return Device.from_pretrained(model)
-
-
-def _load_edge(model: str, exit_: str) -> Edge:
-    from tofc.edge import Edge
-
-    with working(f"loading the edge side of {model}"):
-        _quieten_libraries()
-        return Edge.from_pretrained(model, exit_)
-
-
-def _quieten_libraries() -> None:
-    """Keeps transformers' progress bars away from a terminal that shows ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def _encode(device: Device, picture: Image, rate: dict[str, Any]) -> Packet:
-    with working("encoding"):
-        return device.encode(picture, max_pixels=picture.width * picture.height, **rate)
-
-
-def _answer(edge: Edge, packet: Packet, question: str) -> Answer:
-    with working("answering"):
-        return edge.answer(packet, question)
 
 
 def _answer_fields(answer: Answer) -> dict[str, Any]:

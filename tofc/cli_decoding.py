@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tofc.cli_report import note, print_evaluation, reports_user_errors
+from tofc.cli_report import note, print_evaluation, reports_user_errors, working
+from tofc.cli_work import encode_picture, load_edge, quieten_libraries
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from rich.text import Text
 
     from tofc.decoding.drafting import Watch
-    from tofc.decoding.growing import Growing
+    from tofc.decoding.growth import Growth
     from tofc.decoding.together import Decoded
+    from tofc.device import Device
     from tofc.edge import Edge
     from tofc.packet import Packet
     from tofc.serving.client import RemoteEdge
@@ -27,7 +31,7 @@ DECODING_EXAMPLES = (
     "Examples:\n\ntofc eval decoding decoding-scenes    (a bundled configuration, by its name)\n\n"
     "tofc eval decoding mine.yaml --out runs/decoding"
 )
-_FAR = (["device", "edge"], ["device", "edge", "cloud"])
+_FAR = (("device", "edge"), ("device", "edge", "cloud"))
 
 TiersOption = Annotated[
     str | None,
@@ -39,10 +43,89 @@ TiersOption = Annotated[
 ]
 DraftOption = Annotated[
     str | None,
-    typer.Option(
-        "--draft", metavar="NAME", help="With --tiers device,...: the member that drafts, else the smallest."
-    ),
+    typer.Option("--draft", metavar="NAME", help="With --edge: the member that drafts here, such as e1."),
 ]
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """Who works on an answer: `names` of members here, the smallest first, or `draft` for a far edge.
+
+    `tiers` have to work on it then, None for as many as there are.
+    """
+
+    names: tuple[str, ...] = ()
+    draft: str | None = None
+    tiers: int | None = None
+
+
+def drafted(
+    tiers: str | None, draft: str | None, is_far: bool, model: str, exit: str, deadline_ms: float | None
+) -> Drafted | None:
+    """What the options of `tofc ask` mean, None for one tier; UserError where they do not go together."""
+    if tiers is None and draft is None:
+        return None
+    if exit != "full" or deadline_ms is not None:
+        raise UserError(
+            "drafts are verified by the last tier, however long that takes: leave out --exit and "
+            "--deadline-ms, or --tiers and --draft"
+        )
+    names = tuple((tiers or "").split(","))
+    if not is_far:
+        if draft is not None or "device" in names:
+            raise UserError(
+                "--tiers device,edge and --draft need the other end: --edge URL. For members that draft and "
+                "verify in this process name exits, the smallest first: --tiers e2,full"
+            )
+        return Drafted(names)
+    if tiers is not None and names not in _FAR:
+        raise UserError(f"--tiers is {tiers}; with --edge give device,edge or device,edge,cloud")
+    if draft is None:
+        from tofc.familial import family
+
+        draft = str(family(model)[0].name)
+    return Drafted(draft=draft, tiers=None if tiers is None else len(names))
+
+
+def largest(names: Sequence[str], model: str) -> str:
+    """The member among `names` that all others are part of: the one to load."""
+    from tofc.familial import family
+
+    members = family(model)
+    return max((members.named(name) for name in names), key=lambda member: member.exit_layer).name
+
+
+def tiers_here(edge: Edge, packet: Packet, question: str, names: Sequence[str]) -> Iterator[Growth]:
+    """The answer of the last of several members of `edge`, while it grows."""
+    from tofc.decoding import speculate
+    from tofc.decoding.growth import growths
+
+    def run(watch: Watch) -> Decoded:
+        return speculate(edge, packet, question, names, watch=watch)
+
+    return growths(run, edge.tokenizer)
+
+
+def draft_answer(
+    remote: RemoteEdge | None,
+    device: Device,
+    model: str,
+    picture: Image,
+    question: str,
+    rate: dict[str, Any],
+    drafted: Drafted,
+) -> tuple[Packet, Decoded]:
+    """The packet, and what several tiers made of it: here, or here and far away."""
+    if remote is None:
+        edge = load_edge(model, largest(drafted.names, model))
+        packet = encode_picture(device, picture, rate)
+        return packet, shown(tiers_here(edge, packet, question, drafted.names))
+    packet = encode_picture(device, picture, rate)
+    with remote:
+        with working(f"loading {drafted.draft} of {model}"):
+            quieten_libraries()
+            growths = remote.stream(packet, question)
+        return packet, shown(growths)
 
 
 class Role(str, Enum):
@@ -85,47 +168,6 @@ def check_role(role: Role, upstream: str | None, exit: str | None) -> None:
         raise UserError(
             "--exit names the member of an edge in the middle; give the cloud behind it: --upstream URL"
         )
-
-
-def drafting_exit(tiers: str | None, draft: str | None, is_far: bool, model: str, exit: str) -> str:
-    """The member to load for `tiers`, else `exit`; UserError for options that do not go together."""
-    if tiers is None:
-        if draft is not None:
-            raise UserError("--draft drafts for other tiers; name them: --tiers device,edge --edge URL")
-        return exit
-    from tofc.familial import family
-
-    names = tiers.split(",")
-    if not is_far:
-        if "device" in names or draft is not None:
-            raise UserError(
-                "--tiers device,edge needs the other end: --edge URL. For members that draft and verify in "
-                "this process name exits, the smallest first: --tiers e2,full"
-            )
-        members = family(model)
-        return max((members.named(name) for name in names), key=lambda member: member.exit_layer).name
-    if names not in _FAR:
-        raise UserError(f"--tiers is {tiers}; with --edge give device,edge or device,edge,cloud")
-    if draft is not None:
-        return draft
-    return str(family(model)[0].name)
-
-
-def ask_tiers(
-    tiers: str, remote: RemoteEdge | None, edge: Edge, packet: Packet, question: str, model: str
-) -> Decoded:
-    """The answer of the last tier, with its growth in the terminal."""
-    from tofc.decoding import speculate
-
-    names = tiers.split(",")
-    with _shown(edge) as watch:
-        if remote is None:
-            return speculate(edge, packet, question, names, watch=watch)
-        from tofc.decoding.remote import draft_for
-
-        remote.model = Path(model).name
-        with remote:
-            return draft_for(remote, edge, packet, question, tiers=len(names), watch=watch)
 
 
 def decoding_fields(decoded: Decoded) -> dict[str, Any]:
@@ -177,28 +219,39 @@ def decoding(
     print_evaluation(run(settings, folder), tables, folder, json_)
 
 
-@contextmanager
-def _shown(edge: Edge) -> Iterator[Watch | None]:
-    """Shows an answer while it grows, where standard error is a terminal; what is left is printed later."""
+def shown(growths: Iterator[Growth]) -> Decoded:
+    """The end of an answer, whose growth is shown where standard error is a terminal."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    with Live(console=console, transient=True, auto_refresh=False) as live:
-        yield lambda answer: live.update(growing_text(edge.tokenizer, answer), refresh=True)
+    live = Live(console=console, transient=True, auto_refresh=False)
+    with live if console.is_terminal else nullcontext():
+        for growth in growths:
+            if console.is_terminal:
+                live.update(growing_text(growth), refresh=True)
+    assert growth.decoded is not None
+    return growth.decoded
 
 
-def growing_text(tokenizer: Any, answer: Growing) -> Text:
-    """Final tokens plain, those that a tier has checked in italics, the device's own drafts dim besides."""
+_STYLES = {"final": "", "checked": "italic", "drafted": "dim italic"}
+_CORRECTED = "underline"
+
+
+def growing_text(growth: Growth) -> Text:
+    """Final tokens plain, those that one tier has verified in italics, drafts dim besides; and a legend."""
     from rich.text import Text
 
-    whole, text, begin = "", Text(), 0
-    for end, style in ((answer.final, ""), (answer.checked, "italic"), (len(answer.tokens), "dim italic")):
-        if end > begin:  # decoded from the start: tokens may hold parts of a character
-            now = str(tokenizer.decode(answer.tokens[:end], skip_special_tokens=True))
-            text.append(now[len(whole) :], style=style)
-            whole, begin = now, end
+    text = Text()
+    for piece in growth.pieces:
+        text.append(
+            piece.text, style=f"{_STYLES[piece.state]} {_CORRECTED if piece.corrected else ''}".strip()
+        )
+    said = {"final": "verified", "checked": "not by the cloud yet", "drafted": "drafted"}
+    text.append("\n\n")
+    for state in sorted({piece.state for piece in growth.pieces}, key=list(_STYLES).index):
+        text.append(said[state], style=_STYLES[state])
+        text.append("  ")
+    if any(piece.corrected for piece in growth.pieces):
+        text.append("corrected", style=_CORRECTED)
     return text

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tofc.answer import Answer
+    from tofc.cli_decoding import Drafted
     from tofc.device import Device
     from tofc.edge import Edge
     from tofc.packet import Packet
@@ -60,6 +61,7 @@ def far_edge(
     fallback: bool,
     ca: Path | None,
     rate: dict[str, Any],
+    drafted: Drafted | None,
 ) -> RemoteEdge | None:
     """The edge at `url`, None where none was asked for; UserError for options that do not go together."""
     if url is None:
@@ -75,7 +77,10 @@ def far_edge(
         from tofc.serving.client import RemoteEdge
     except ModuleNotFoundError as error:
         raise need_extra(error) from None
-    return RemoteEdge(url, ca=ca, fallback=(lambda: _smallest_member(model)) if fallback else None)
+    here = (lambda: _smallest_member(model)) if fallback else None
+    if drafted is None:
+        return RemoteEdge(url, ca=ca, fallback=here)
+    return RemoteEdge(url, model, ca=ca, fallback=here, draft=drafted.draft, tiers=drafted.tiers)
 
 
 def ask_far(

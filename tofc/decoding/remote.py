@@ -23,7 +23,8 @@ from tofc.edge import MAX_NEW_TOKENS, Edge
 from tofc.errors import UserError
 from tofc.familial.branches import text_model
 from tofc.packet import Packet
-from tofc.serving.client import RemoteEdge, data_url
+from tofc.serving.asking import chat_request, data_url
+from tofc.serving.client import RemoteEdge
 
 
 def draft_for(
@@ -33,7 +34,7 @@ def draft_for(
     question: str,
     *,
     draft: str | None = None,
-    tiers: int = 2,
+    tiers: int | None = None,
     choice: Choice | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     pace: Pace | None = None,
@@ -47,7 +48,7 @@ def draft_for(
     a round is under way. Where the link breaks, the device goes on by itself: tokens from `Decoded.final` on
     are its own, and `answer.fallback` says so, where the link did not return within `patience` seconds of the
     end. Raises EdgeUnreachable where the server cannot be reached at the start, UserError where it refuses or
-    does not make up so many `tiers`.
+    does not make up so many `tiers` (None: as many as there are).
     """
     choice, exit = choice or Choice(), edge.family.named(draft).name
     asked = _question(remote.model, packet, question, choice, max_new_tokens)
@@ -60,7 +61,7 @@ def draft_for(
         read = readers(edge.family, prompt_of(edge, packet, question), [exit])[exit]
         read([])  # both ends read the prompt at the same time
         opening.result()
-        if tiers != far.tiers:
+        if tiers not in (None, far.tiers):
             raise _other_tiers(remote.url, tiers, far.tiers)
         answer = Growing(end_ids(edge), max_new_tokens)
         drafter = Drafter(
@@ -81,7 +82,7 @@ def draft_for(
     return Decoded(said, answer.final, counts)
 
 
-def _other_tiers(url: str, asked: int, there: int) -> UserError:
+def _other_tiers(url: str, asked: int | None, there: int) -> UserError:
     advice = (
         "ask with --tiers device,edge,cloud" if there > 2 else "start it with `tofc serve --upstream URL`"
     )
@@ -117,15 +118,12 @@ def drafted_by(edge: Edge, exit: str, choice: Choice) -> dict[str, Any]:
 def _question(
     model: str, packet: Packet | bytes, question: str, choice: Choice, max_new_tokens: int
 ) -> dict[str, Any]:
-    """The body of a chat request."""
-    url = data_url("application/vnd.tofc", bytes(packet))
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": content}],
-        "max_tokens": max_new_tokens,
+    """What opens the answer, but for who drafts it."""
+    settings = {
+        "max_new_tokens": max_new_tokens,
         "temperature": choice.temperature,
         "top_p": choice.top_p,
         "seed": choice.seed,
     }
+    body = chat_request(model, data_url("application/vnd.tofc", bytes(packet)), question, settings)
     return body if choice.top_k is None else {**body, "top_k": choice.top_k}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,17 +19,20 @@ from tofc.answer import Answer
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.images import MAX_PIXELS
 from tofc.packet import Packet
+from tofc.serving.asking import chat_request, data_url
 from tofc.serving.connection import Connection
+from tofc.serving.drafting import Drafting
 from tofc.serving.link import ENVELOPE_BYTES, LinkEstimator
 
 if TYPE_CHECKING:
+    from tofc.decoding.drafting import Watch
+    from tofc.decoding.growth import Growth
+    from tofc.decoding.together import Decoded
     from tofc.device import Device
     from tofc.edge import Edge
 
 KEY_VARIABLE = "TOFC_API_KEY"
 _AT_ONCE = 8
-# Of the settings of `Edge.answer`, those that travel, and their names on the wire.
-_SETTINGS = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p", "seed": "seed"}
 _PROBES = (2_000, 16_000, 64_000)
 _KINDS = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/gif", b"BM": "image/bmp"}
 
@@ -42,6 +45,12 @@ class RemoteEdge:
     seconds in all, over at most `retries` further tries, under one idempotency key; connecting has
     `connect_timeout`. `fallback` gives an `Edge` that answers on the device itself where the far one cannot
     be reached: the answer says so in its `fallback`. `seed` makes the pauses between tries repeatable.
+
+    With `draft`, the name of a member, answers about packets are drafted here and verified there, and `model`
+    is a checkpoint of this machine too (a bundled name, a folder): the words are the server's, sooner.
+    `tiers` is how many have to work on them, device and cloud included; None for as many as there are.
+    `stream` shows such an answer while it grows. This takes what an edge takes: PyTorch, and a part of the
+    model.
 
     `link` knows what the uplink carries, from what was sent so far.
     """
@@ -58,10 +67,14 @@ class RemoteEdge:
         retries: int = 3,
         fallback: Callable[[], Edge] | None = None,
         seed: int | None = None,
+        draft: str | None = None,
+        tiers: int | None = None,
     ) -> None:
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
         self.connection = Connection(url, key, ca, timeout, connect_timeout, retries, seed)
-        self.url, self.model, self.link = self.connection.url, model, LinkEstimator()
+        self.drafting = None if draft is None else Drafting(model, draft, tiers)
+        self.model = model if self.drafting is None else self.drafting.name
+        self.url, self.link = self.connection.url, LinkEstimator()
         self._fallback = fallback
         self._fallen_back: Edge | None = None
         self._seconds = {"server": 0.05, "encode": 0.05}  # moving averages of work on either side
@@ -101,9 +114,27 @@ class RemoteEdge:
         `timing` is the server's, with "link" for what the way took. Raises UserError for what the server
         finds wrong, PacketError for a packet, EdgeUnreachable where nobody answers and there is no fallback.
         """
+        if self.drafting is not None:
+            return self._decode(packet, question, exit, generation).answer
         url = data_url("application/vnd.tofc", bytes(packet))
         return self._answer(
             url, question, exit, generation, lambda edge: edge.answer(packet, question, **generation)
+        )
+
+    def stream(
+        self, packet: Packet | bytes, question: str, *, exit: str = "full", **generation: Any
+    ) -> Iterator[Growth]:
+        """The answer while it grows, with what is verified and what is not told apart; needs `draft`.
+
+        The last one has the whole answer in `decoded`. Raises what `answer` raises.
+        """
+        from tofc.decoding.growth import growths
+
+        if self.drafting is None:
+            raise UserError('nothing is drafted here; say by which member: RemoteEdge(..., draft="e1")')
+        return growths(
+            lambda watch: self._decode(packet, question, exit, generation, watch),
+            self.drafting.edge.tokenizer,
         )
 
     def answer_many(
@@ -114,14 +145,18 @@ class RemoteEdge:
             return list(pool.map(lambda pair: self.answer(*pair, exit=exit, **generation), requests))
 
     def answer_image(self, file: bytes, question: str, *, exit: str = "full", **generation: Any) -> Answer:
-        """Answers about an ordinary picture, given as the bytes of a JPEG, PNG, WebP, GIF or BMP file."""
+        """Answers about an ordinary picture, given as the bytes of a JPEG, PNG, WebP, GIF or BMP file.
+
+        What is not encoded here cannot be drafted here: the server writes by itself.
+        """
         kind = next((kind for start, kind in _KINDS.items() if file.startswith(start)), "image/jpeg")
-        url = data_url(kind, file)
-
-        def here(edge: Edge) -> Answer:
-            return edge.answer_image(file, question, **generation)
-
-        return self._answer(url, question, exit, generation, here)
+        return self._answer(
+            data_url(kind, file),
+            question,
+            exit,
+            generation,
+            lambda edge: edge.answer_image(file, question, **generation),
+        )
 
     def ask(
         self,
@@ -188,6 +223,27 @@ class RemoteEdge:
         except httpx.HTTPError:
             return
 
+    def _decode(
+        self,
+        packet: Packet | bytes,
+        question: str,
+        exit: str,
+        generation: Mapping[str, Any],
+        watch: Watch | None = None,
+    ) -> Decoded:
+        """The answer that is drafted here."""
+        from tofc.decoding.drafting import Counts
+        from tofc.decoding.together import Decoded
+
+        assert self.drafting is not None
+        if exit != "full":
+            raise UserError(f"drafts are verified by the last tier: leave out {exit}, or ask without draft")
+        try:
+            return self.drafting.decode(self, packet, question, generation, watch)
+        except EdgeUnreachable as error:
+            answer = self._here(error, lambda edge: edge.answer(packet, question, **generation))
+            return Decoded(answer, 0, Counts())
+
     def _answer(
         self,
         url: str,
@@ -196,33 +252,23 @@ class RemoteEdge:
         generation: Mapping[str, Any],
         here: Callable[[Edge], Answer],
     ) -> Answer:
-        body = self._body(url, question, exit, generation)
+        model = self.model if exit == "full" else f"{self.model}:{exit}"
+        body = json.dumps(chat_request(model, url, question, generation), separators=(",", ":")).encode()
         try:
             return self._send(body)
         except EdgeUnreachable as error:
-            if self._fallback is None:
-                raise
-            try:
-                if self._fallen_back is None:
-                    self._fallen_back = self._fallback()
-                answer = here(self._fallen_back)
-            except UserError as fault:
-                raise EdgeUnreachable(f"{error}; nor can the device answer: {fault}") from error
-            return Answer(answer.text, answer.exit, answer.tokens, answer.timing, fallback=str(error))
+            return self._here(error, here)
 
-    def _body(self, url: str, question: str, exit: str, generation: Mapping[str, Any]) -> bytes:
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
-        body: dict[str, Any] = {
-            "model": self.model if exit == "full" else f"{self.model}:{exit}",
-            "messages": [{"role": "user", "content": content}],
-        }
-        for name, value in generation.items():
-            if name not in _SETTINGS:
-                raise UserError(
-                    f"generation setting {name} does not travel to an edge; these do: {', '.join(_SETTINGS)}"
-                )
-            body[_SETTINGS[name]] = value
-        return json.dumps(body, separators=(",", ":")).encode()
+    def _here(self, error: EdgeUnreachable, answer: Callable[[Edge], Answer]) -> Answer:
+        """What the device says by itself, if there is a `fallback`."""
+        if self._fallback is None:
+            raise error
+        try:
+            if self._fallen_back is None:
+                self._fallen_back = self._fallback()
+            return replace(answer(self._fallen_back), fallback=str(error))
+        except UserError as fault:
+            raise EdgeUnreachable(f"{error}; nor can the device answer: {fault}") from error
 
     def _send(self, body: bytes) -> Answer:
         headers = {"content-type": "application/json", "idempotency-key": secrets.token_hex(12)}
@@ -260,8 +306,3 @@ class RemoteEdge:
 
 
 _SMALLEST_BYTES = 60  # of a packet that still says something
-
-
-def data_url(kind: str, data: bytes) -> str:
-    """The bytes as a URL that carries them."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -13,13 +13,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-import tofc
 from eval.scenes.world import make_scene
 from tests.tofc.decoding.fakes import QUESTION
 from tests.tofc.decoding.serving import running
 from tofc.cli import app
 from tofc.cli_decoding import growing_text
-from tofc.decoding.growing import Growing
+from tofc.decoding.growth import Growth, Piece
 from tofc.serving.models import ServedModels
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,12 +50,22 @@ def test_members_here(picture: str, family_folder: Path) -> None:
     assert found["drafts"]["stood"] <= found["drafts"]["sent"] <= found["drafts"]["made"]
 
 
-def test_device_and_edge(picture: str, family_folder: Path, url: str) -> None:
+@pytest.mark.parametrize("options", [("--tiers", "device,edge"), ("--draft", "e1-50")])
+def test_device_and_edge(picture: str, family_folder: Path, url: str, options: tuple[str, str]) -> None:
     plain = json.loads(ask(picture, family_folder, "--json").stdout)
-    result = ask(picture, family_folder, "--tiers", "device,edge", "--edge", url)
+    result = ask(picture, family_folder, *options, "--edge", url)
     assert result.exit_code == 0, result.output
     assert result.stdout == plain["answer"] + "\n"  # once, and nothing else
     assert "drafts stood" in result.stderr
+
+
+def test_an_edge_that_is_not_there_leaves_the_device_alone(picture: str, family_folder: Path) -> None:
+    alone = json.loads(ask(picture, family_folder, "--exit", "e1-50", "--json").stdout)
+    given = ask(picture, family_folder, "--draft", "e1", "--edge", "http://127.0.0.1:9", "--json")
+    found = json.loads(given.stdout)
+    assert (found["answer"], found["exit"]) == (alone["answer"], "e1-50")  # the smallest member's
+    assert "did not answer" in found["fallback"]
+    assert found["unverified"] == found["answer_tokens"] > 0
 
 
 @pytest.mark.parametrize(
@@ -64,9 +73,12 @@ def test_device_and_edge(picture: str, family_folder: Path, url: str) -> None:
     [
         (("--tiers", "device,edge"), "--edge URL"),
         (("--tiers", "edge,device", "--edge", "http://127.0.0.1:9"), "device,edge,cloud"),
-        (("--draft", "e1"), "--tiers device,edge"),
+        (("--draft", "e1"), "--edge URL"),
+        (("--tiers", "e1,full", "--exit", "e3"), "leave out --exit"),
+        (("--draft", "e1", "--edge", "http://127.0.0.1:9", "--deadline-ms", "9"), "leave out --exit and"),
+        (("--draft", "e9", "--edge", "http://127.0.0.1:9"), "no exit 'e9'"),
         (("--tiers", "full,e1"), "a verifier is larger than its drafter"),
-        (("--tiers", "device,edge", "--edge", "http://127.0.0.1:9"), "did not answer"),
+        (("--draft", "e1", "--edge", "http://127.0.0.1:9", "--no-fallback"), "did not answer"),
     ],
 )
 def test_what_does_not_go_together(
@@ -77,13 +89,23 @@ def test_what_does_not_go_together(
     assert said in " ".join(result.stderr.split())
 
 
-def test_verified_and_unverified_tokens_look_different(edge: tofc.Edge) -> None:
-    tokens = edge.tokenizer("There is a red car on the street.")["input_ids"]
-    answer = Growing(frozenset(), 99, list(tokens), final=3, checked=5)
-    text = growing_text(edge.tokenizer, answer)
-    assert text.plain == edge.tokenizer.decode(tokens)
-    assert [str(span.style) for span in text.spans] == ["italic", "dim italic"]
-    assert text.spans[0].start == len(edge.tokenizer.decode(tokens[:3]))
+def test_verified_and_unverified_tokens_look_different() -> None:
+    pieces = (
+        Piece("There is a ", "final"),
+        Piece("blue", "final", corrected=True),
+        Piece(" car on", "checked"),
+        Piece(" the street.", "drafted"),
+    )
+    text = growing_text(Growth(pieces))
+    said, _, legend = text.plain.partition("\n\n")
+    assert said == "There is a blue car on the street."
+    styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
+    assert styles["blue"] == "underline"
+    assert styles[" car on"] == "italic"
+    assert styles[" the street."] == "dim italic"
+    assert "There is a " not in styles
+    assert legend.split() == ["verified", "not", "by", "the", "cloud", "yet", "drafted", "corrected"]
+    assert growing_text(Growth((Piece("Yes", "drafted"),))).plain.split() == ["Yes", "drafted"]
 
 
 @pytest.mark.parametrize(

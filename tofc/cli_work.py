@@ -1,0 +1,67 @@
+"""What several commands do with pictures and packets, and say while they do it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tofc.cli_files import STREAM, StandardInput, read_input
+from tofc.cli_report import working
+from tofc.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tofc.device import Device
+    from tofc.edge import Answer, Edge
+    from tofc.packet import Packet
+
+
+def open_picture(source: str, max_pixels: int | None) -> Image:
+    """The picture of a file or of standard input, upright and in RGB."""
+    from tofc.images import MAX_PIXELS, open_image
+
+    if max_pixels is not None and max_pixels < 1:
+        raise UserError(
+            f"--max-pixels is {max_pixels}; give a number of pixels of at least 1 (default {MAX_PIXELS})"
+        )
+    origin = StandardInput(read_input(source, "image")) if source == STREAM else source
+    return open_image(origin, MAX_PIXELS if max_pixels is None else max_pixels)
+
+
+def load_device(model: str) -> Device:
+    """The device side of a model, or an export of it."""
+    from tofc.device import Device
+    from tofc.ondevice import is_export
+
+    with working(f"loading the device side of {model}"):
+        if not is_export(model):
+            quieten_libraries()
+        return Device.from_pretrained(model)
+
+
+def load_edge(model: str, exit_: str) -> Edge:
+    """The edge side, up to one member."""
+    from tofc.edge import Edge
+
+    with working(f"loading the edge side of {model}"):
+        quieten_libraries()
+        return Edge.from_pretrained(model, exit_)
+
+
+def quieten_libraries() -> None:
+    """Keeps transformers' progress bars away from a terminal that shows ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def encode_picture(device: Device, picture: Image, rate: dict[str, Any]) -> Packet:
+    """The packet of a picture, at the given rate."""
+    with working("encoding"):
+        return device.encode(picture, max_pixels=picture.width * picture.height, **rate)
+
+
+def answer_packet(edge: Edge, packet: Packet, question: str) -> Answer:
+    """What an edge here says."""
+    with working("answering"):
+        return edge.answer(packet, question)
