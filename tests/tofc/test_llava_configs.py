@@ -94,14 +94,7 @@ def test_a_base_held_in_bfloat16_trains_in_float32(base_folder: Path, tmp_path: 
         codec=CodecConfig(width=32, experts=2, hyper=4, analysis_hidden=16, synthesis_hidden=16),
         tokens={"8": 1.0},
         checkpoint=tofc.config.CheckpointConfig(merging=tofc.config.MergingConfig(tokens=8)),
-        **{
-            "total_steps": 3,
-            "feature_steps": 1,
-            "refine_steps": 1,
-            "batch_size": 4,
-            "init_pictures": 8,
-            "precision": "bf16",
-        },
+        **{"total_steps": 2, "feature_steps": 1, "batch_size": 4, "init_pictures": 8, "precision": "bf16"},
         **{"validation_pictures": 2, "log_every": 1, "validate_every": 2, "save_every": 1},
     )
     training = Run(config, tmp_path / "run", Console(file=(tmp_path / "console.txt").open("w")))
@@ -116,7 +109,7 @@ def test_a_base_held_in_bfloat16_trains_in_float32(base_folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["0.5b", "7b"])
-def test_a_step_of_each_part_of_the_published_recipe(name: str, tmp_path: Path) -> None:
+def test_two_steps_of_the_published_recipe(name: str, tmp_path: Path) -> None:
     config = load_yaml(f"llava-onevision-{name}", TrainConfig)
     assert (config.adapters.rank, config.steps_for(665_298)) == (64, 5197)
     options = {**config.data.options, **instruction_data(tmp_path)}
@@ -127,14 +120,7 @@ def test_a_step_of_each_part_of_the_published_recipe(name: str, tmp_path: Path) 
         data=dataclasses.replace(config.data, options=options, num_workers=0),
         tokens={"8": 0.5, "all": 0.5},
         checkpoint=dataclasses.replace(config.checkpoint, merging=tofc.config.MergingConfig(tokens=8)),
-        **{
-            "total_steps": 3,
-            "feature_steps": 1,
-            "refine_steps": 1,
-            "batch_size": 4,
-            "micro_batch": 2,
-            "init_pictures": 8,
-        },
+        **{"total_steps": 2, "feature_steps": 1, "batch_size": 4, "micro_batch": 2, "init_pictures": 8},
         **{"validation_pictures": 2, "log_every": 1, "validate_every": 2, "save_every": 1},
     )
     console = Console(file=(tmp_path / "console.txt").open("w"))
@@ -151,7 +137,6 @@ def test_a_step_of_each_part_of_the_published_recipe(name: str, tmp_path: Path) 
     losses = [entry["loss/answers"] for entry in map(json.loads, log) if "loss/answers" in entry]
     assert losses[0] == 0.0, "the first step is of the codec alone"
     assert 0 < losses[1] < 100
-    assert losses[2] == 0.0, "the last one too"
     assert (folder / "adapters").is_dir()
     device, edge = tofc.Device.from_pretrained(folder), tofc.Edge.from_pretrained(folder)
     packet = device.encode(tmp_path / "coco/0.jpg", quality=8)

@@ -183,12 +183,9 @@ class TrainingLoop(ABC):
         return {**scalars, "gradient_norm": float(norm), "lr_ratio": self.lr_ratio()}
 
     def lr_ratio(self) -> float:
-        """Factor on all learning rates at this step."""
-        return self.course(self.step, self.total_steps)
-
-    def course(self, step: int, steps: int) -> float:
-        """Up over the warm-up, then down along a cosine."""
-        return 0.5 * (1.0 + math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / self.loop.warmup_steps)
+        """Factor on all learning rates at this step: up over the warm-up, down along a cosine."""
+        done = self.step / self.total_steps
+        return 0.5 * (1.0 + math.cos(math.pi * done)) * min(1.0, (self.step + 1) / self.loop.warmup_steps)
 
     def reduce(self, value: Tensor) -> Tensor:
         """Sum over the processes, without a gradient."""

@@ -27,12 +27,8 @@ class TrainConfig:
 
     total_steps: none for one epoch of the corpus; the first feature_steps train the codec alone, by the
     squared error in the coordinates that `init_pictures` pictures show to matter (plain_share in (0, 1] of
-    the error counts alike in all directions). In the last refine_steps, whose learning rate rises and falls
-    anew, base model and quantisation steps stand still: the codec's networks learn from every picture at
-    every quality, which all count alike; what is decoded hardly changes, and takes fewer bytes.
-
-    batch_size: pictures of a step over all processes; micro_batch: pictures of one pass of one process, none
-    for all at once; max_text_tokens: of a picture's questions.
+    the error counts alike in all directions). batch_size: pictures of a step over all processes; micro_batch:
+    pictures of one pass of one process, none for all at once; max_text_tokens: of a picture's questions.
 
     rate_weight: of a bit a coefficient beside the answers' cross-entropy in nats, for the lowest and the
     highest quality, geometric between; feature_weight: of the squared error beside the rate, relative to the
@@ -55,7 +51,6 @@ class TrainConfig:
     plain_share: float = 0.1
     total_steps: int | None = None
     feature_steps: int = 500
-    refine_steps: int = 0
     batch_size: int = 16
     micro_batch: int | None = None
     max_text_tokens: int | None = None
@@ -105,10 +100,8 @@ class TrainConfig:
         for name in ("init_pictures", "batch_size", "warmup_steps", "validation_pictures", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
-        if min(self.feature_steps, self.refine_steps) < 0 or (
-            self.total_steps is not None and self.total_steps <= self.refine_steps
-        ):
-            raise ValueError("feature_steps, refine_steps must be at least 0, total_steps above refine_steps")
+        if self.feature_steps < 0 or (self.total_steps is not None and self.total_steps < 1):
+            raise ValueError("feature_steps must be at least 0, total_steps at least 1")
         if self.log_every < 1 or self.save_every < 1 or self.save_every % self.log_every:
             raise ValueError("save_every must be a multiple of log_every, so that a resumed log is the same")
 

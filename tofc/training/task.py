@@ -26,16 +26,14 @@ Merge = Callable[[Tensor, int], Tensor]
 class TaskOutput(NamedTuple):
     """Sums over one process' part of a batch, so that parts may be added before anything is divided.
 
-    answer_loss: cross-entropy summed with its weights; rate, error, step_error: bits a coefficient, squared
-    error in units of the features' variance, and in units of the squared quantisation steps, of each picture
-    [B], or of each at each of its levels [B L] (zero where nothing was coded); usage, counts: of
+    answer_loss: cross-entropy summed with its weights; rate, error: bits a coefficient, and squared error in
+    units of the features' variance, of each picture [B] (zero where nothing was coded); usage, counts: of
     `entropy.router.usage_by_level`; exact: bool [B, Q], whole answers that greedy decoding would give.
     """
 
     answer_loss: Tensor
     rate: Tensor
     error: Tensor
-    step_error: Tensor
     usage: Tensor
     counts: Tensor
     exact: Tensor
@@ -80,20 +78,17 @@ class TaskModel(nn.Module):
         """Losses of a batch.
 
         pixels: [B, 3, S, S] in 0..255; packed: the questions, None to leave the language model out; level:
-        [B] quality levels from 0, -1 for features that are not coded, or [B, L] for several of each picture,
-        without packed; tokens: how many to merge to, None for all; temperature, noise: see
-        `TrainableCodec.forward`.
+        [B] quality levels from 0, -1 for features that are not coded; tokens: how many to merge to, None for
+        all; temperature, noise: see `TrainableCodec.forward`.
         """
         # Without answers to hold it, a tower that learns would only learn to say less.
         with torch.set_grad_enabled(torch.is_grad_enabled() and packed is not None):
             features = self.merged(pixels, tokens)
-        if level.ndim == 2:
-            features, level = features.repeat_interleave(level.shape[1], dim=0), level.flatten()
         batch, num_tokens, width = features.shape
         coded = level >= 0
         levels = len(self.codec.config.steps)
         zero = features.new_zeros(())
-        decoded, rate, error, step_error = features, *[zero.expand(batch)] * 3
+        decoded, rate, error = features, zero.expand(batch), zero.expand(batch)
         usage, counts = features.new_zeros(levels, self.codec.config.experts), features.new_zeros(levels)
         if bool(coded.any()):
             rows = torch.nonzero(coded)[:, 0]
@@ -103,18 +98,15 @@ class TaskModel(nn.Module):
             deviation = output.decoded_coefficients - output.coefficients.detach()
             rate = rate.index_put((rows,), output.rate.sum(1) / (num_tokens * width))
             error = error.index_put((rows,), deviation.square().mean((1, 2)))
-            in_steps = deviation * self.codec.gains[level[rows]][:, None]
-            step_error = step_error.index_put((rows,), in_steps.square().mean((1, 2)))
             decoded = decoded.index_put((rows,), output.decoded)
             usage, counts = usage_by_level(output.router, level[rows], levels)
         if packed is None:
             none = torch.ones(batch, 0, dtype=torch.bool, device=features.device)
-            return TaskOutput(zero, rate, error, step_error, usage, counts, none)
+            return TaskOutput(zero, rate, error, usage, counts, none)
         with self.precision():
             visual = self.grounded.visual_embeddings(decoded, num_tokens)
             answers = self.grounded.answers(visual, packed)
-        loss = answers.by_picture.sum()
-        return TaskOutput(loss, rate, error, step_error, usage, counts, answers.exact)
+        return TaskOutput(answers.by_picture.sum(), rate, error, usage, counts, answers.exact)
 
     def precision(self) -> torch.autocast:
         """In which the base model computes: weights may be held in bfloat16, trained ones are in float32."""

@@ -34,7 +34,7 @@ class Trainer(TrainingLoop):
         console: Console,
     ) -> None:
         self.config, self.task = config, task
-        self._gains = gains = [task.codec.first_gain, task.codec.gain_growth]
+        gains = [task.codec.first_gain, task.codec.gain_growth]
         codec = [p for p in task.codec.parameters() if p.requires_grad and all(p is not g for g in gains)]
         groups = [(codec, config.codec_lr), (gains, config.codec_lr * config.gain_ratio)]
         if config.adapters:
@@ -62,41 +62,16 @@ class Trainer(TrainingLoop):
         }
         return {"codec": self.task.codec, "adapters": nn.ParameterDict(trained)}
 
-    @property
-    def main_steps(self) -> int:
-        """Steps before the codec is refined."""
-        return self.total_steps - self.config.refine_steps
-
-    @property
-    def asks(self) -> bool:
-        """Whether this step learns from answers."""
-        return self.config.feature_steps <= self.step < self.main_steps
-
-    @property
-    def refines(self) -> bool:
-        """Whether this step is one of the last, in which nothing but the codec's networks learns."""
-        return self.step >= self.main_steps
-
-    @property
-    def _levels_each(self) -> int:
-        """Quality levels at which this step codes each picture: all of them in refinement."""
-        return len(self.config.codec.steps) if self.refines else 1
-
-    def lr_ratio(self) -> float:
-        """One course for the refinement, one for all before."""
-        if self.refines:
-            return self.course(self.step - self.main_steps, self.config.refine_steps)
-        return self.course(self.step, self.main_steps)
-
     # -- one step ----------------------------------------------------------------------------------------
 
     def backward(self, examples: list[Example]) -> dict[str, float]:
         """Gradients of one step, summed over passes of at most `micro_batch` pictures; returns the losses."""
         config = self.config
+        asking = self.step >= config.feature_steps
         self.model.train()
         size = config.micro_batch or len(examples)
         passes = [examples[start : start + size] for start in range(0, len(examples), size)]
-        packs = [self.pack(part) if self.asks else None for part in passes]
+        packs = [self.pack(part) if asking else None for part in passes]
         weight = torch.tensor([sum(float(pack.weights.sum()) for pack in packs if pack)])
         weight = self.reduce(weight.to(self.task.device)).clamp(min=1e-9)
         logged: dict[str, float] = {}
@@ -110,9 +85,6 @@ class Trainer(TrainingLoop):
                 self.accelerator.backward(loss)
             for name, value in scalars.items():
                 logged[name] = logged.get(name, 0.0) + value
-        if self.refines:
-            for gain in self._gains:
-                gain.grad = None
         return logged
 
     def _forward(
@@ -121,26 +93,20 @@ class Trainer(TrainingLoop):
         config = self.config
         draw = np.random.default_rng([config.seed, self.step])
         tokens, coded = config.draw_layout(draw, asking=pack is not None)
-        pictured = torch.tensor([example.pixels is not None for example in examples])[:, None]
-        level = self._levels(rows, int(draw.integers(len(config.codec.steps))))  # [B, L]
+        first_level = int(draw.integers(len(config.codec.steps)))
+        level = (torch.tensor(list(rows)) + first_level) % len(config.codec.steps)
+        pictured = torch.tensor([example.pixels is not None for example in examples])
         level = torch.where(pictured & torch.tensor(coded), level, -1).to(self.task.device)
         batch = pixels_of(examples, self.task.grounded.image_size, self.task.device)
         num_tokens = self.task.grounded.num_tokens if tokens is None else tokens
-        places = [(row, place) for row in rows for place in range(level.shape[1])]
-        noise = torch.stack([self._noise(*each, num_tokens) for each in places]).to(self.task.device)
-        level = level if self.refines else level[:, 0]
+        noise = torch.stack([self._noise(row, num_tokens) for row in rows]).to(self.task.device)
         output = self.model(batch, pack, level, tokens, temperature=self._temperature(), noise=noise)
-        return output, level.flatten()
+        return output, level
 
-    def _levels(self, rows: range, first: int) -> Tensor:
-        """Quality levels of each picture, [B, L]: from one on, the next begins with the next."""
-        places = torch.tensor(list(rows))[:, None] + torch.arange(self._levels_each)
-        return (places + first) % len(self.config.codec.steps)
-
-    def _noise(self, row: int, place: int, tokens: int) -> Tensor:
+    def _noise(self, row: int, tokens: int) -> Tensor:
         """Uniform noise of a picture: it belongs to step and place in the global batch, not to a process."""
-        where = np.random.SeedSequence([self.config.seed, self.step, row, place])
-        generator = torch.Generator().manual_seed(int(where.generate_state(1)[0]))
+        place = np.random.SeedSequence([self.config.seed, self.step, row])
+        generator = torch.Generator().manual_seed(int(place.generate_state(1)[0]))
         width = self.config.codec.width + self.config.codec.hyper
         return torch.rand(tokens, width, generator=generator) - 0.5
 
@@ -150,21 +116,16 @@ class Trainer(TrainingLoop):
         """The loss whose mean over processes has the gradient of the whole batch's loss; and its parts.
 
         Answers + rate weight x (rate + feature_weight x distortion + balance); without answers (the first
-        `feature_steps`) rate + distortion + balance. In refinement rate + distortion, relative to the rate so
-        that coarse and fine levels count alike; distortion keeps the steps that there are.
+        `feature_steps`) rate + distortion + balance.
         """
         config = self.config
         processes = self.accelerator.num_processes
         coded = level >= 0
         at = level.clamp(min=0)
-        scale, distortion = torch.ones_like(output.rate), keep_step_weight(self.steps[at]) * output.error
-        if self.asks:
-            scale, distortion = self.weights[at], config.feature_weight * distortion
-        elif self.refines:
-            scale = 1.0 / output.rate.detach().clamp(min=1e-3)
-            distortion = keep_step_weight(torch.ones_like(self.steps[at])) * output.step_error
-        count = config.batch_size * self._levels_each
-        codec_loss = (coded * scale * (output.rate + distortion)).sum() / count
+        scale = self.weights[at] if self.step >= config.feature_steps else torch.ones_like(output.rate)
+        kept = config.feature_weight if self.step >= config.feature_steps else 1.0
+        distortion = kept * keep_step_weight(self.steps[at]) * output.error
+        codec_loss = (coded * scale * (output.rate + distortion)).sum() / config.batch_size
         usage = self.reduce(output.usage.detach())
         counts = self.reduce(output.counts)
         # Linear in this process' usage: the gradient is that of the whole batch's balance.
@@ -172,22 +133,22 @@ class Trainer(TrainingLoop):
         balance = balance_loss(whole, counts)
         (slope,) = torch.autograd.grad(balance, whole)
         mean_scale = self.reduce((coded * scale).sum()) / self.reduce(coded.float().sum()).clamp(min=1.0)
-        pull = (not self.refines) * config.balance * mean_scale * (slope * output.usage).sum() / passes
+        pull = config.balance * mean_scale * (slope * output.usage).sum() / passes
         answers = output.answer_loss / weight[0]
         self._note_usage(usage)
         loss = processes * (answers + codec_loss + pull)
         parts = {
             "loss/answers": answers.detach(),
             "loss/codec": codec_loss.detach(),
-            "rate/bits_a_coefficient": (coded * output.rate).sum().detach() / count,
-            "distortion/relative": (coded * output.error).sum().detach() / count,
+            "rate/bits_a_coefficient": (coded * output.rate).sum().detach() / config.batch_size,
+            "distortion/relative": (coded * output.error).sum().detach() / config.batch_size,
         }
         values = {name: float(self.reduce(value)) for name, value in parts.items()}
         return loss, {**values, "balance": float(balance.detach()) / passes}
 
     def _temperature(self) -> float:
         hot, cold = self.config.temperature
-        return hot * (cold / hot) ** min(1.0, self.step / self.main_steps)
+        return hot * (cold / hot) ** (self.step / self.total_steps)
 
     # -- what the run says of itself ---------------------------------------------------------------------
 
