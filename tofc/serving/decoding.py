@@ -85,6 +85,11 @@ class Batch:
         self._mask = torch.zeros(0, 0, dtype=torch.int64)  # [B, P], 0 where a shorter row is padded
         self._cache = DynamicCache()
 
+    def positions(self, row: Row) -> int:
+        """How many positions `join` has to compute for a row."""
+        known = row.prompt.num_shared if row.prefix_key in self._prefixes else 0
+        return row.prompt.length - known
+
     @torch.inference_mode()
     def join(self, rows: Sequence[Row]) -> None:
         """Prefills rows together, gives each its first token and adds them to the batch.

@@ -20,8 +20,9 @@ from tofc.serving.models import Prepared, ServedModels
 from tofc.serving.settings import Limits
 from tofc.serving.text import GrowingText
 
-# Prefilled between two tokens of those that are being answered: what bounds how long a stream stands still.
-_ADMITTED_AT_ONCE = 4
+# Positions that are prefilled between two tokens of what is being answered, and one request more at most:
+# what bounds how long a stream stands still.
+_ADMITTED_POSITIONS = 256
 
 
 @dataclass(eq=False)
@@ -95,11 +96,7 @@ class Engine:
                 self._wake.wait_for(lambda: self._queue or self._num_running or self._closing)
                 if self._closing and not self._queue and not self._num_running:
                     return
-                room = min(self._capacity - self._num_running, _ADMITTED_AT_ONCE)
-                taken = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
-                self._metrics.queued.set(len(self._queue))
-            self._loops |= dict(taken)
-            for name, group in self._prepare([job for job, _ in taken]).items():
+            for name, group in self._admitted().items():
                 self._guarded(name, lambda n=name, g=group: self._join(n, g))  # type: ignore[misc]
             for name, batch in self._batches.items():
                 if batch.rows:
@@ -126,30 +123,45 @@ class Engine:
     def _new_batch(self, name: str) -> Batch:
         return Batch(self._models.members[name][1], self._models.ends, self._limits.kept_positions)
 
-    def _prepare(self, jobs: list[Job]) -> dict[str, list[_Sequence]]:
-        """Decodes and renders each job; what cannot be is told so."""
-        groups: dict[str, list[_Sequence]] = {}
-        for job in jobs:
-            now = time.monotonic()
-            self._metrics.queue_seconds.observe(now - job.began)
-            if (over := self._is_over(job, now)) is not None:
-                self._end(job, over)
-                continue
-            asked = job.asked
-            try:
-                prepared = self._models.prepare(asked.turns, asked.seen, asked.sampling.max_new_tokens)
-            except ApiError as error:
-                self._end(job, error)
-            except UserError as error:
-                self._end(job, wrong(str(error), "messages", "invalid_packet"))
-            except Exception as error:
-                log("a request could not be prepared", logging.ERROR, error, request_id=job.request_id)
-                self._end(job, our_fault())
-            else:
-                text = GrowingText(self._models.text, asked.sampling.stop)
-                row = Row(prepared.prompt, asked.sampling, prepared.prefix_key)
-                groups.setdefault(asked.model, []).append(_Sequence(job, row, prepared, text, now))
-        return groups
+    def _admitted(self) -> dict[str, list[_Sequence]]:
+        """The jobs that join before the next token, by the model that they name."""
+        groups: dict[str, list[_Sequence]] = {name: [] for name in self._batches}
+        num_free, positions = self._capacity - self._num_running, 0
+        while num_free and positions < _ADMITTED_POSITIONS:
+            with self._wake:
+                if not self._queue:
+                    break
+                job, self._loops[job] = self._queue.popleft()
+                self._metrics.queued.set(len(self._queue))
+            sequence = self._prepared(job)
+            if sequence is not None:
+                groups[job.asked.model].append(sequence)
+                positions += self._batches[job.asked.model].positions(sequence.row)
+                num_free -= 1
+        return {name: group for name, group in groups.items() if group}
+
+    def _prepared(self, job: Job) -> _Sequence | None:
+        """A job decoded and rendered; where it cannot be, it is told so."""
+        now = time.monotonic()
+        self._metrics.queue_seconds.observe(now - job.began)
+        if (over := self._is_over(job, now)) is not None:
+            self._end(job, over)
+            return None
+        asked = job.asked
+        try:
+            prepared = self._models.prepare(asked.turns, asked.seen, asked.sampling.max_new_tokens)
+        except ApiError as error:
+            self._end(job, error)
+        except UserError as error:
+            self._end(job, wrong(str(error), "messages", "invalid_packet"))
+        except Exception as error:
+            log("a request could not be prepared", logging.ERROR, error, request_id=job.request_id)
+            self._end(job, our_fault())
+        else:
+            text = GrowingText(self._models.text, asked.sampling.stop)
+            row = Row(prepared.prompt, asked.sampling, prepared.prefix_key)
+            return _Sequence(job, row, prepared, text, now)
+        return None
 
     def _join(self, name: str, sequences: list[_Sequence]) -> None:
         self._running[name] += sequences

@@ -21,8 +21,10 @@ from tofc.model import visual_embeddings
 from tofc.packet import Packet
 from tofc.prompt import Prompt
 from tofc.serving.errors import wrong
+from tofc.serving.kept import Kept
 from tofc.tiling import TileLayout, tile_layout
 
+_KEPT_ROWS = 8192  # embeddings of packets that may be asked about again
 DEFAULT = "default"  # whatever the server's model is called
 
 Seen = Packet | Image.Image
@@ -51,6 +53,7 @@ class ServedModels:
     def __init__(self, name: str, edge: Edge, device_side: Device | None) -> None:
         self.name, self.edge, self.device_side = name, edge, device_side
         self.created = int(time.time())
+        self._projected: Kept[tuple[list[torch.Tensor], int]] = Kept(_KEPT_ROWS)
         exits = [FULL, *(exit for exit in edge.family.names if exit != FULL)]
         self.members: dict[str, tuple[str, Any]] = {
             name if exit == FULL else f"{name}:{exit}": (exit, edge.family.model(exit)) for exit in exits
@@ -111,10 +114,7 @@ class ServedModels:
 
         Raises UserError or ApiError for what the client got wrong.
         """
-        begin = time.perf_counter()
-        pictures = self._features(seen)
-        middle = time.perf_counter()
-        embeddings = visual_embeddings(self.edge.model, pictures)
+        embeddings, visual_tokens, timing = self._embeddings(seen)
         try:
             prompt = Prompt.of_turns(
                 self.edge.tokenizer, self.edge.template, self.edge.model.config, turns, embeddings
@@ -130,8 +130,23 @@ class ServedModels:
                 "messages",
                 "context_length_exceeded",
             )
+        return Prepared(prompt, visual_tokens, timing, _prefix_key(seen, prompt))
+
+    def _embeddings(self, seen: Sequence[Seen]) -> tuple[list[torch.Tensor], int, dict[str, float]]:
+        """Embeddings of each picture, their visual tokens, and the seconds that it took; packets are kept."""
+        begin = time.perf_counter()
+        key = _packets_key(seen)
+        kept = self._projected.get(key)
+        if kept is not None:
+            return *kept, {"decode": time.perf_counter() - begin, "project": 0.0}
+        pictures = self._features(seen)
+        middle = time.perf_counter()
+        embeddings = visual_embeddings(self.edge.model, pictures)
+        visual_tokens = sum(picture.tokens.shape[0] for picture in pictures)
+        if key is not None:
+            self._projected.put(key, (embeddings, visual_tokens), sum(map(len, embeddings)))
         timing = {"decode": middle - begin, "project": time.perf_counter() - middle}
-        return Prepared(prompt, sum(p.tokens.shape[0] for p in pictures), timing, _prefix_key(seen, prompt))
+        return embeddings, visual_tokens, timing
 
     def _features(self, seen: Sequence[Seen]) -> list[Features]:
         ordinary = [one for one in seen if not isinstance(one, Packet)]
@@ -151,12 +166,17 @@ class ServedModels:
         return tiling if tiling == "base" or not several else "padded"
 
 
-def _prefix_key(seen: Sequence[Seen], prompt: Prompt) -> bytes | None:
-    """What tells the beginnings of prompts apart: their packets, and the text before and between them."""
-    packets = [one for one in seen if isinstance(one, Packet)]
+def _packets_key(seen: Sequence[Seen]) -> bytes | None:
+    """What tells lists of packets apart; None where there are ordinary pictures, or none at all."""
+    packets = [bytes(one) for one in seen if isinstance(one, Packet)]
     if not packets or len(packets) < len(seen):
         return None
-    digest = hashlib.sha256(prompt.ids[: prompt.num_shared].numpy().tobytes())
-    for packet in packets:
-        digest.update(hashlib.sha256(bytes(packet)).digest())
-    return digest.digest()
+    return b"".join(hashlib.sha256(packet).digest() for packet in packets)
+
+
+def _prefix_key(seen: Sequence[Seen], prompt: Prompt) -> bytes | None:
+    """What tells the beginnings of prompts apart: their packets, and the text before and between them."""
+    packets = _packets_key(seen)
+    if packets is None:
+        return None
+    return hashlib.sha256(prompt.ids[: prompt.num_shared].numpy().tobytes() + packets).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,38 +9,25 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache
 
+from tofc.serving.kept import Kept
+
 # Keys and values [1, heads, P, d] of the P positions of one prefix, layer by layer.
 Prefix = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-class PrefixCache:
+class PrefixCache(Kept[Prefix]):
     """The prefixes that were used last, of at most `most` positions together."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._held = most, 0
-        self._entries: OrderedDict[bytes, Prefix] = OrderedDict()
-
-    def get(self, key: bytes | None) -> Prefix | None:
-        """The prefix of this key, which is the most recent one now."""
-        if key is None or key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key]
 
     def keep(self, key: bytes | None, cache: DynamicCache, row: int, first: int, last: int) -> None:
         """Copies positions `first` to `last` of a row of `cache`; the oldest prefixes make room."""
-        size = last - first
-        if key is None or key in self._entries or not 0 < size <= self._most:
+        if key is None or key in self:
             return
-        while self._held + size > self._most:
-            _, oldest = self._entries.popitem(last=False)
-            self._held -= length(oldest)
         part = slice(row, row + 1)
-        self._entries[key] = [
+        copied = [
             (keys[part, :, first:last].clone(), values[part, :, first:last].clone())
             for keys, values in layers_of(cache)
         ]
-        self._held += size
+        self.put(key, copied, last - first)
 
 
 def length(prefix: Prefix) -> int:
