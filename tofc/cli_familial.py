@@ -9,7 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from tofc.cli_report import note, print_json, print_table, reports_user_errors, working
-from tofc.cli_training import ConfigArgument, JsonOption, checkpoint_folder, missing_extra, report_folder
+from tofc.cli_training import (
+    CheckpointOption,
+    ConfigArgument,
+    JsonOption,
+    checkpoint_folder,
+    missing_extra,
+    report_folder,
+)
 from tofc.errors import UserError
 
 TRAIN_FAMILIAL_EXAMPLES = (
@@ -32,10 +39,7 @@ SourceArgument = Annotated[
 @reports_user_errors
 def train_familial(
     config: ConfigArgument,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Where the checkpoint goes. [runs/ and CONFIG's name]"),
-    ] = None,
+    out: CheckpointOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Train smaller members of a checkpoint's language model; after a kill it goes on where it last saved."""

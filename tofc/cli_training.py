@@ -31,6 +31,12 @@ JsonOption = Annotated[
 ]
 
 
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Where the checkpoint goes. [runs/ and CONFIG's name]"),
+]
+
+
 @reports_user_errors
 def pretrain(
     config: ConfigArgument,
@@ -60,10 +66,7 @@ def pretrain(
 @reports_user_errors
 def train(
     config: ConfigArgument,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Where the checkpoint goes. [runs/ and CONFIG's name]"),
-    ] = None,
+    out: CheckpointOption = None,
     estimate_: Annotated[
         bool, typer.Option("--estimate", help="Train nothing: show what memory and GPU hours it would take.")
     ] = False,
