@@ -97,6 +97,9 @@ def test_an_answer_is_that_of_device_and_edge(client, studio, make_picture, size
         ({"quality": 9}, "quality is 9"),
         ({"tokens": 0}, "greater than or equal to 1"),
         ({"exit": "nowhere"}, "nowhere"),
+        ({"draft": "nowhere"}, "nowhere"),
+        ({"draft": "full"}, "a verifier is larger than its drafter"),
+        ({"draft": "e1", "round_trip_ms": 5000}, "less than or equal to 1000"),
         ({"image": "*"}, "base64"),
         ({"image": base64.b64encode(b"no picture").decode()}, "not an image"),
         ({"image": None}, "image"),
@@ -107,6 +110,22 @@ def test_what_cannot_be_asked_is_refused_in_one_line(client, make_picture, chang
     assert 400 <= response.status_code < 500
     assert words in response.json()["error"]["message"]
     assert "\n" not in response.json()["error"]["message"]
+
+
+def test_a_drafted_answer_grows_line_by_line(client, studio, make_picture) -> None:
+    picture = make_picture(448, 448)
+    asked = question(picture, question="Describe the picture.", draft="e1")
+    lines = [json.loads(line) for line in client.post("/api/ask", json=asked).text.splitlines()]
+    *growing, last = lines
+    packet = studio.device.encode(picture, quality=4, tokens=64)
+    plain = client.post("/api/ask", json={**asked, "draft": None}).json()
+    assert last["answer"] == plain["answer"] == studio.edge.answer(packet, "Describe the picture.").text
+    assert growing
+    assert all(one["growing"] for one in growing)
+    assert {piece["state"] for piece in last["pieces"]} == {"final"}
+    assert "".join(piece["text"] for piece in last["pieces"]).strip() == last["answer"]
+    assert 0 < last["drafted"]["stood"] <= last["drafted"]["sent"]
+    assert last["bytes"] == plain["bytes"]
 
 
 def test_more_bytes_than_allowed_are_not_read(client: TestClient) -> None:
@@ -316,6 +335,48 @@ def test_dials_change_what_travels(browser, address) -> None:
     assert "plain" in page.find("frame").get_attribute("class")
 
 
+def test_drafts_look_different_until_they_are_verified(browser, address) -> None:
+    page = Page(browser, address, 1280, 900)
+    assert not page.find("kinds").is_displayed()
+    browser.execute_script("document.getElementById('question').value = 'Describe the picture.'")
+    seen: list[tuple[str, ...]] = []
+
+    def draft() -> None:
+        choose(page, "draft", "e1")  # a round trip of 300 ms is chosen already
+        page.wait(lambda: seen.append(looks(browser)) or len(seen[-1]) == 2)
+        page.shoot("demo-ui-drafts.png")
+
+    page.after(draft)
+    final, drafted = seen[-1]
+    assert all(a != b for a, b in zip(final, drafted, strict=True))  # colour, slant, line
+    assert page.find("kinds").is_displayed()
+    assert "drafted, not verified yet" in page.find("kinds").text
+    assert "of e1's" in page.find("drafts").text
+    assert browser.find_elements(By.CSS_SELECTOR, "#answer .final")
+    assert not browser.find_elements(By.CSS_SELECTOR, "#answer .drafted")
+    page.after(lambda: choose(page, "draft", ""))
+    assert not page.find("kinds").is_displayed()
+    choose(page, "exit", "e1")  # nobody is smaller
+    assert not page.find("draft").is_enabled()
+
+
+def looks(browser: webdriver.Chrome) -> Any:
+    """How verified and drafted text look at the same moment, where both are there."""
+    return browser.execute_script(
+        "return ['.final', '.drafted'].map((kind) => document.querySelector(`#answer ${kind}`))"
+        ".filter((one) => one).map((one) => getComputedStyle(one))"
+        ".map((style) => [style.color, style.fontStyle, style.textDecorationLine])"
+    )
+
+
+def choose(page: Page, name: str, value: str) -> None:
+    page.browser.execute_script(
+        "const list = document.getElementById(arguments[0]); list.value = arguments[1];"
+        "for (const kind of ['input', 'change']) list.dispatchEvent(new Event(kind, {bubbles: true}))",
+        name, value,
+    )  # fmt: skip
+
+
 def test_pointing_at_a_token_shows_what_it_stands_for(browser, address, studio) -> None:
     page = Page(browser, address, 1280, 900)
     cell = browser.find_element(By.CSS_SELECTOR, "#clusters .cell")
@@ -364,7 +425,7 @@ def test_what_is_no_picture_is_said(browser, address, tmp_path) -> None:
 def test_the_page_fits_a_phone(browser, address) -> None:
     page = Page(browser, address, 390, 844)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-    for name in ("question", "send", "quality", "tokens", "exit", "answer", "camera"):
+    for name in ("question", "send", "quality", "tokens", "exit", "draft", "answer", "camera"):
         element = page.find(name)
         assert element.is_displayed()
         assert element.location["x"] + element.size["width"] <= 390, name

@@ -117,8 +117,8 @@ def growths(run: Callable[[Watch], Decoded], tokenizer: Any, every: float = 0.03
                 yield Growth(seen.pieces() or (Piece(change.answer.text, "drafted"),), change)
                 return
             seen.see(change)
-            if changes.empty():
-                yield Growth(seen.pieces())
+            if changes.empty() and (pieces := seen.pieces()):
+                yield Growth(pieces)
                 time.sleep(every)
     finally:
         left.set()

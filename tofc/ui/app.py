@@ -11,12 +11,16 @@ import asyncio
 import base64
 import binascii
 import ipaddress
+import json
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
@@ -40,13 +44,19 @@ _HEADERS = {
 
 
 class Asked(BaseModel):
-    """A picture (a file in base64), a question, and how to send and answer it."""
+    """A picture (a file in base64), a question, and how to send and answer it.
+
+    With `draft`, a member, `exit` verifies what that one drafts, over a link of this round trip: the answer
+    comes as lines of JSON while it grows.
+    """
 
     image: str
     question: Annotated[str, Field(min_length=1, max_length=2000)]
     quality: int
     tokens: Annotated[int, Field(ge=1, le=65535)]
     exit: Annotated[str, Field(max_length=100)]
+    draft: Annotated[str | None, Field(max_length=100)] = None
+    round_trip_ms: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
@@ -80,15 +90,33 @@ def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
             data = base64.b64decode(asked.image, validate=True)
         except (binascii.Error, ValueError) as error:
             raise UserError("the picture is not base64; send the bytes of its file that way") from error
-        async with turn:
+        settings = (data, asked.question, asked.quality, asked.tokens, asked.exit)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(turn)
             if await request.is_disconnected():  # a dial has moved on since
                 return _refusal(503, "nobody waits for this answer any more")
-            return await run_in_threadpool(
-                studio.ask, data, asked.question, asked.quality, asked.tokens, asked.exit
-            )
+            if asked.draft is None:
+                return await run_in_threadpool(studio.ask, *settings)
+            growing = studio.draft(*settings, asked.draft, asked.round_trip_ms / 1e3)
+            stack.callback(growing.close)
+            first = await run_in_threadpool(next, growing)  # what is wrong is told with a status
+            return _Lines(chain([first], growing), stack.pop_all())
 
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     return app
+
+
+class _Lines(StreamingResponse):
+    """Objects as lines of JSON; `held` is let go at their end, or when nobody reads them any more."""
+
+    def __init__(self, objects: Iterable[dict[str, Any]], held: AsyncExitStack) -> None:
+        lines = (f"{json.dumps(one)}\n" for one in objects)
+        super().__init__(lines, media_type="application/x-ndjson")
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)
 
 
 class _Guard:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tofc.answer import Answer
 from tofc.cli_packet import byte_sections
 from tofc.clusters import boundaries, clusters_of_pixels, mean_colours, tile_box
+from tofc.decoding import Decoded, Pace, speculate
+from tofc.decoding.drafting import Watch
+from tofc.decoding.growing import Growing
+from tofc.decoding.growth import growths
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import CheckpointError
@@ -21,6 +29,7 @@ from tofc.packet import Packet
 # What people send when nobody thinks about bytes: the qualities that cameras and image services use.
 JPEG_QUALITY, WEBP_QUALITY = 90, 80
 SMALL_JPEG_QUALITY = 75  # Pillow's own, for a picture scaled down to what the model sees
+_DRAFTS = 4  # a round
 _STAGES = {
     "preprocess": ("device", "resize"),
     "vision": ("device", "vision tower"),
@@ -30,6 +39,18 @@ _STAGES = {
     "project": ("edge", "project"),
     "generate": ("edge", "language model"),
 }
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A picture on its way; `as_given` is the size of its file in bytes."""
+
+    image: Image.Image
+    as_given: int
+    seen: Features
+    quality: int
+    packet: Packet
+    received: Packet
 
 
 class Studio:
@@ -79,28 +100,69 @@ class Studio:
 
         Raises UserError for anything that cannot be asked, ImageError for what is no picture.
         """
+        sent = self._send(data, quality, tokens)
+        return self._told(sent, self.edge.answer(sent.received, question, exit=exit))
+
+    def draft(
+        self,
+        data: bytes,
+        question: str,
+        quality: int,
+        tokens: int,
+        exit: str,
+        draft: str,
+        round_trip: float = 0.0,
+    ) -> Iterator[dict[str, Any]]:
+        """The same, drafted by the member `draft`, while it grows: {"growing": [pieces]}, and last the whole.
+
+        A round of drafts waits `round_trip` seconds, as it would on its way to an edge and back.
+        """
+        sent = self._send(data, quality, tokens)
+
+        def run(watch: Watch) -> Decoded:
+            def look(answer: Growing) -> None:
+                watch(answer)
+                drafts = len(answer.tokens) - answer.checked
+                if drafts == _DRAFTS or (drafts and answer.has_ended):  # they go up now
+                    time.sleep(round_trip)
+
+            pace = Pace(_DRAFTS)  # whether it pays or not
+            return speculate(self.edge, sent.received, question, [draft, exit], pace=pace, watch=look)
+
+        for growth in growths(run, self.edge.tokenizer):
+            pieces = [asdict(piece) for piece in growth.pieces]
+            if growth.decoded is None:
+                yield {"growing": pieces}
+                continue
+            counts = growth.decoded.counts
+            drafted = {"by": draft, "rounds": counts.rounds, "sent": counts.sent, "stood": counts.stood}
+            yield {**self._told(sent, growth.decoded.answer), "pieces": pieces, "drafted": drafted}
+
+    def _send(self, data: bytes, quality: int, tokens: int) -> _Sent:
         image = open_image(data)
         seen = self.device.features(image, tokens)
         packet = self.device.encode_features(seen, quality)
         # What travels is bytes: the edge gets nothing else.
-        received = Packet.from_bytes(bytes(packet))
-        answer = self.edge.answer(received, question, exit=exit)
-        seconds = {**packet.timing, **answer.timing}
+        return _Sent(image, len(data), seen, quality, packet, Packet.from_bytes(bytes(packet)))
+
+    def _told(self, sent: _Sent, answer: Answer) -> dict[str, Any]:
+        image = sent.image
+        seconds = {**sent.packet.timing, **answer.timing}
         return {
             "answer": answer.text,
             "exit": answer.exit,
-            "bytes": len(packet),
-            "quality": quality,
-            "tokens": received.num_tokens,
-            "sections": byte_sections(received, self.device.codec),
+            "bytes": len(sent.packet),
+            "quality": sent.quality,
+            "tokens": sent.received.num_tokens,
+            "sections": byte_sections(sent.received, self.device.codec),
             "stages": [
                 {"side": _STAGES[name][0], "name": _STAGES[name][1], "seconds": value}
                 for name, value in seconds.items()
                 if name in _STAGES
             ],
-            "sizes": image_sizes(image, len(data), self.device.base_config.vision_config.image_size),
+            "sizes": image_sizes(image, sent.as_given, self.device.base_config.vision_config.image_size),
             "picture": {"width": image.width, "height": image.height},
-            "clusters": _clusters(image, seen),
+            "clusters": _clusters(image, sent.seen),
         }
 
 

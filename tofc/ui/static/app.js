@@ -22,6 +22,7 @@ async function start() {
   $("tokens").value = options.tokens;
   $("tokens-most").textContent = `all ${options.max_tokens}`;
   offerExits(options);
+  offerDrafters(options);
   if (options.model === "scenes-tiny") {
     $("caution").textContent = "scenes-tiny has learned rendered street scenes alone, such as the three here: what it "
       + "says of other pictures shows the way through the bitstream, not what a large model would answer.";
@@ -45,6 +46,22 @@ function offerExits({ exits, exit }) {
   const say = () => { $("exit-note").textContent = notes.get($("exit").value) ?? ""; };
   $("exit").addEventListener("change", say);
   say();
+}
+
+// Who can draft: members smaller than the one that answers.
+function offerDrafters({ exits }) {
+  const sizes = new Map(exits.map((one) => [one.name, one.parameters]));
+  const offer = () => {
+    const chosen = $("draft").value, most = sizes.get($("exit").value);
+    const able = exits.filter((one) => one.parameters < most);
+    $("draft").replaceChildren(new Option("nobody", ""), ...able.map(({ name }) => new Option(name, name)));
+    $("draft").value = able.some((one) => one.name === chosen) ? chosen : "";
+    $("draft").disabled = able.length === 0;
+    $("trip-dial").hidden = !$("draft").value;
+  };
+  $("exit").addEventListener("change", offer);
+  $("draft").addEventListener("change", offer);
+  offer();
 }
 
 // -- what is asked --
@@ -123,28 +140,72 @@ async function ask() {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({
         image: picture, question, quality: Number($("quality").value), tokens: Number($("tokens").value),
-        exit: $("exit").value,
+        exit: $("exit").value, draft: $("draft").value || null, round_trip_ms: Number($("trip").value),
       }),
       signal: mine.signal,
     });
-    const said = await response.json().catch(() => ({ error: { message: `the server failed (${response.status})` } }));
-    if (!response.ok) throw new Error(said.error?.message ?? `the server refused (${response.status})`);
-    show(said);
+    if (!response.ok) {
+      const said = await response.json().catch(() => ({}));
+      throw new Error(said.error?.message ?? `the server failed (${response.status})`);
+    }
+    for await (const said of lines(response.body)) {
+      if (said.growing) grow(said.growing);
+      else show(said);
+    }
   } catch (error) {
     if (error.name !== "AbortError") trouble(error);
   } finally {
     if (running === mine) {
       running = null;
-      $("result").classList.remove("busy");
+      $("result").classList.remove("busy", "growing");
     }
   }
+}
+
+// Objects of a stream with one in each line.
+async function* lines(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
+    const whole = (rest + value).split("\n");
+    rest = whole.pop();
+    for (const line of whole) yield JSON.parse(line);
+  }
+  if (rest) yield JSON.parse(rest);
+}
+
+// An answer that is still growing: what it took is told when it is whole.
+function grow(pieces) {
+  $("trouble").hidden = $("waiting").hidden = true;
+  $("answered").hidden = false;
+  $("result").classList.add("growing");
+  $("saving").textContent = $("drafts").textContent = "";
+  $("kinds").hidden = false;
+  write(pieces);
+  $("answer").classList.add("long"); // it would shrink on the way
+}
+
+function write(pieces) {
+  const text = pieces.map((piece) => piece.text).join("").trim();
+  $("answer").className = `answer${text.length > 60 ? " long" : ""}${text ? "" : " none"}`;
+  if (!text) $("answer").textContent = "(no words)";
+  else $("answer").replaceChildren(...pieces.map(({ text, state, corrected }) => {
+    const span = document.createElement("span");
+    span.className = corrected ? `${state} corrected` : state;
+    span.textContent = text;
+    return span;
+  }));
 }
 
 function show(said) {
   $("trouble").hidden = $("waiting").hidden = true;
   $("answered").hidden = false;
-  $("answer").textContent = said.answer || "(no words)";
-  $("answer").className = `answer${said.answer.length > 60 ? " long" : ""}${said.answer ? "" : " none"}`;
+  write(said.pieces ?? [{ text: said.answer, state: "final", corrected: false }]);
+  $("kinds").hidden = !said.drafted;
+  if (said.drafted) {
+    const { by, rounds, sent, stood } = said.drafted;
+    $("drafts").textContent = `${stood} of ${by}'s ${sent} drafts stood, in ${rounds} rounds`;
+  }
   const usual = said.sizes.find((size) => size.name.startsWith("JPEG"));
   const ratio = document.createElement("b"), ours = document.createElement("b");
   ours.textContent = bytes(said.bytes);
@@ -172,7 +233,7 @@ function showDials() {
   $("tokens-value").textContent = $("tokens").value;
 }
 
-for (const id of ["quality", "tokens", "exit"]) {
+for (const id of ["quality", "tokens", "exit", "draft", "trip"]) {
   $(id).addEventListener("input", () => {
     showDials();
     clearTimeout(later);
