@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders import merging_kernels as kernels
+from encoders import merging_peaks as peaks
 from encoders.merging_products import MAX_WIDTH
 from encoders.merging_screened import ScreenedSearch
 from encoders.merging_threads import Team, divide, run
@@ -215,52 +216,15 @@ def density_peaks(
     grid = fixed_point(high, low, k)
     search = search_on(grid)
     nearest_sq, nearest = search.neighbours(k)  # [B, N, k] each, in units of step^2
-    mean_sq = np.where(mask, _mean_of_finite(nearest_sq), np.inf)  # [B, N]
-    rank = _density_rank(mean_sq)
-    delta_sq = _distance_to_denser(search, mask, rank, nearest_sq, nearest)
-    with np.errstate(all="ignore"):  # coinciding tokens are log(0) apart, and masked ones infinitely far
-        # The limits change no order: beyond them one of the two terms below is nothing beside the other.
-        unit = np.clip(grid.step * grid.step / width, 2.0**-900, 2.0**900)[:, None]  # [B, 1]
-        score = 0.5 * np.log(delta_sq * unit) - mean_sq * unit
-    centers = _highest(score, mask, num_clusters)
-    return Clusters(_assignment(search, mask, centers), centers)
-
-
-def _mean_of_finite(values: Array) -> Array:
-    finite = np.isfinite(values)
-    return np.where(finite, values, 0.0).sum(2) / np.maximum(finite.sum(2), 1)
-
-
-def _density_rank(mean_sq: Array) -> Array:
-    """Place of each token in the order of falling density, int64 [B, N]; equal densities in order of
-    index."""
-    order = np.argsort(mean_sq, axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(mean_sq.shape[1])[None], 1)
-    return rank
-
-
-def _distance_to_denser(search: Search, mask: Array, rank: Array, nearest_sq: Array, nearest: Array) -> Array:
-    """Squared distance [B, N] to the nearest denser token; for the densest one, to the farthest token.
-
-    For most tokens that is among their nearest neighbours; only the others are searched for again.
-    """
-    neighbour_rank = np.take_along_axis(rank, nearest.reshape(len(nearest), -1), 1).reshape(nearest.shape)
-    delta_sq = np.where(neighbour_rank >= rank[..., None], np.inf, nearest_sq).min(2)
+    mean_sq, rank = peaks.rank_by_density(nearest_sq, mask)  # [B, N] each
+    # For most tokens a denser one is among the neighbours; only for the others it is searched for.
+    delta_sq = peaks.to_denser_neighbour(nearest_sq, nearest, rank)
     wanted = np.isinf(delta_sq) & mask
     delta_sq[wanted] = search.to_denser(rank, wanted)
-    return delta_sq
-
-
-def _highest(score: Array, mask: Array, num_clusters: int) -> Array:
-    """Indices of the highest scores in raster order, [B, K]; equal scores go to the lower index, -1 pads."""
-    num_tokens = score.shape[1]
-    order = np.argsort(-score, axis=1, kind="stable")
-    # Coinciding tokens score -inf like masked ones: a second stable sort puts the masked ones last.
-    is_out = np.take_along_axis(~mask, order, 1)
-    chosen = np.take_along_axis(order, np.argsort(is_out, axis=1, kind="stable"), 1)[:, :num_clusters]
-    chosen = np.sort(np.where(np.take_along_axis(mask, chosen, 1), chosen, num_tokens), axis=1)
-    return np.where(chosen < num_tokens, chosen, -1)
+    # The limits change no order: beyond them one of the two terms of a score is nothing beside the other.
+    unit = np.square(np.clip(grid.step, 2.0**-450, 2.0**450)) / width  # [B]
+    centers = peaks.highest(mean_sq, delta_sq, unit, mask, num_clusters)
+    return Clusters(_assignment(search, mask, centers), centers)
 
 
 def _assignment(search: Search, mask: Array, centers: Array) -> Array:

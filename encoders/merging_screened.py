@@ -16,7 +16,8 @@ import numpy as np
 
 from encoders import merging_kernels as kernels
 from encoders import merging_products
-from encoders.merging_threads import Array, Team, aligned, divide, run
+from encoders.merging_memory import Memory
+from encoders.merging_threads import Array, Team, divide, run
 
 _MAX_BLOCK_ENTRIES = 1 << 22  # a block of products, 16 MiB, however many tokens there are
 
@@ -58,26 +59,26 @@ class ScreenedSearch:
         # As many high bits as leave sums of products of their differences, 16 at a time, within 32 bits.
         self._low_bits = max(1, bits - min(13, (33 - math.ceil(math.log2(width))) // 2))
         padded = -(-width // merging_products.STEP) * merging_products.STEP
+        kept = batch * num_tokens if batch * num_tokens * num_tokens <= _MAX_BLOCK_ENTRIES else 0
+        self._memory = Memory(
+            ((batch, num_tokens, 2, padded), np.int16),
+            ((batch, num_tokens, padded), np.int8),
+            ((kept, num_tokens), np.int32),
+        )
+        halves, rounded, products = self._memory.arrays
         scales, norms, lengths, errors, blurs = np.empty((5, batch, num_tokens))
-        self._tokens = Tokens(
-            scales,
-            norms,
-            lengths,
-            errors,
-            blurs,
-            halves=aligned((batch, num_tokens, 2, padded), np.int16),
-            rounded=aligned((batch, num_tokens, padded), np.int8),
-            sums=np.empty((batch, num_tokens), dtype=np.int32),
-        )
-        self._products: Array | None = (
-            None  # of the bytes of all tokens, where they are few enough to be kept
-        )
+        sums = np.empty((batch, num_tokens), dtype=np.int32)
+        self._tokens = Tokens(scales, norms, lengths, errors, blurs, halves, rounded, sums)
         self._all = np.tile(np.arange(num_tokens), (batch, 1))
         offset = np.empty((batch, width), dtype=np.int32)
         grid = features, middle, 1.0 / step, mask, offset
         for image in range(batch):
             kernels.typical(image, *grid)
         run(kernels.round_tokens, divide(team, *features.shape), *grid, self._low_bits, tuple(self._tokens))
+        # The products of all tokens with all, where they are few enough to be kept.
+        self._products = products.reshape(batch, num_tokens, num_tokens) if kept else None
+        if self._products is not None:
+            self._multiply(slice(None), self._all, self._all, self._products)
 
     def neighbours(self, k: int) -> tuple[Array, Array]:
         """The k smallest squared distances of each token, itself included, and to which tokens: [B, N, k]
@@ -85,9 +86,6 @@ class ScreenedSearch:
 
         Where there are fewer valid tokens than k, infinite distances fill up.
         """
-        batch, num_tokens = self._all.shape
-        if batch * num_tokens * num_tokens <= _MAX_BLOCK_ENTRIES:
-            self._products = self._multiply(slice(None), self._all, self._all)
         return self._nearest(self._all, self._all, k)
 
     def to_denser(self, rank: Array, wanted: Array) -> Array:
@@ -132,21 +130,22 @@ class ScreenedSearch:
             )  # fmt: skip
         return distances, places
 
-    def _multiply(self, images: slice, rows: Array, columns: Array) -> Array:
-        """The products of the bytes of some tokens of some images: int32 [B, R, M]."""
-        rounded, sums, everything = (
-            values[images] for values in (self._tokens.rounded, self._tokens.sums, self._all)
-        )
+    def _multiply(self, images: slice, rows: Array, columns: Array, products: Array | None = None) -> Array:
+        """The products of the bytes of some tokens of some images: int32 [B, R, M], where they are given."""
+        tokens, everything = self._tokens, self._all[images]
         each = np.arange(len(rows))[:, None]
 
         def select(values: Array, index: Array) -> Array:
-            return values if np.array_equal(index, everything) else values[each, index]
+            return values[images] if np.array_equal(index, everything) else values[images][each, index]
 
-        left, right = select(rounded, rows), select(rounded, columns)
-        products = np.empty((len(rows), rows.shape[1], columns.shape[1]), dtype=np.int32)
+        if products is None:
+            products = np.empty((len(rows), rows.shape[1], columns.shape[1]), dtype=np.int32)
+        left, right, sums = (
+            select(tokens.rounded, rows), select(tokens.rounded, columns), select(tokens.sums, columns),
+        )  # fmt: skip
         run(
             merging_products.multiply, divide(self._team, *products.shape),
-            left, right, select(sums, columns), left is right, products,
+            left, right, sums, np.array_equal(rows, columns), products,
         )  # fmt: skip
         return products
 

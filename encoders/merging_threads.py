@@ -8,11 +8,9 @@ stage starts threads of its own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]  # llvmlite ships no stubs
 from numba import njit, types
 from numba.core import cgutils
@@ -33,7 +31,6 @@ class Team(NamedTuple):
     fork: int = 0
 
 
-_LINE = 64  # bytes
 _UNITS_PER_THREAD = 6  # more are more evenly spread, and more to hand out
 _WORTH_STARTING = 1 << 17  # fewer distances than that, or bytes, are not worth starting a thread for
 _WORTH_SHARING = 1 << 14  # nor that many worth handing some of to a thread that is there
@@ -157,15 +154,6 @@ def compiled(fastmath: set[str]) -> Callable[[Callable[..., Any]], Callable[...,
             return njit(nogil=True, fastmath=fastmath)(kernel)
 
     return compile_one
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An empty array at the start of a cache line: vectors that cross one take twice as long to load."""
-    kind = np.dtype(dtype)
-    size = math.prod(shape) * kind.itemsize
-    memory = np.empty(size + _LINE, dtype=np.uint8)
-    first = -memory.ctypes.data % _LINE
-    return memory[first : first + size].view(kind).reshape(shape)
 
 
 @compiled(set())

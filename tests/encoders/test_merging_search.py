@@ -145,7 +145,7 @@ def test_few_pairs_are_computed_exactly() -> None:
     """The bounds are worth their cost: of the pairs of 729 tokens of noise no more than one in thirty is
     looked at again, and hardly more than the five that are wanted are computed to the last bit."""
     search, points, _ = screened(random_features(25, 1, 729, 256))
-    products = search._multiply(slice(None), search._all, search._all)[0].astype(np.float64)
+    products = search._products[0].astype(np.float64)
     places = torch.from_numpy(points).double()
     distances = torch.cdist(places, places).square().numpy()
     fifth = np.partition(distances, 4, axis=1)[:, 4:5]
