@@ -96,6 +96,19 @@ def test_kept_beginnings_are_bounded_and_the_last_used_stay() -> None:
     assert length(held.get(b"c")) == 5
 
 
+def test_a_packet_that_is_asked_about_again_is_neither_decoded_nor_prefilled(
+    models, asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Batch(models.edge.model, models.ends, kept_positions=500)
+    first = row(models, asked[0][0], "Is there a bus?", Sampling(1))
+    assert batch.positions(first) == first.prompt.length
+    batch.join([first])
+    monkeypatch.setattr(models.edge, "decode_features", None)
+    second = row(models, asked[0][0], "Is there a cat?", Sampling(1))
+    assert batch.positions(second) == second.prompt.length - second.prompt.num_shared < 30
+    assert all(map(torch.equal, first.prompt.pictures, second.prompt.pictures))
+
+
 def test_an_empty_batch_gives_its_memory_back(models, asked) -> None:
     batch = Batch(models.edge.model, models.ends)
     batch.join([row(models, *asked[0], Sampling(1))])
