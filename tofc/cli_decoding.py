@@ -186,7 +186,7 @@ def note_decoding(decoded: Decoded) -> None:
     counts = decoded.counts
     said = len(decoded.answer.tokens)
     note(
-        f"{said} tokens in {counts.rounds} rounds: {counts.stood} of {counts.sent} drafts stood, "
+        f"{said} tokens in {counts.rounds} round{'s' * (counts.rounds != 1)}: {counts.stood} of {counts.sent} drafts stood, "
         f"{said / max(counts.seconds, 1e-9):.0f} tokens/s"
     )
 

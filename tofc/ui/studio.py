@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ _STAGES = {
     "decode": ("edge", "decode"),
     "project": ("edge", "project"),
     "generate": ("edge", "language model"),
+    "link": ("edge", "on the way"),
 }
 
 
@@ -119,12 +120,16 @@ class Studio:
         """
         sent = self._send(data, quality, tokens)
 
+        waited = 0.0
+
         def run(watch: Watch) -> Decoded:
             def look(answer: Growing) -> None:
+                nonlocal waited
                 watch(answer)
                 drafts = len(answer.tokens) - answer.checked
                 if drafts == _DRAFTS or (drafts and answer.has_ended):  # they go up now
                     time.sleep(round_trip)
+                    waited += round_trip
 
             pace = Pace(_DRAFTS)  # whether it pays or not
             return speculate(self.edge, sent.received, question, [draft, exit], pace=pace, watch=look)
@@ -134,9 +139,11 @@ class Studio:
             if growth.decoded is None:
                 yield {"growing": pieces}
                 continue
-            counts = growth.decoded.counts
+            counts, answer = growth.decoded.counts, growth.decoded.answer
+            work = answer.timing["generate"] - waited
+            answer = replace(answer, timing={**answer.timing, "generate": work, "link": waited})
             drafted = {"by": draft, "rounds": counts.rounds, "sent": counts.sent, "stood": counts.stood}
-            yield {**self._told(sent, growth.decoded.answer), "pieces": pieces, "drafted": drafted}
+            yield {**self._told(sent, answer), "pieces": pieces, "drafted": drafted}
 
     def _send(self, data: bytes, quality: int, tokens: int) -> _Sent:
         image = open_image(data)

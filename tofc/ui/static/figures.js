@@ -2,7 +2,7 @@
 
 const PARTS = { features: "#0f766e", hyperprior: "#58aaa0", router: "#a5d3cc", framing: "#a9b3bd" };
 const DEVICE = ["#8fc9c0", "#0f766e", "#3a958b", "#0b4f4a", "#b9c3cc"];
-const EDGE = ["#2f3f66", "#4a5f8f", "#8ea0c7"];
+const EDGE = ["#2f3f66", "#4a5f8f", "#8ea0c7", "#c9cfd6"];
 
 export const bytes = (n) => (n < 10_000 ? `${n.toLocaleString("en")} B`
   : n < 1e6 ? `${(n / 1e3).toFixed(n < 1e5 ? 1 : 0)} kB` : `${(n / 1e6).toFixed(1)} MB`);
