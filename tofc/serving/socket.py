@@ -7,7 +7,7 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from tofc.errors import MissingLibraryError
+from tofc.errors import MissingLibraryError, UserError
 from tofc.serving.connection import Connection, Unanswered, fault_of
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 1 << 20  # of a message from a server
 _CLOSING_SECONDS = 1.0
+_TOO_BIG = 1009  # RFC 6455, section 7.4.1
 
 
 class Socket:
@@ -64,6 +65,10 @@ class Socket:
             self._socket.send(message)
             said = self._socket.recv(timeout=seconds)
         except self._broken as error:
+            if getattr(getattr(error, "rcvd", None), "code", None) == _TOO_BIG:
+                raise UserError(
+                    f"the edge refuses: a question of {len(message):,} bytes is more than it takes"
+                ) from error
             raise _unanswered(error) from error
         if isinstance(said, str) and isinstance(told := _parsed(said), dict) and "error" in told:
             raise fault_of(int(told.get("status", 500)), told, {})

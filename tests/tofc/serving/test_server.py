@@ -23,7 +23,8 @@ from PIL import Image
 
 from eval.serving.process import Server
 from tests.tofc.serving.asking import message, url_of
-from tofc import EdgeUnreachable, RemoteEdge
+from tofc import EdgeUnreachable, RemoteEdge, UserError
+from tofc.serving.socket import Socket
 
 CHAT = "/v1/chat/completions"
 
@@ -248,6 +249,19 @@ def test_overload_is_refused_with_a_time_to_come_back(strict, device, scenes) ->
     refused = next(one for one in given if one.status_code == 429)
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_answers_that_devices_draft_pass_the_same_gate(strict, asked) -> None:
+    """Over TLS: a key, a bound on size, errors in words."""
+    with RemoteEdge(strict.url, ca=strict.ca, api_key=KEY) as remote:
+        with pytest.raises(UserError, match=r"refuses: model: Field required \(400\)"):
+            Socket(remote.connection, "/v1/answers").ask("{}", 30)
+        with pytest.raises(UserError, match="a question of 5,000 bytes is more than it takes"):
+            Socket(remote.connection, "/v1/answers").ask("x" * 5000, 30)
+    with RemoteEdge(strict.url, ca=strict.ca) as stranger, pytest.raises(UserError, match="no valid API key"):
+        Socket(stranger.connection, "/v1/answers")
+    with RemoteEdge(strict.url, api_key=KEY) as trusting, pytest.raises(ConnectionError, match="CERTIFICATE"):
+        Socket(trusting.connection, "/v1/answers")
 
 
 def test_only_keys_get_in(strict, asked) -> None:
