@@ -132,11 +132,12 @@ class ScreenedSearch:
 
     def _multiply(self, images: slice, rows: Array, columns: Array, products: Array | None = None) -> Array:
         """The products of the bytes of some tokens of some images: int32 [B, R, M], where they are given."""
-        tokens, everything = self._tokens, self._all[images]
+        tokens, everything = self._tokens, rows if rows is self._all else self._all[images]
         each = np.arange(len(rows))[:, None]
 
         def select(values: Array, index: Array) -> Array:
-            return values[images] if np.array_equal(index, everything) else values[images][each, index]
+            is_all = index is everything or np.array_equal(index, everything)
+            return values[images] if is_all else values[images][each, index]
 
         if products is None:
             products = np.empty((len(rows), rows.shape[1], columns.shape[1]), dtype=np.int32)

@@ -23,9 +23,8 @@ def cluster(features: torch.Tensor, num_clusters: int, k: int, mask: torch.Tenso
     """`encoders.dpc_knn` of a tensor, with checked arguments; the clusters are tensors beside it."""
     device = features.device
     valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask.cpu().numpy()
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        features = features.detach()
-        found = (_cluster_here if device.type == "cpu" else _cluster_there)(features, num_clusters, k, valid)
+    search = _cluster_here if device.type == "cpu" else _cluster_there
+    found = search(features.detach(), num_clusters, k, valid)
     return Clusters(*(torch.from_numpy(part).to(device) for part in found))
 
 
@@ -36,12 +35,15 @@ def _cluster_here(features: torch.Tensor, num_clusters: int, k: int, valid: NDAr
 
 
 def _cluster_there(features: torch.Tensor, num_clusters: int, k: int, valid: NDArray[Any]) -> Clusters:
-    high, low = _range(features, valid)
-    if not (np.isfinite(high).all() and np.isfinite(low).all()):
-        raise_not_finite(features.double().cpu().numpy(), valid)
-    return density_peaks(
-        high, low, valid, num_clusters, k, lambda grid: DenseSearch(features, grid.middle, grid.step, valid)
-    )
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        high, low = _range(features, valid)
+        if not (np.isfinite(high).all() and np.isfinite(low).all()):
+            raise_not_finite(features.double().cpu().numpy(), valid)
+
+        def search_on(grid: merging.Grid) -> DenseSearch:
+            return DenseSearch(features, grid.middle, grid.step, valid)
+
+        return density_peaks(high, low, valid, num_clusters, k, search_on)
 
 
 @cache

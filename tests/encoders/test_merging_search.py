@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from encoders import (
     merging_screened,
     merging_torch,
 )
+from encoders.merging_memory import Memory
 from encoders.merging_screened import ScreenedSearch
 from encoders.merging_threads import Team
 
@@ -252,6 +254,30 @@ def test_a_fork_merges_without_its_parents_threads() -> None:
         "os._exit(0 if (dpc_knn(features, 20).assignment.numpy() == before.numpy()).all() else 3)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_calls_at_the_same_time_do_not_share_memory() -> None:
+    pictures = [random_features(seed, 1, 150 + seed, 40) for seed in range(8)]
+    alone = [dpc_knn(picture, 20) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            together = list(pool.map(lambda picture: dpc_knn(picture, 20), pictures))
+            for ours, expected in zip(together, alone, strict=True):
+                assert_same(ours, expected)
+
+
+def test_memory_is_used_again_by_nobody_else() -> None:
+    first = Memory(((5, 7), np.int16), ((3,), np.int32))
+    second = Memory(((5, 7), np.int16))
+    assert [array.shape for array in first.arrays] == [(5, 7), (3,)]
+    assert all(array.ctypes.data % 64 == 0 for array in first.arrays + second.arrays)
+    for number, array in enumerate(first.arrays + second.arrays):
+        array[...] = number
+    values = [array.ravel().tolist() for array in first.arrays + second.arrays]
+    assert values == [[0] * 35, [1] * 3, [2] * 35]
+    place = first.arrays[0].ctypes.data
+    del first, array
+    assert Memory(((5, 7), np.int16)).arrays[0].ctypes.data == place
 
 
 def test_images_may_come_in_any_order() -> None:
