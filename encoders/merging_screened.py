@@ -1,9 +1,9 @@
 """Distance search on a CPU: a product of bytes says which pairs matter, integers decide among them.
 
 A matrix product of tokens rounded to bytes bounds every squared distance from below. A pair whose bound is
-already too large is done with; the others, a few for each token, are computed exactly from the integers. So
-the answers are those of `merging_dense`, to the bit, however the product is computed: it decides only how
-many pairs are computed twice.
+already too large is done with; of the others, some twenty for each token, the high bits of the integers give
+a closer bound; the few that are left are computed exactly. So the answers are those of `merging_dense`, to
+the bit, whatever the bounds are: they decide only how many pairs are looked at again.
 """
 
 from __future__ import annotations
