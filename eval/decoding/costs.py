@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from eval.decoding.simulate import Costs
 from tofc.decoding import Pace
+from tofc.decoding.pace import line
 from tofc.decoding.rounds import Verdict
 
 
@@ -68,7 +68,7 @@ def drafter_costs(recorded: Recorded, one: float, more: float, besides: float) -
 
 
 def verifier_costs(recorded: Recorded) -> Costs:
-    """Of the tier that the device asks: passes over drafts on a line by least squares."""
+    """Of the tier that the device asks: passes over drafts on a line."""
     way = fmean(recorded.way_seconds)
     alone = fmean(recorded.alone_seconds) if recorded.alone_seconds else None
     if not recorded.passes:
@@ -76,12 +76,3 @@ def verifier_costs(recorded: Recorded) -> Costs:
         return Costs(alone, 0.0, way)
     slope, at_none = line(recorded.passes)
     return Costs(at_none, slope, way, at_none if alone is None else alone)
-
-
-def line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """Slope and value at 0 of the line through (tokens, seconds); it does not fall."""
-    x, y = fmean(p[0] for p in points), fmean(p[1] for p in points)
-    spread = sum((p[0] - x) ** 2 for p in points)
-    slope = sum((p[0] - x) * (p[1] - y) for p in points) / spread if spread else 0.0
-    slope = min(max(slope, 0.0), y / x)
-    return slope, y - slope * x

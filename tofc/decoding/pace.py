@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 
 from tofc.decoding.rounds import Verdict
 
@@ -20,14 +21,15 @@ ALONE = 16  # tokens at least that a verifier writes alone before it is heard
 _FIRST = 1  # drafts of the first round, before there is anything to go by
 # Tokens that a verifier writes alone before drafts that had not paid are tried once more.
 _SHORT_REST, _LONG_REST = 32, 1024
-_FEW = 6  # rounds with drafts after which their speed is believed more than what is expected of them
-_TRUSTED = 24  # rounds after which the next rest is a short one
+_SPREAD = 0.4  # of the speed of one round, as a share of it: what few rounds showed is believed less
+_FEW = 3  # rounds, with less memory of them, that show nothing yet
+_TRUSTED = 24  # rounds with drafts after which the next rest is a short one
 _WAY_SHARE, _FIRST_WAY_SHARE = 0.025, 0.1  # of the time of a round alone that the way may take
 _LONGEST = 4.0  # seconds that it lasts at most for that
-_MEMORY = 0.95  # weight of what was seen before the last round
+_MEMORY = 0.97  # weight of what was seen before the last round
 _TOKEN_MEMORY = 0.99  # and before the last draft
 _MOST_SHARE = 0.995  # of drafts that are expected to stand
-_LATEST = 15  # durations that count, without the longest: the first of a process is no measure
+_LATEST = 15  # durations that count
 
 
 @dataclass
@@ -41,11 +43,13 @@ class Pace:
     drafts: int | None = None
     parallel: bool = False
     alone: int = ALONE
-    gained: float = 0.0  # tokens of rounds with drafts, and their seconds: the later the heavier
+    rounds: float = 0.0  # with drafts, their tokens and their seconds: the later the heavier
+    gained: float = 0.0
     spent: float = 0.0
     kept: float = 4.0  # drafts, with the weight of what was seen before the first round
     tried: float = 5.0
     _latest: dict[str, deque[float]] = field(default_factory=dict)
+    _passes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_LATEST))
     _seconds: dict[str, float] = field(default_factory=dict)  # as of the last plan
     _tries: int = 0  # rounds with drafts since the last rest
     _rest: int = _SHORT_REST
@@ -73,7 +77,8 @@ class Pace:
             if min(self.rate(best, self._hoped()), self._seen()) >= self.rate_alone():
                 return best, 1
             self._rest = _SHORT_REST if self._tries >= _TRUSTED else min(2 * self._rest, _LONG_REST)
-            self._resting, self._tries, self.gained, self.spent = self._rest, 0, 0.0, 0.0
+            self._resting, self._tries = self._rest, 0
+            self._remember(0.5)  # by the next try, things may have changed
         own = self._chunk()
         self._resting -= own
         return 0, own
@@ -81,7 +86,9 @@ class Pace:
     def _first_chunk(self) -> int:
         """Tokens of the verifier in the first round; as fast as drafts, as long as nothing else is known."""
         draft = self._second("draft")
-        return max(self.alone, math.ceil(self._second("way") / _FIRST_WAY_SHARE / draft) if draft else 0)
+        return max(
+            self.alone, math.ceil(self._second("alone_way") / _FIRST_WAY_SHARE / draft) if draft else 0
+        )
 
     def _hoped(self) -> float:
         """The share of drafts that are kept, half a standard error higher: the unknown may be tried."""
@@ -90,12 +97,14 @@ class Pace:
 
     def _chunk(self) -> int:
         """Tokens that a verifier writes alone in a round: so many that the way costs little beside them."""
-        wanted = min(self._second("way") / _WAY_SHARE, _LONGEST)
+        wanted = min(self._second("alone_way") / _WAY_SHARE, _LONGEST)
         return max(self.alone, math.ceil(wanted / self._second("alone")))
 
     def _seen(self) -> float:
-        """Tokens a second of the last rounds with drafts; infinite until there are some."""
-        return self.gained / self.spent if self._tries >= _FEW else math.inf
+        """Tokens a second that the last rounds with drafts may well have shown; infinite before a few."""
+        if self.rounds < _FEW:
+            return math.inf
+        return self.gained / self.spent * (1 + _SPREAD / math.sqrt(self.rounds))
 
     def drafted(self, seconds: float) -> None:
         """One draft was made."""
@@ -107,7 +116,7 @@ class Pace:
 
     def way(self, seconds: float) -> None:
         """So long an empty message takes there and back."""
-        self._learn("way", seconds)
+        self._learn("alone_way", seconds)
 
     def heard(
         self, verdict: Verdict, *, sent: int, stood: int, gained: int, elapsed: float, spent: float
@@ -116,18 +125,27 @@ class Pace:
         `spent` seconds since the round before it came back."""
         if not verdict.passes:
             if gained:  # a tier in the middle passed on what the one above it wrote
-                self._learn("alone", max(0.0, elapsed - self._second("way")) / gained)
+                self._learn("alone", max(0.0, elapsed - self._second("alone_way")) / gained)
             return  # of an old round there is nothing to learn
-        self._learn("way", max(0.0, elapsed - verdict.seconds))
+        self._learn("way" if sent else "alone_way", max(0.0, elapsed - verdict.seconds))
         if sent:
             self._count(min(stood, sent), min(stood + 1, sent))
         if not sent or verdict.passes > 1:  # most passes were over one token
             self._learn("alone", verdict.seconds / verdict.passes)
             return
-        self._learn("verify", verdict.seconds)
-        self._learn("verified", sent)
+        self._passes.append((sent, verdict.seconds))
         self._tries += 1
-        self.gained, self.spent = _MEMORY * self.gained + gained, _MEMORY * self.spent + spent
+        if self._tries == 1:
+            return  # after a rest it has much to read before it can draft
+        self._remember(_MEMORY)
+        self.rounds, self.gained, self.spent = self.rounds + 1, self.gained + gained, self.spent + spent
+
+    def _remember(self, share: float) -> None:
+        self.rounds, self.gained, self.spent = (
+            share * self.rounds,
+            share * self.gained,
+            share * self.spent,
+        )
 
     def _count(self, kept: float, tried: int) -> None:
         fade = _TOKEN_MEMORY**tried
@@ -158,32 +176,52 @@ class Pace:
         return tokens / (seconds + rounds * steady + draft / 2)
 
     def _pass(self, drafts: int) -> float:
-        """Seconds of a pass over so many drafts, by those over others and over none."""
-        verify, alone = self._second("verify"), self._second("alone")
-        if verify <= alone:
-            return verify or alone
-        return alone + (verify - alone) * drafts / self._second("verified")
+        """Seconds of a pass over so many drafts; one over none, as long as there was no other."""
+        if not self._passes:
+            return self._second("alone")
+        return self._second("verify") + self._second("more") * drafts
 
     def rate_alone(self) -> float:
         """Tokens a second of the verifier alone, without waiting for each of them."""
         num = self._chunk()
-        return num / (num * self._second("alone") + self._second("way"))
+        return num / (num * self._second("alone") + self._second("alone_way"))
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What was measured, on average: a draft ("draft"), a pass of the verifier over one token ("alone")
-        and over drafts ("verify"), "verified" of them, and a round besides ("way")."""
-        means = {}
+        """What was measured: a draft ("draft"), a pass of the verifier over one token ("alone"), and a round
+        besides: with drafts ("way"), or after a wait ("alone_way"), when machines and connections may have
+        gone to sleep. A pass over n drafts takes "verify" + n * "more".
+
+        What belongs to drafts is what three in four took at least: the first ones after a rest are slow, and
+        are no measure of those that would follow; how fast all of them were together is seen soon enough.
+        """
+        found = {}
         for what, latest in self._latest.items():
-            ordered = sorted(latest)
-            means[what] = fmean(ordered[:-1] if len(ordered) > 2 else ordered[:1])
-        return means
+            quantile = 2 if what.startswith("alone") else 4
+            found[what] = sorted(latest)[(len(latest) - 1) // quantile]
+        found.setdefault("way", min(self._latest.get("alone_way", [0.0])))
+        if self._passes:
+            most = 1.5 * median(seconds for _, seconds in self._passes)
+            found["more"], found["verify"] = line([one for one in self._passes if one[1] <= most])
+        return found
 
     def _second(self, what: str) -> float:
         return self._seconds.get(what, 0.0)
 
     def _learn(self, what: str, seconds: float) -> None:
         self._latest.setdefault(what, deque(maxlen=_LATEST)).append(max(seconds, 1e-9))
+
+
+def line(points: Collection[tuple[int, float]]) -> tuple[float, float]:
+    """Slope, from 0 to that of a proportion, and value at 0 of a line near (tokens, seconds).
+
+    The slope of points that lie close together is held down: it would be that of their noise.
+    """
+    x, y = fmean(point[0] for point in points), fmean(point[1] for point in points)
+    spread = sum((point[0] - x) ** 2 for point in points) + len(points)
+    slope = sum((point[0] - x) * (point[1] - y) for point in points) / spread
+    slope = min(max(slope, 0.0), y / x)
+    return slope, y - slope * x
 
 
 def _yield(drafts: int, share: float) -> float:

@@ -64,11 +64,14 @@ def draft_for(
         if tiers not in (None, far.tiers):
             raise _other_tiers(remote.url, tiers, far.tiers)
         answer = Growing(end_ids(edge), max_new_tokens)
+        pace = Pace(parallel=parallel) if pace is None else pace
+        if pace.is_new and far.round_trip:
+            pace.way(far.round_trip)
         drafter = Drafter(
             read,
             choice.policy(0),
             far,
-            pace or Pace(parallel=parallel),
+            pace,
             pool=pool if parallel else None,
             patience=patience,
             watch=watch,

@@ -26,6 +26,7 @@ class RemoteVerifier:
         self._final: list[int] = list(body.get("tokens", ()))
         self._socket: Socket | None = None
         self.exit, self.tiers = "full", 2  # the member that decides and the number of tiers, once it is open
+        self.round_trip = 0.0  # seconds that a message of no size took, once it is open
         self.num_bytes = 0  # of rounds and verdicts, without what the connection adds
 
     def open(self) -> None:
@@ -36,7 +37,12 @@ class RemoteVerifier:
             self._socket = Socket(self._remote.connection, "/v1/answers")
         except ConnectionError as error:
             raise LinkDown(str(error)) from error
+        try:
+            self._socket.ping()  # on the way while the server reads the question
+        except ConnectionError as error:
+            raise LinkDown(str(error)) from error
         opened = json.loads(self._asked(body, self._remote.connection.timeout))
+        self.round_trip = self._socket.round_trip
         self.exit, self.tiers = opened["exit"], opened["tiers"]
 
     def __call__(self, round: Round) -> Verdict:

@@ -74,6 +74,18 @@ class Socket:
             raise fault_of(int(told.get("status", 500)), told, {})
         return said
 
+    def ping(self) -> None:
+        """Measures `round_trip`; nobody waits for that."""
+        try:
+            self._socket.ping()
+        except self._broken as error:
+            raise _unanswered(error) from error
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds of the last ping; 0 until it has come back."""
+        return self._socket.latency
+
     def close(self) -> None:
         """Tells the server; nobody waits for what it says to that."""
         threading.Thread(target=self._stack.close, daemon=True).start()
