@@ -25,6 +25,7 @@ def main(words: list[str]) -> int:
     rate.add_argument("--clients", type=int, default=32, metavar="N")
     rate.add_argument("--batch", type=int, default=16, metavar="N")
     rate.add_argument("--threads", type=int, metavar="N", help="cores for a pass of the model")
+    rate.add_argument("--replicas", type=int, metavar="N", help="so many under Ray Serve, over one server")
     link = commands.add_parser("link", help="packets against WebP over a shaped link")
     link.add_argument("--mbit", type=float, default=1.0, metavar="R", help="of the uplink")
     link.add_argument("--round-trip", type=float, default=50.0, metavar="MS")
@@ -48,7 +49,7 @@ def _run(given: argparse.Namespace) -> int:
     if given.command == "throughput":
         from eval.serving.throughput import main as throughput
 
-        return throughput(given.seconds, given.clients, given.batch, given.threads)
+        return throughput(given.seconds, given.clients, given.batch, given.threads, given.replicas)
     from eval.serving.link_bench import main as link
 
     return link(given.mbit, given.round_trip, given.pictures)

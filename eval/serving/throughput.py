@@ -1,4 +1,7 @@
-"""Answers a second of one server that decodes requests together, over one that takes them one at a time."""
+"""Answers a second of one server that decodes requests together, over one that takes them one at a time.
+
+Or of replicas under Ray Serve, over one server.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,19 @@ KINDS = ("short", "mixed", "describe")
 
 
 def measure(
-    seconds: float, clients: int, batch: int, rounds: int = 3, threads: int | None = None
+    seconds: float,
+    clients: int,
+    batch: int,
+    rounds: int = 3,
+    threads: int | None = None,
+    replicas: int | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each kind of question: answers a second with batches of `batch` and of one, and their ratio.
+    """A row for each kind of question: answers a second of two servers, and their ratio.
 
-    Two servers take turns, `seconds` each, so that whatever else the machine does meets both alike. Answers
-    are compared with those of `tofc.Edge`; RuntimeError where one differs.
+    The first takes one request at a time, the second batches of `batch`; with `replicas` both batch, and the
+    second has so many processes under Ray Serve. They take turns, `seconds` each, so that whatever else the
+    machine does meets both alike. Answers are compared with those of `tofc.Edge`: RuntimeError where one is
+    another.
     """
     everything = questions(8, per_scene=4, rates=((64, 4),))
     pools = {
@@ -35,34 +45,33 @@ def measure(
         "mixed": everything,  # four short ones and a description of each picture
         "describe": [question for question in everything if question.text == DESCRIBE],
     }
-    options = [
-        "--packets-only",
-        "--deadline",
-        "600",
-        *([] if threads is None else ["--threads", str(threads)]),
-    ]
+    options = ["--packets-only", "--deadline", "600", *(["--threads", str(threads)] if threads else [])]
+    both = {"one at a time": ["--batch", "1"], "batched": ["--batch", str(batch)]}
+    if replicas is not None:
+        both = {
+            "one server": both["batched"],
+            "replicas": [*both["batched"], "--ray", "--replicas", f"{replicas}"],
+        }
     with TemporaryDirectory() as folder, ExitStack() as stack:
         servers = {
-            size: stack.enter_context(running_server(Path(folder), "--batch", str(size), *options))
-            for size in (1, batch)
+            name: stack.enter_context(
+                running_server(Path(folder), *more, *options, patience=300, RAY_worker_niceness="0")
+            )
+            for name, more in both.items()
         }
         return [_row(kind, pools[kind], servers, seconds, clients, rounds) for kind in KINDS]
 
 
 def _row(
-    kind: str, pool: list[Question], servers: dict[int, Server], seconds: float, clients: int, rounds: int
+    kind: str, pool: list[Question], servers: dict[str, Server], seconds: float, clients: int, rounds: int
 ) -> dict[str, Any]:
-    rates: dict[int, list[float]] = {size: [] for size in servers}
+    rates: dict[str, list[float]] = {name: [] for name in servers}
     for number in range(rounds):
-        for size, server in servers.items():
-            rates[size].append(_rate(server, pool, seconds, clients, seed=number))
-    alone, batched = (float(np.median(rates[size])) for size in servers)
-    return {
-        "questions": kind,
-        "one_at_a_time": round(alone, 2),
-        "batched": round(batched, 2),
-        "ratio": round(batched / alone, 2),
-    }
+        for name, server in servers.items():
+            rates[name].append(_rate(server, pool, seconds, clients, seed=number))
+    medians = {name: round(float(np.median(seen)), 2) for name, seen in rates.items()}
+    first, second = medians.values()
+    return {"questions": kind, **medians, "ratio": round(second / first, 2)}
 
 
 def _rate(server: Server, pool: list[Question], seconds: float, clients: int, seed: int) -> float:
@@ -87,11 +96,11 @@ def _rate(server: Server, pool: list[Question], seconds: float, clients: int, se
     return answered / (time.monotonic() - begin)
 
 
-def main(seconds: float, clients: int, batch: int, threads: int | None) -> int:
+def main(seconds: float, clients: int, batch: int, threads: int | None, replicas: int | None) -> int:
     """Measures and prints."""
-    rows = measure(seconds, clients, batch, threads=threads)
-    print(f"{'questions':>10} {'one at a time':>14} {'batched':>9} {'ratio':>6}   (answers a second)")
+    rows = measure(seconds, clients, batch, threads=threads, replicas=replicas)
+    print("".join(f"{name:>15}" for name in rows[0]) + "   (answers a second)")
     for row in rows:
-        print(f"{row['questions']:>10} {row['one_at_a_time']:>14} {row['batched']:>9} {row['ratio']:>6}")
+        print("".join(f"{value:>15}" for value in row.values()))
     print(json.dumps({"benchmark": "serving throughput", "clients": clients, "batch": batch, "rows": rows}))
     return 0

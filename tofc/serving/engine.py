@@ -23,6 +23,8 @@ from tofc.serving.text import GrowingText
 # Positions that are prefilled between two tokens of what is being answered, and one request more at most:
 # what bounds how long a stream stands still.
 _ADMITTED_POSITIONS = 256
+# Joining costs a pass of its own: a batch that is nearly full takes nothing more for so many tokens.
+_TOKENS_BETWEEN = 4
 
 
 @dataclass(eq=False)
@@ -52,6 +54,7 @@ class Engine:
         self._batches = {name: self._new_batch(name) for name in models.members}
         self._running: dict[str, list[_Sequence]] = {name: [] for name in models.members}
         self._loops: dict[Job, asyncio.AbstractEventLoop] = {}
+        self._tokens_since = 0  # ... new ones joined, in passes
         self._seconds_each = 0.05  # moving average, for Retry-After
         self._last_end = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="tofc-model", daemon=True)
@@ -127,6 +130,10 @@ class Engine:
         """The jobs that join before the next token, by the model that they name."""
         groups: dict[str, list[_Sequence]] = {name: [] for name in self._batches}
         num_free, positions = self._capacity - self._num_running, 0
+        self._tokens_since += 1
+        if 4 * num_free < self._capacity and self._tokens_since < _TOKENS_BETWEEN:
+            return {}
+        self._tokens_since = 0
         while num_free and positions < _ADMITTED_POSITIONS:
             with self._wake:
                 if not self._queue:
