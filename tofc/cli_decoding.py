@@ -184,9 +184,9 @@ def decoding_fields(decoded: Decoded) -> dict[str, Any]:
 def note_decoding(decoded: Decoded) -> None:
     """The same for people."""
     counts = decoded.counts
-    said = len(decoded.answer.tokens)
+    said, rounds = len(decoded.answer.tokens), "1 round" if counts.rounds == 1 else f"{counts.rounds} rounds"
     note(
-        f"{said} tokens in {counts.rounds} round{'s' * (counts.rounds != 1)}: {counts.stood} of {counts.sent} drafts stood, "
+        f"{said} tokens in {rounds}: {counts.stood} of {counts.sent} drafts stood, "
         f"{said / max(counts.seconds, 1e-9):.0f} tokens/s"
     )
 

@@ -132,7 +132,7 @@ def test_an_upstream_that_is_gone_is_one_clear_error_before_a_model_is_read(fami
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
     command = ["serve", "--role", "edge", "--upstream", url, "--model", str(family_folder), "--port", "0"]
     done = subprocess.run(
-        [sys.executable, "-m", "tofc", *command], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "tofc", *command], cwd=ROOT, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 2
     assert done.stdout == ""
