@@ -20,8 +20,8 @@ MOST_DRAFTS = 16
 ALONE = 16  # tokens at least that a verifier writes alone before it is heard
 _FIRST = 1  # drafts of the first round, before there is anything to go by
 # Tokens that a verifier writes alone before drafts that had not paid are tried once more.
-_SHORT_REST, _LONG_REST = 32, 1024
-_SPREAD = 0.4  # of the speed of one round, as a share of it: what few rounds showed is believed less
+_SHORT_REST, _LONG_REST = 64, 1024
+_SPREAD = 0.8  # of the speed of one round, as a share of it: what few rounds showed is believed less
 _FEW = 3  # rounds, with less memory of them, that show nothing yet
 _TRUSTED = 24  # rounds with drafts after which the next rest is a short one
 _WAY_SHARE, _FIRST_WAY_SHARE = 0.025, 0.1  # of the time of a round alone that the way may take
