@@ -52,7 +52,7 @@ class Metrics:
 
 def side_by_side(pages: Mapping[str, bytes], label: str) -> bytes:
     """One page of several: every series has the name of its page as a `label` of its own."""
-    return generate_latest(_Pages(pages, label))  # type: ignore[arg-type]  # all it does is collect
+    return generate_latest(_Pages(pages, label))
 
 
 class _Pages:

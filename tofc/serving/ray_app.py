@@ -81,18 +81,20 @@ def application(wanted: Replicated) -> serve.Application:
         # One more where batches are full. How soon is Ray's to say: half a minute, and ten to let go of one.
         bounds = {"min_replicas": wanted.replicas, "max_replicas": wanted.most}
         several = {"autoscaling_config": {**bounds, "target_ongoing_requests": limits.batch}}
-    edge = serve.deployment(
+    deployed: Any = serve.deployment  # what it is declared to give back has no `bind`
+    router: Any = _ROUTER  # a path or a class, whatever is declared
+    edge = deployed(
         Edge,
         ray_actor_options={"num_cpus": wanted.threads, "num_gpus": int(wanted.device == "cuda")},
         max_ongoing_requests=limits.connections,
         max_queued_requests=limits.queue,
         graceful_shutdown_timeout_s=limits.deadline + 5,
         health_check_period_s=5,
-        request_router_config=RequestRouterConfig(request_router_class=_ROUTER),
+        request_router_config=RequestRouterConfig(request_router_class=router),
         logging_config=QUIET,
         **several,
     )
-    figures = serve.deployment(Figures, ray_actor_options={"num_cpus": 0}, logging_config=QUIET)
+    figures = deployed(Figures, ray_actor_options={"num_cpus": 0}, logging_config=QUIET)
     return edge.bind(wanted, Keys.read(wanted.api_keys), figures.bind())
 
 
