@@ -148,15 +148,10 @@ def raise_not_finite(features: Array, mask: Array | None) -> None:
 def _range(features: Array, mask: Array, team: Team) -> tuple[Array, Array]:
     """The largest and the smallest value of each channel of each image, float64 [B, C]; 0 without tokens."""
     batch, _, width = features.shape
-    work = divide(team, *features.shape)
-    found = np.empty((work.units, 3, width), dtype=features.dtype)
-    run(kernels.find_range, work, features, mask, found)
-    found = found.reshape(batch, -1, 3, width)
-    high, low = found[:, :, 0].max(1).astype(np.float64), found[:, :, 1].min(1).astype(np.float64)
-    if not np.isfinite(found[:, :, 2]).all():
+    high, low = np.empty((2, batch, width))
+    run(kernels.find_range, divide(team, *features.shape), features, mask, high, low)
+    if not np.isfinite(high).all():
         raise_not_finite(features, mask)
-    empty = ~mask.any(1)  # [B]
-    high[empty] = low[empty] = 0.0
     return high, low
 
 
@@ -178,13 +173,9 @@ def fixed_point(high: Array, low: Array, k: int) -> Grid:
     which leaves distances as they are and takes away the constant part of outlier channels.
     """
     width = high.shape[1]
-    middle = low + (high / 2 - low / 2)  # halved first: the difference might overflow
-    largest = np.maximum(high - middle, middle - low).max(1)  # [B]
     # A sum of k squared distances is at most 4 * width * k * 2^(2 bits), and must stay below 2^53.
     bits = (51 - math.ceil(math.log2(width)) - math.ceil(math.log2(k))) // 2
-    # Beyond this exponent the inverse of a step is no float: such differences count as none.
-    exponent = np.maximum(np.frexp(largest)[1] - bits, -1000)
-    return Grid(middle, np.ldexp(np.ones_like(largest), exponent), bits)
+    return Grid(*peaks.middle_and_step(high, low, bits), bits)
 
 
 class Search(Protocol):
@@ -218,21 +209,7 @@ def density_peaks(
     nearest_sq, nearest = search.neighbours(k)  # [B, N, k] each, in units of step^2
     mean_sq, rank = peaks.rank_by_density(nearest_sq, mask)  # [B, N] each
     # For most tokens a denser one is among the neighbours; only for the others it is searched for.
-    delta_sq = peaks.to_denser_neighbour(nearest_sq, nearest, rank)
-    wanted = np.isinf(delta_sq) & mask
+    delta_sq, wanted = peaks.to_denser_neighbour(nearest_sq, nearest, rank, mask)
     delta_sq[wanted] = search.to_denser(rank, wanted)
-    # The limits change no order: beyond them one of the two terms of a score is nothing beside the other.
-    unit = np.square(np.clip(grid.step, 2.0**-450, 2.0**450)) / width  # [B]
-    centers = peaks.highest(mean_sq, delta_sq, unit, mask, num_clusters)
-    return Clusters(_assignment(search, mask, centers), centers)
-
-
-def _assignment(search: Search, mask: Array, centers: Array) -> Array:
-    """The cluster of each token, [B, N]: that of the nearest centre, the first of equally near ones."""
-    batch, num_tokens = mask.shape
-    # A centre keeps its own cluster even where it coincides with an earlier centre.
-    # One more slot at the end takes the writes of padded centres.
-    owner = np.concatenate([search.nearest_center(centers), np.zeros((batch, 1), dtype=np.int64)], axis=1)
-    slots = np.broadcast_to(np.arange(centers.shape[1]), centers.shape)
-    np.put_along_axis(owner, np.where(centers < 0, num_tokens, centers), slots, 1)
-    return np.where(mask, owner[:, :num_tokens], -1)
+    centers = peaks.highest(mean_sq, delta_sq, grid.step, width, mask, num_clusters)
+    return Clusters(peaks.assign(search.nearest_center(centers), centers, mask), centers)

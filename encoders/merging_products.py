@@ -177,7 +177,7 @@ _multiply_tile: Any = intrinsic(_tile_code)
 
 
 @compiled(set())
-def _four(first: int, end: int) -> Any:
+def four(first: int, end: int) -> Any:
     """Four places from the first on, the last of all for those that are beyond the end."""
     return first, min(first + 1, end - 1), min(first + 2, end - 1), min(first + 3, end - 1)
 
@@ -206,9 +206,9 @@ def _multiply_rows(
     tile = np.empty((_TILE, _TILE), dtype=np.int32)
     for panel in range(0, num_columns, _PANEL):
         for row in range(start, stop, _TILE):
-            rows = _four(row, num_rows)
+            rows = four(row, num_rows)
             for column in range(max(panel, row if symmetric else 0), min(panel + _PANEL, num_columns), _TILE):
-                columns = _four(column, num_columns)
+                columns = four(column, num_columns)
                 _multiply_tile(of_left, rows, of_right, columns, width // STEP, tile)
                 for i in range(_TILE):
                     for j in range(_TILE):

@@ -70,15 +70,14 @@ class ScreenedSearch:
         sums = np.empty((batch, num_tokens), dtype=np.int32)
         self._tokens = Tokens(scales, norms, lengths, errors, blurs, halves, rounded, sums)
         self._all = np.tile(np.arange(num_tokens), (batch, 1))
-        offset = np.empty((batch, width), dtype=np.int32)
-        grid = features, middle, 1.0 / step, mask, offset
-        for image in range(batch):
-            kernels.typical(image, *grid)
-        run(kernels.round_tokens, divide(team, *features.shape), *grid, self._low_bits, tuple(self._tokens))
+        run(
+            kernels.round_tokens, divide(team, *features.shape),
+            features, middle, 1.0 / step, mask, self._low_bits, tuple(self._tokens),
+        )  # fmt: skip
         # The products of all tokens with all, where they are few enough to be kept.
         self._products = products.reshape(batch, num_tokens, num_tokens) if kept else None
         if self._products is not None:
-            self._multiply(slice(None), self._all, self._all, self._products)
+            self._multiply(rounded, rounded, sums, True, self._products)
 
     def neighbours(self, k: int) -> tuple[Array, Array]:
         """The k smallest squared distances of each token, itself included, and to which tokens: [B, N, k]
@@ -91,15 +90,10 @@ class ScreenedSearch:
     def to_denser(self, rank: Array, wanted: Array) -> Array:
         """Squared distances, one after another, of the wanted tokens (bool [B, N]) to the nearest token of
         lower rank; of the token of rank 0 to the farthest token."""
-        counts = wanted.sum(1)
-        is_used = np.arange(counts.max()) < counts[:, None]  # [B, R]: images want more tokens or fewer
-        rows = np.full(is_used.shape, -1)
-        rows[is_used] = wanted.nonzero()[1]
-        distances = self._nearest(rows, self._all, 1, rank)[0][..., 0]
-        for image, at in zip(*(is_used & (np.take_along_axis(rank, rows, 1) == 0)).nonzero(), strict=True):
-            halves, norms = self._tokens.halves[image], self._tokens.norms[image]
-            distances[image, at] = kernels.farthest(halves, norms, self._low_bits, rows[image, at])
-        return distances[is_used]
+        rows = kernels.wanted_rows(wanted)
+        distances, _ = self._nearest(rows, self._all, 1, rank)
+        tokens = self._tokens
+        return kernels.of_wanted(distances, rows, rank, tokens.norms, tokens.halves, self._low_bits)
 
     def nearest_center(self, centers: Array) -> Array:
         """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N]."""
@@ -121,7 +115,7 @@ class ScreenedSearch:
         everything = [(slice(None), slice(None))]
         for images, part in everything if kept is not None else _blocks(batch, num_rows, num_columns):
             some, others = rows[images, part], columns[images]
-            products = kept if kept is not None else self._multiply(images, some, others)
+            products = kept if kept is not None else self._products_of(images, some, others)
             run(
                 kernels.nearest, divide(self._team, len(some), some.shape[1], num_columns),
                 tuple(values[images] for values in self._tokens), self._low_bits, some, others,
@@ -130,25 +124,24 @@ class ScreenedSearch:
             )  # fmt: skip
         return distances, places
 
-    def _multiply(self, images: slice, rows: Array, columns: Array, products: Array | None = None) -> Array:
-        """The products of the bytes of some tokens of some images: int32 [B, R, M], where they are given."""
-        tokens, everything = self._tokens, rows if rows is self._all else self._all[images]
+    def _products_of(self, images: slice, rows: Array, columns: Array) -> Array:
+        """The products of the bytes of some tokens of some images: int32 [B, R, M]."""
+        tokens, everything = self._tokens, self._all[images]
         each = np.arange(len(rows))[:, None]
 
         def select(values: Array, index: Array) -> Array:
-            is_all = index is everything or np.array_equal(index, everything)
-            return values[images] if is_all else values[images][each, index]
+            return values[images] if np.array_equal(index, everything) else values[images][each, index]
 
-        if products is None:
-            products = np.empty((len(rows), rows.shape[1], columns.shape[1]), dtype=np.int32)
+        products = np.empty((len(rows), rows.shape[1], columns.shape[1]), dtype=np.int32)
         left, right, sums = (
             select(tokens.rounded, rows), select(tokens.rounded, columns), select(tokens.sums, columns),
         )  # fmt: skip
-        run(
-            merging_products.multiply, divide(self._team, *products.shape),
-            left, right, sums, np.array_equal(rows, columns), products,
-        )  # fmt: skip
+        self._multiply(left, right, sums, np.array_equal(rows, columns), products)
         return products
+
+    def _multiply(self, left: Array, right: Array, sums: Array, symmetric: bool, products: Array) -> None:
+        work = divide(self._team, *products.shape)
+        run(merging_products.multiply, work, left, right, sums, symmetric, products)
 
 
 def _blocks(batch: int, num_queries: int, num_tokens: int) -> Iterator[tuple[slice, slice]]:
