@@ -152,6 +152,14 @@ def test_streams_grow_and_who_leaves_is_noticed(http: httpx.Client, known) -> No
     until(lambda: left() == before + 1)
 
 
+def test_drafts_are_verified_over_a_websocket(cluster: Server, known) -> None:
+    packet, question, text = next(row for row in known if row[1].startswith("Describe"))
+    with RemoteEdge(
+        cluster.url, "scenes-tiny", draft="e1", api_key=KEY, timeout=PATIENCE, connect_timeout=30
+    ) as far:
+        assert far.answer(packet, question).text == text
+
+
 def test_a_replica_is_killed_under_load(cluster: Server, http: httpx.Client, known) -> None:
     """Every request is answered with its own answer: clients try again under their idempotency keys."""
     until(lambda: len(counted(http, "tofc_requests_total")) == 2)
