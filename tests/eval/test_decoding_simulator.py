@@ -30,6 +30,30 @@ def test_a_verifier_alone() -> None:
     assert found.seconds == pytest.approx(LENGTH * 0.02 + 4 * 0.1)
 
 
+def test_tokens_written_one_after_another_have_a_cost_of_their_own() -> None:
+    says = [[0] * LENGTH, [0] * LENGTH]
+    costs = [Costs(0.01), Costs(0.05, 0.001, 0.1, alone=0.02)]
+    assert simulate(says, costs, Pace(0, alone=10)).seconds == pytest.approx(LENGTH * 0.02 + 4 * 0.1)
+    drafted = simulate(says, costs, Pace(3)).seconds
+    assert drafted == pytest.approx(LENGTH // 4 * (3 * 0.01 + 0.05 + 3 * 0.001 + 0.1))
+
+
+def test_what_the_device_does_besides_counts_once_a_round() -> None:
+    says = [[0] * LENGTH, [0] * LENGTH]
+    bare = simulate(says, [Costs(0.01), Costs(0.02)], Pace(3))
+    more = simulate(says, [Costs(0.01, way=0.005), Costs(0.02)], Pace(3))
+    assert more.seconds - bare.seconds == pytest.approx(0.005 * bare.rounds)
+
+
+def test_tiers_that_share_a_core_wait_for_each_other() -> None:
+    says = [[0] * 200, [0] * 200]
+    costs = [Costs(0.01), Costs(0.05, 0.0, 0.0)]
+    apart = simulate(says, costs, Pace(4), parallel=True).seconds
+    shared = simulate(says, costs, Pace(4), parallel=True, cores=[0, 0])
+    assert apart < 1.1 * 200 * 0.01
+    assert shared.seconds == pytest.approx(shared.drafted * 0.01 + shared.rounds * 0.05)
+
+
 def test_in_parallel_drafting_hides_behind_verifying() -> None:
     """Ten drafts while a round is under way: eleven positions a round, one of them the verifier's."""
     says = [[0] * 400, [0] * 400]

@@ -70,6 +70,23 @@ def test_three_tiers_that_all_go_on_while_rounds_are_under_way() -> None:
             assert answer.is_over
 
 
+def test_what_a_verifier_writes_alone_tells_which_drafts_would_stand() -> None:
+    """No draft but the first goes up, and yet the pace knows drafters apart."""
+    shares = {}
+    for kind in KINDS:
+        pace = Pace()
+        pace.way(1e6)  # so far away that the first round asks for the whole answer
+        pace.drafted(1e-3)
+        for seed in range(8):
+            table, answer = verifier(seed), Growing(ENDS, MOST)
+            Drafter(
+                drafter(kind, table, seed), Choice().policy(), check_of(table).check, pace, pause=0.0
+            ).run(answer)
+        shares[kind] = pace.share
+    assert shares["never"] < shares["sometimes"] < shares["always"]
+    assert shares["always"] > 0.9
+
+
 def test_a_greedy_verifier_does_not_ask_what_the_drafter_thought() -> None:
     table = verifier(1)
     draft = drafter("sometimes", table)
