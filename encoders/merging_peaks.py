@@ -1,4 +1,4 @@
-"""Which tokens are density peaks: ranks, scores and centres, the same for every search."""
+"""The small steps of merging, the same for every search: grid, ranks, scores, centres, clusters."""
 
 from __future__ import annotations
 
