@@ -175,7 +175,8 @@ def fixed_point(high: Array, low: Array, k: int) -> Grid:
     width = high.shape[1]
     # A sum of k squared distances is at most 4 * width * k * 2^(2 bits), and must stay below 2^53.
     bits = (51 - math.ceil(math.log2(width)) - math.ceil(math.log2(k))) // 2
-    return Grid(*peaks.middle_and_step(high, low, bits), bits)
+    middle, step = peaks.middle_and_step(high, low, bits)
+    return Grid(middle, step, bits)
 
 
 class Search(Protocol):

@@ -59,7 +59,7 @@ class Layer:
             )
         self._block, self._attention = block, block.self_attn
         empty = block.input_layernorm.weight.new_empty
-        kv_heads = self._attention.config.num_key_value_heads
+        kv_heads: Any = self._attention.config.num_key_value_heads  # typed as possibly absent
         self._keys, self._values = (Grown(empty(1, kv_heads, 0, self._attention.head_dim)) for _ in "kv")
 
     def crop(self, positions: int) -> None:

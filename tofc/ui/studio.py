@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Studio:
         exit: str,
         draft: str,
         round_trip: float = 0.0,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """The same, drafted by the member `draft`, while it grows: {"growing": [pieces]}, and last the whole.
 
         A round of drafts waits `round_trip` seconds, as it would on its way to an edge and back.
