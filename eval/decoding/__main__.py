@@ -1,4 +1,7 @@
-"""`python -m eval.decoding`: are drafted answers the verifier's own, over many scenes and all tiers?"""
+"""`python -m eval.decoding`: are drafted answers the verifier's own, over many scenes and all tiers?
+
+`python -m eval.decoding states` tells when states of shared blocks should travel with drafts.
+"""
 
 from __future__ import annotations
 
@@ -95,9 +98,13 @@ def compare(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compares pairs and triples of members; exit code 1 where a greedy answer differs."""
+    """Compares pairs and triples of members, exit code 1 where a greedy answer differs; or `states`."""
     options = _options(arguments)
     try:
+        if options.command == "states":
+            from eval.decoding.states import report
+
+            return report(options.config, options.repeats)
         device, edge = Device.from_pretrained(options.model), Edge.from_pretrained(options.model)
         names = options.members.split(",") if options.members else edge.family.names
         names.sort(key=lambda name: edge.family.named(name).num_parameters)
@@ -144,6 +151,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", default="Describe the picture.")
     parser.add_argument("--max-new-tokens", type=int, default=80)
     parser.add_argument("--out", type=Path, help="a JSON file for what was found")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="besides")
+    states = commands.add_parser("states", help="from which link on states of shared blocks should travel")
+    states.add_argument("--config", default="decoding-scenes", help="names the model and the large shapes")
+    states.add_argument("--repeats", type=int, default=60, help="passes of each kind that are timed")
     return parser.parse_args(arguments)
 
 

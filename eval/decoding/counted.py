@@ -32,6 +32,7 @@ def of_counted(counted: Counted, shares: Sequence[float], tokens: int) -> Iterat
 def pass_costs(shape: Shape, rates: Rates, context: int) -> Costs:
     """One token behind `context` others, and what each further one in the same pass adds."""
     config = LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model", "num_hidden_layers": 1},  # not asked for
         text_config={
             "model_type": "qwen2",
             "hidden_size": shape.width,
@@ -41,7 +42,7 @@ def pass_costs(shape: Shape, rates: Rates, context: int) -> Costs:
             "intermediate_size": shape.intermediate,
             "vocab_size": shape.vocabulary,
             "tie_word_embeddings": shape.tied,
-        }
+        },
     )
     one = Counts(config).next_token(context)
     many = 64  # weights, keys and values are read once for all
