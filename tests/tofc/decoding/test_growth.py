@@ -141,6 +141,34 @@ def test_ordinary_answers_are_drafted_here(
     assert sampled.tokens == expected[0].tokens
 
 
+def test_what_is_learned_of_link_and_edge_stays_known(
+    server: Running, family_folder: Path, packets: list[tofc.Packet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer is told how long the way is; the second plans by what the rounds of the first took."""
+    told: list[Pace] = []
+    known: list[bool] = []
+    way, plan = Pace.way, Pace.plan
+
+    def told_way(self: Pace, seconds: float) -> None:
+        told.append(self)
+        way(self, seconds)
+
+    def planned(self: Pace) -> tuple[int, int]:
+        known.append("alone" in self.seconds)  # what a token of the edge takes
+        return plan(self)
+
+    monkeypatch.setattr(Pace, "way", told_way)
+    monkeypatch.setattr(Pace, "plan", planned)
+    with tofc.RemoteEdge(server.url, str(family_folder), draft="e1-50", timeout=10) as remote:
+        remote.answer(packets[0], QUESTION, max_new_tokens=NEW)
+        assert not known[0]
+        known.clear()
+        remote.answer(packets[1], QUESTION, max_new_tokens=NEW)
+        assert known[0]
+        remote.answer_many([(packet, QUESTION) for packet in packets[:2]], max_new_tokens=4)
+    assert len(told) == 1
+
+
 def test_streams_tell_verified_tokens_apart(
     remote: tofc.RemoteEdge, edge: tofc.Edge, packets: list[tofc.Packet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
