@@ -14,7 +14,7 @@ from tofc.errors import UserError
 
 app = typer.Typer(
     name="eval",
-    help="Measure accuracy against bytes.",
+    help="Measure accuracy against bytes, time to an answer, and tokens a second.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
