@@ -33,7 +33,7 @@ JsonOption = Annotated[
 
 CheckpointOption = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Where the checkpoint goes. [runs/ and CONFIG's name]"),
+    typer.Option("--out", metavar="DIR", help="Where the checkpoint goes, else runs/NAME."),
 ]
 
 
@@ -43,7 +43,7 @@ def pretrain(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="The run's folder; a run that stands there goes on. [runs/NAME]"
+            "--out", metavar="DIR", help="The run's folder, else runs/NAME; a run that stands there goes on."
         ),
     ] = None,
     json_: JsonOption = False,
