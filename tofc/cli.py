@@ -103,7 +103,9 @@ MaxPixelsOption = Annotated[
 ]
 ExitOption = Annotated[
     str,
-    typer.Option("--exit", metavar="NAME", help="The member that answers, such as e2-50; in one process also auto."),
+    typer.Option(
+        "--exit", metavar="NAME", help="The member that answers, such as e2-50; in one process also auto."
+    ),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
