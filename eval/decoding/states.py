@@ -129,8 +129,8 @@ def report(config: str, repeats: int) -> int:
     modelled = [] if settings.counted is None else list(counted(settings.counted))
     threads = torch.get_num_threads()
     title = (
-        f"{settings.model} on {threads} thread(s), below it large shapes by operations and bytes: a pass\n"
-        "with all blocks, with the verifier's own, and the rate above which states should travel"
+        f"{settings.model} on {threads} thread(s), then large shapes by operations and bytes: a pass\n"
+        "with all blocks, with the verifier's own, and the link above which states pay"
     )
     Console().print(_table(title, measured, modelled))
     told = {"measured": [one.row() for one in measured], "counted": [one.row() for one in modelled]}
