@@ -21,6 +21,7 @@ from tofc.errors import CheckpointError, MissingLibraryError, UserError
 from tofc.ondevice import is_export, load_export
 from tofc.ondevice.compact import compact
 from tofc.ondevice.config import TOWER_FILE, DeviceConfig, PixelConfig, write_device_config
+from tofc.ondevice.resample import check_filter
 from tofc.packet import TAG_BYTES
 from tofc.tiling import Geometry
 from tofc.vision import TorchVision
@@ -121,6 +122,7 @@ def _pixels(processor: Any, side: int) -> PixelConfig:
             f"normalising (size {size}, {asked}, do_center_crop {processor.do_center_crop}): such a device "
             "cannot be exported"
         )
+    check_filter(int(processor.resample))
     return PixelConfig(
         image_mean=tuple(float(value) for value in processor.image_mean),
         image_std=tuple(float(value) for value in processor.image_std),

@@ -1,8 +1,4 @@
-"""Pictures to normalised tiles as the stock LLaVA-OneVision processor makes them, by Pillow and numpy.
-
-Everything but the resize filter is the same to the bit. Pillow's differs from torchvision's, which the stock
-processor uses by default, by rounding: docs/device.md has the figures.
-"""
+"""Pictures to normalised tiles by Pillow and numpy: the bits that the stock LLaVA-OneVision processor gives."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tofc.ondevice.config import PixelConfig
+from tofc.ondevice.resample import resize
 from tofc.tiling import Geometry, best_resolution, fitted_size
 
 
@@ -28,7 +25,7 @@ def _resized(image: Image.Image, size: tuple[int, int], pixels: PixelConfig) -> 
     """The picture in (height, width); of that size already, it stays as it is."""
     if (image.height, image.width) == size:
         return image
-    return image.resize((size[1], size[0]), Image.Resampling(pixels.resample))
+    return Image.fromarray(resize(np.asarray(image), size, pixels.resample))
 
 
 def _on_square(image: Image.Image, pixels: PixelConfig) -> Image.Image:
