@@ -1,4 +1,4 @@
-"""Pictures to normalised tiles by Pillow and numpy: the bits that the stock LLaVA-OneVision processor gives."""
+"""Pictures to normalised tiles by Pillow and numpy: the bits of the stock LLaVA-OneVision processor."""
 
 from __future__ import annotations
 
