@@ -33,9 +33,11 @@ from tofc.cli_report import (
 from tofc.cli_serving import (
     SERVE_EXAMPLES,
     AuthoritiesOption,
+    CertificateOption,
     DeadlineOption,
     EdgeOption,
     FallbackOption,
+    Tls,
     ask_far,
     far_edge,
     serve,
@@ -151,6 +153,7 @@ def ask(
     deadline_ms: DeadlineOption = None,
     fallback: FallbackOption = True,
     ca: AuthoritiesOption = None,
+    certificate: CertificateOption = None,
     tiers: cli_decoding.TiersOption = None,
     draft: cli_decoding.DraftOption = None,
     max_pixels: MaxPixelsOption = None,
@@ -160,7 +163,7 @@ def ask(
     _check_question(question)
     rate = _rate_options(quality, max_bytes, tokens)
     drafted = cli_decoding.drafted(tiers, draft, far is not None, model, exit_, deadline_ms)
-    remote = far_edge(far, model, deadline_ms, fallback, ca, rate, drafted)
+    remote = far_edge(far, model, deadline_ms, fallback, Tls(ca, certificate), rate, drafted)
     picture = open_picture(image, max_pixels)
     device = load_device(model)
     decoded = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -52,6 +52,21 @@ AuthoritiesOption = Annotated[
     Path | None,
     typer.Option("--ca", metavar="FILE", help="With --edge: authorities to trust, not the system's."),
 ]
+CertificateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--certificate",
+        metavar="FILE",
+        help="With --edge: this device's own certificate and key, where the edge asks for one.",
+    ),
+]
+
+
+class Tls(NamedTuple):
+    """Files of a client: whom it trusts, and its own certificate with its key."""
+
+    ca: Path | None
+    certificate: Path | None
 
 
 def far_edge(
@@ -59,14 +74,16 @@ def far_edge(
     model: str,
     deadline_ms: float | None,
     fallback: bool,
-    ca: Path | None,
+    tls: Tls,
     rate: dict[str, Any],
     drafted: Drafted | None,
 ) -> RemoteEdge | None:
     """The edge at `url`, None where none was asked for; UserError for options that do not go together."""
     if url is None:
-        if deadline_ms is not None or ca is not None:
-            raise UserError("--deadline-ms and --ca are about a link; name the other end with --edge URL")
+        if deadline_ms is not None or any(tls):
+            raise UserError(
+                "--deadline-ms, --ca and --certificate are about a link; name the other end with --edge URL"
+            )
         return None
     if deadline_ms is not None and (rate or not deadline_ms > 0):
         raise UserError(
@@ -79,8 +96,16 @@ def far_edge(
         raise need_extra(error) from None
     here = (lambda: _smallest_member(model)) if fallback else None
     if drafted is None:
-        return RemoteEdge(url, ca=ca, fallback=here)
-    return RemoteEdge(url, model, ca=ca, fallback=here, draft=drafted.draft, tiers=drafted.tiers)
+        return RemoteEdge(url, ca=tls.ca, certificate=tls.certificate, fallback=here)
+    return RemoteEdge(
+        url,
+        model,
+        ca=tls.ca,
+        certificate=tls.certificate,
+        fallback=here,
+        draft=drafted.draft,
+        tiers=drafted.tiers,
+    )
 
 
 def ask_far(

@@ -41,10 +41,11 @@ class RemoteEdge:
     """Answers like `tofc.Edge`, on a server that `tofc serve` runs; may be used by several threads.
 
     `url` is the server's, `model` a model that it lists, or "default" for its first. `api_key` may come from
-    TOFC_API_KEY; `ca` is a file of certificate authorities in place of the system's. An answer has `timeout`
-    seconds in all, over at most `retries` further tries, under one idempotency key; connecting has
-    `connect_timeout`. `fallback` gives an `Edge` that answers on the device itself where the far one cannot
-    be reached: the answer says so in its `fallback`. `seed` makes the pauses between tries repeatable.
+    TOFC_API_KEY; `ca` is a file of certificate authorities in place of the system's, `certificate` one with
+    this client's own certificate and key, for servers that ask for one. An answer has `timeout` seconds in
+    all, over at most `retries` further tries, under one idempotency key; connecting has `connect_timeout`.
+    `fallback` gives an `Edge` that answers on the device itself where the far one cannot be reached: the
+    answer says so in its `fallback`. `seed` makes the pauses between tries repeatable.
 
     With `draft`, the name of a member, answers about packets are drafted here and verified there, and `model`
     is a checkpoint of this machine too (a bundled name, a folder): the words are the server's, sooner.
@@ -62,6 +63,7 @@ class RemoteEdge:
         *,
         api_key: str | None = None,
         ca: str | Path | None = None,
+        certificate: str | Path | None = None,
         timeout: float = 30.0,
         connect_timeout: float = 3.0,
         retries: int = 3,
@@ -71,7 +73,7 @@ class RemoteEdge:
         tiers: int | None = None,
     ) -> None:
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
-        self.connection = Connection(url, key, ca, timeout, connect_timeout, retries, seed)
+        self.connection = Connection(url, key, ca, certificate, timeout, connect_timeout, retries, seed)
         self.drafting = None if draft is None else Drafting(model, draft, tiers)
         self.model = model if self.drafting is None else self.drafting.name
         self.url, self.link = self.connection.url, LinkEstimator()

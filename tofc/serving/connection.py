@@ -31,8 +31,10 @@ class Unanswered(ConnectionError):
 class Connection:
     """A pool of connections to the server at `url`; for use by several threads.
 
-    A request has `timeout` seconds in all, over at most `retries` further tries; connecting has
-    `connect_timeout`. `seed` makes the pauses between tries repeatable.
+    `ca` is a file of authorities in place of the system's, `certificate` one with this client's own
+    certificate and its key, for servers that ask for one. A request has `timeout` seconds in all, over at
+    most `retries` further tries; connecting has `connect_timeout`. `seed` makes the pauses between tries
+    repeatable.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Connection:
         url: str,
         api_key: str | None,
         ca: str | Path | None,
+        certificate: str | Path | None,
         timeout: float,
         connect_timeout: float,
         retries: int,
@@ -66,6 +69,13 @@ class Connection:
             self.tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
         except OSError as error:
             raise UserError(f"{ca} holds no certificate authorities: {error}") from error
+        if certificate is not None:
+            try:
+                self.tls.load_cert_chain(str(certificate))
+            except OSError as error:
+                raise UserError(
+                    f"{certificate} does not hold a certificate and its key, both in PEM: {error}"
+                ) from error
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=60)
         headers = {**self.headers, "accept-encoding": "identity"}
         self.http = httpx.Client(

@@ -32,10 +32,10 @@ def test_every_limit_is_described_with_its_default() -> None:
 
 
 def test_every_option_and_series_is_there() -> None:
-    source = (ROOT / "tofc" / "cli_serving.py").read_text()
-    named = set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)|(?<=serve )(--[a-z-]+)", PAGE))
+    source = "".join((ROOT / "tofc" / f"cli_{part}.py").read_text() for part in ("serving", "decoding"))
+    named = re.findall(r"`(--[a-z][a-z-]+)|`tofc (?:serve|ask)[^`]*?(--[a-z-]+)", PAGE)
     options = {option for pair in named for option in pair if option}
-    assert {"--threads", "--limits", "--device", "--tls-clients"} <= options
+    assert {"--threads", "--limits", "--device", "--tls-clients", "--certificate", "--upstream"} <= options
     for option in options:
         assert f'"{option}' in source or f"/{option}" in source, option
     text = Metrics().text().decode()

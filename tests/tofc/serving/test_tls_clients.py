@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,6 +13,8 @@ from openai import OpenAI
 
 from eval.serving.process import Server
 from tests.tofc.serving.asking import message, url_of
+from tofc import RemoteEdge
+from tofc.errors import EdgeUnreachable, UserError
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,24 @@ def test_a_client_with_a_certificate_is_answered(guarded: Server, authority: tru
         client = OpenAI(base_url=f"{guarded.url}/v1", api_key="none", http_client=http)
         given = client.chat.completions.create(model="default", messages=message(question, url_of(packet)))
     assert given.choices[0].message.content == edge.answer(packet, question).text
+
+
+def test_a_device_shows_its_certificate(
+    guarded: Server, authority: trustme.CA, edge, asked, tmp_path: Path
+) -> None:
+    """Also for the WebSocket on which drafts travel."""
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    own = tmp_path / "camera.pem"
+    authority.issue_cert("camera@example.org").private_key_and_cert_chain_pem.write_to_path(str(own))
+    packet, question = asked[0]
+    tls = {"ca": tmp_path / "authority.pem", "certificate": own}
+    for options in ({}, {"draft": "e1"}):
+        with RemoteEdge(guarded.url, "scenes-tiny", **tls, **options) as far:
+            assert far.answer(packet, question).text == edge.answer(packet, question).text
+    with RemoteEdge(guarded.url, ca=tls["ca"], retries=0) as nameless, pytest.raises(EdgeUnreachable):
+        nameless.answer(packet, question)
+    with pytest.raises(UserError, match="a certificate and its key"):
+        RemoteEdge(guarded.url, certificate=tmp_path / "authority.pem")
 
 
 def test_the_server_shows_a_certificate_too(guarded: Server, authority: trustme.CA) -> None:
