@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from queue import SimpleQueue
@@ -86,7 +86,9 @@ class _Left(Exception):
     """Nobody looks any more."""
 
 
-def growths(run: Callable[[Watch], Decoded], tokenizer: Any, every: float = 0.03) -> Iterator[Growth]:
+def growths(
+    run: Callable[[Watch], Decoded], tokenizer: Any, every: float = 0.03
+) -> Generator[Growth, None, None]:
     """What becomes of an answer that `run` decodes, at most once in `every` seconds, and last all of it.
 
     `run` works on a thread of its own and is given what it has to tell of every change. Where the iterator is

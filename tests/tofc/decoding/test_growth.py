@@ -109,7 +109,7 @@ def test_nobody_decodes_for_somebody_who_has_left() -> None:
 
     stream = growths(run, Letters())
     assert next(stream).text == "a"
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     goes_on.set()
     assert ended.wait(30)
 
