@@ -138,7 +138,7 @@ def simulate(
         above = None
         if exchange is not None:
             plans = Pace(parallel=parallel) if middle is None else middle
-            above = Above(exchange, plans, _Aside(clock) if parallel else None, clock)
+            above = Above(exchange, plans, _Aside(clock) if parallel else None, now=clock)
         verifier = Verifier(reader, Greedy(), frozenset(), most, above=above, now=clock)
         exchange = _link(verifier, cost, clock)
     assert exchange is not None

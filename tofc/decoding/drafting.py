@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from tofc.decoding.choice import Policy
-from tofc.decoding.growing import Exchange, Growing, LinkDown
+from tofc.decoding.growing import Exchange, Growing, LinkDown, Pack, bare
 from tofc.decoding.pace import MOST_DRAFTS, Pace
 from tofc.decoding.reading import Read
 from tofc.decoding.rounds import Round, Verdict
@@ -38,10 +38,10 @@ class Counts:
 class Drafter:
     """Drafts with `read`, asks the tier above by `exchange`, and goes on where that says.
 
-    With a `pool` of threads, drafting goes on while a round is under way. A link that is down is tried again
-    and again, `pause` seconds apart and growing; meanwhile tokens grow unverified. At the end of the answer,
-    tiers from which nothing comes for `patience` seconds are given up. `watch` is told at first and of every
-    change, `now` tells the time.
+    `pack` has the last word about a round before it goes up. With a `pool` of threads, drafting goes on while
+    a round is under way. A link that is down is tried again and again, `pause` seconds apart and growing;
+    meanwhile tokens grow unverified. At the end of the answer, tiers from which nothing comes for `patience`
+    seconds are given up. `watch` is told at first and of every change, `now` tells the time.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Drafter:
         exchange: Exchange,
         pace: Pace,
         *,
+        pack: Pack = bare,
         pool: Executor | None = None,
         pause: float = 0.05,
         patience: float = 10.0,
@@ -58,7 +59,7 @@ class Drafter:
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._read, self._policy, self._exchange, self._pace = read, policy, exchange, pace
-        self._pool, self._pause, self._patience = pool, pause, patience
+        self._pack, self._pool, self._pause, self._patience = pack, pool, pause, patience
         self._watch = watch or (lambda answer: None)
         self._now = now
         self.counts = Counts()
@@ -118,7 +119,7 @@ class Drafter:
         checked = answer.checked
         sent = len(answer.tokens) - answer.checked
         try:
-            verdict, elapsed = self._heard(answer, own)
+            verdict, elapsed, carried = self._heard(answer, own)
         except LinkDown:
             self.counts.cuts += 1
             self._is_down = True
@@ -133,6 +134,7 @@ class Drafter:
             gained=answer.checked - checked,
             elapsed=elapsed,
             spent=there - self._heard_at,
+            carried=carried,
         )
         self._heard_at = there
         if sent:
@@ -143,12 +145,13 @@ class Drafter:
         self._watch(answer)
         return before != (answer.final, answer.checked, len(answer.tokens))
 
-    def _heard(self, answer: Growing, own: int) -> tuple[Verdict, float]:
-        """Sends the drafts there are; gives what comes back, and after how many seconds.
+    def _heard(self, answer: Growing, own: int) -> tuple[Verdict, float, bool]:
+        """Sends the drafts there are; gives what comes back, after how many seconds, and whether states went.
 
         Meanwhile drafts grow, where they can and are of use.
         """
-        round, begin = answer.round(own), self._now()
+        begin = self._now()
+        round = self._pack(answer.round(own), answer.tokens)
         self.counts.num_bytes += len(bytes(round))
         if self._pool is None:
             return self._exchanged(round, begin)
@@ -166,5 +169,5 @@ class Drafter:
         self.counts.waited += self._now() - waiting
         return heard
 
-    def _exchanged(self, round: Round, begin: float) -> tuple[Verdict, float]:
-        return self._exchange(round), self._now() - begin
+    def _exchanged(self, round: Round, begin: float) -> tuple[Verdict, float, bool]:
+        return self._exchange(round), self._now() - begin, bool(round.states)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tofc.decoding.reading import common
 from tofc.decoding.rounds import Round, Verdict, told
 
 Exchange = Callable[[Round], Verdict]
+Pack = Callable[[Round, Sequence[int]], Round]  # a round about the last of these tokens, with what goes along
 
 
 class LinkDown(ConnectionError):
     """A round of which nothing was heard; it may be sent again at any time."""
+
+
+def bare(round: Round, tokens: Sequence[int]) -> Round:
+    """Nothing goes along."""
+    return round
 
 
 @dataclass

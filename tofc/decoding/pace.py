@@ -14,6 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
+from tofc.decoding.carry import Carry
 from tofc.decoding.rounds import Verdict
 
 MOST_DRAFTS = 16
@@ -37,12 +38,13 @@ class Pace:
     """Follows what rounds cost, over any number of answers, and plans the next one.
 
     drafts: a fixed number in place of planned ones; 0 lets the verifier write alone, `alone` tokens a round.
-    parallel: whether drafting goes on while a round is under way.
+    parallel: whether drafting goes on while a round is under way. carry: whether states go along.
     """
 
     drafts: int | None = None
     parallel: bool = False
     alone: int = ALONE
+    carry: Carry = field(default_factory=Carry)
     rounds: float = 0.0  # with drafts, their tokens and their seconds: the later the heavier
     gained: float = 0.0
     spent: float = 0.0
@@ -119,16 +121,26 @@ class Pace:
         self._learn("alone_way", seconds)
 
     def heard(
-        self, verdict: Verdict, *, sent: int, stood: int, gained: int, elapsed: float, spent: float
+        self,
+        verdict: Verdict,
+        *,
+        sent: int,
+        stood: int,
+        gained: int,
+        elapsed: float,
+        spent: float,
+        carried: bool = False,
     ) -> None:
         """A round came back after `elapsed` seconds: of `sent` drafts `stood` stand, `gained` tokens are new;
-        `spent` seconds since the round before it came back."""
+        `spent` seconds since the round before it came back. `carried`: with the drafts' states."""
         if not verdict.passes:
             if gained:  # a tier in the middle passed on what the one above it wrote
                 self._learn("alone", max(0.0, elapsed - self._second("alone_way")) / gained)
             return  # of an old round there is nothing to learn
-        self._learn("way" if sent else "alone_way", max(0.0, elapsed - verdict.seconds))
+        way = max(0.0, elapsed - verdict.seconds)
+        self._learn("way" if sent else "alone_way", way)
         if sent:
+            self.carry.heard(carried, way, verdict.shared)
             self._count(min(stood, sent), min(stood + 1, sent))
         if not sent or verdict.passes > 1:  # most passes were over one token
             self._learn("alone", verdict.seconds / verdict.passes)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-
 from tofc.answer import Answer
+from tofc.decoding.carry import Carrier
 from tofc.decoding.choice import Choice
 from tofc.decoding.drafting import Drafter, Watch
 from tofc.decoding.growing import Growing
 from tofc.decoding.pace import Pace
 from tofc.decoding.reading import readers
+from tofc.decoding.tags import drafter_tag, shared_tag, vocabulary_tag
 from tofc.decoding.together import Decoded, as_answer, end_ids, prompt_of
 from tofc.decoding.wire import RemoteVerifier
 from tofc.edge import MAX_NEW_TOKENS, Edge
 from tofc.errors import UserError
-from tofc.familial.branches import text_model
 from tofc.packet import Packet
 from tofc.serving.asking import chat_request, data_url
 from tofc.serving.client import RemoteEdge
@@ -44,13 +40,15 @@ def draft_for(
 ) -> Decoded:
     """The answer of the server behind `remote`, drafted here by the member `draft` of `edge`.
 
-    The packet travels once; then token ids, positions and a few bytes. With `parallel` drafting goes on while
+    The packet travels once; then token ids, positions and a few bytes, and states of the drafts where the
+    server takes them and `pace.carry` has them go. With `parallel` drafting goes on while
     a round is under way. Where the link breaks, the device goes on by itself: tokens from `Decoded.final` on
     are its own, and `answer.fallback` says so, where the link did not return within `patience` seconds of the
     end. Raises EdgeUnreachable where the server cannot be reached at the start, UserError where it refuses or
     does not make up so many `tiers` (None: as many as there are).
     """
-    choice, exit = choice or Choice(), edge.family.named(draft).name
+    choice, member = choice or Choice(), edge.family.named(draft)
+    exit, depth = member.name, member.exit_layer
     asked = _question(remote.model, packet, question, choice, max_new_tokens)
     far = RemoteVerifier(remote, asked | drafted_by(edge, exit, choice))
     with ExitStack() as stack:
@@ -72,6 +70,7 @@ def draft_for(
             choice.policy(0),
             far,
             pace,
+            pack=Carrier(read.shared(depth), lambda: far.takes_states, pace.carry),
             pool=pool if parallel else None,
             patience=patience,
             watch=watch,
@@ -92,29 +91,17 @@ def _other_tiers(url: str, asked: int | None, there: int) -> UserError:
     return UserError(f"{asked} tiers were asked for, {url} makes {there}: {advice}")
 
 
-def vocabulary_tag(tokenizer: Any) -> str:
-    """Tells a tokenizer's vocabulary from others."""
-    listed = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
-
-
-def drafter_tag(edge: Edge, exit: str) -> str:
-    """Tells a member's weights, as they are computed with, from others; UserError where it is not here."""
-    text = text_model(edge.family.model(exit))
-    found = 0
-    for name, tensor in [*text.layers.state_dict().items(), *text.norm.state_dict().items()]:
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        found = zlib.crc32(raw.numpy().tobytes(), zlib.crc32(name.encode(), found))
-    return f"{found:08x}"
-
-
 def drafted_by(edge: Edge, exit: str, choice: Choice) -> dict[str, Any]:
-    """What a verifier is told of its drafter; of its weights, where what it draws from matters."""
+    """What a verifier is told of its drafter: of its first blocks, whose states may travel, and of all its
+    weights, where what it draws from matters."""
+    member = edge.family.named(exit)
     return {
         "draft": exit,
-        "draft_parameters": edge.family.named(exit).num_parameters,
+        "draft_parameters": member.num_parameters,
         "draft_tag": drafter_tag(edge, exit) if choice.temperature else "",
-        "vocabulary": vocabulary_tag(edge.tokenizer),
+        "vocabulary": vocabulary_tag(edge),
+        "shared": member.exit_layer,
+        "shared_tag": shared_tag(edge, member.exit_layer),
     }
 
 

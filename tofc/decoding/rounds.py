@@ -1,7 +1,8 @@
 """What travels between tiers: a round of drafts one way, what became of it the other.
 
 Both say where they stand in the answer, so that one that comes twice, late or never does no harm. Numbers are
-variable-length (seven bits a byte): token ids and positions take one to three bytes each.
+variable-length (seven bits a byte): token ids and positions take one to three bytes each. States are raw rows
+of numbers, little-endian, in the type and the width of the model.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tofc.errors import UserError
 
-VERSION = 1
+VERSION = 2
 _MOST = 1 << 16  # of anything that is counted in a message
 
 
@@ -27,7 +28,9 @@ class Round:
 
     `start` is the position of the first draft, `prefix` tells what stands before it (see `told`), `known` how
     many tokens the sender has as final: it wants to hear what comes after. `own` tokens of the verifier's
-    are to follow where all drafts stand; where one falls, the one in its place always does.
+    are to follow where all drafts stand; where one falls, the one in its place always does. `states`, where
+    they travel, are those of the tokens from position `begin` to the last draft, after the blocks that both
+    sides share.
     """
 
     start: int
@@ -35,20 +38,34 @@ class Round:
     known: int
     drafts: tuple[int, ...] = ()
     own: int = 1
+    begin: int = 0
+    states: bytes = b""
+
+    @property
+    def num_states(self) -> int:
+        """Rows that `states` has to hold."""
+        return self.start + len(self.drafts) - self.begin
 
     def __bytes__(self) -> bytes:
         head = bytes([VERSION]) + self.prefix.to_bytes(4, "little")
-        return head + _numbers((self.start, self.known, self.own, len(self.drafts), *self.drafts))
+        said = head + _numbers((self.start, self.known, self.own, len(self.drafts), *self.drafts))
+        return said + _numbers([self.begin]) + self.states if self.states else said
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Round:
-        """Raises MessageError for anything else."""
+        """Raises MessageError for anything else; states are checked by those who know the model."""
         if len(data) < 5 or data[0] != VERSION:
             raise MessageError(f"no round of version {VERSION}: install one release of tofc on all tiers")
-        start, known, own, count, *drafts = _parsed(data[5:], 4)
-        if len(drafts) != count:
-            raise MessageError(f"a round announces {count} drafts and has {len(drafts)}")
-        return cls(start, int.from_bytes(data[1:5], "little"), known, tuple(drafts), own)
+        (start, known, own, count), at = _parsed(data, 5, 4)
+        drafts, at = _parsed(data, at, count)
+        found = cls(start, int.from_bytes(data[1:5], "little"), known, tuple(drafts), own)
+        if at == len(data):
+            return found
+        (begin,), at = _parsed(data, at, 1)
+        found = replace(found, begin=begin, states=data[at:])
+        if not found.states or found.num_states < 1:
+            raise MessageError("a round announces states and has none")
+        return found
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class Verdict:
     """A verifier's answer from token `since` on: `tokens`, of which those before position `final` stand.
 
     The rest awaits a higher tier. `is_over` where the answer ends there. The verifier made so many `passes`,
-    which took `seconds` in all.
+    which took `seconds` in all, of them `shared` in the blocks whose states may travel.
     """
 
     since: int
@@ -65,15 +82,16 @@ class Verdict:
     is_over: bool
     passes: int = 0
     seconds: float = 0.0
+    shared: float = 0.0
 
     def __bytes__(self) -> bytes:
-        micros = min(round(1e6 * self.seconds), 1 << 40)
         numbers = (
             self.since,
             self.final,
             int(self.is_over),
             self.passes,
-            micros,
+            _micros(self.seconds),
+            _micros(self.shared),
             len(self.tokens),
             *self.tokens,
         )
@@ -84,10 +102,11 @@ class Verdict:
         """Raises MessageError for anything else."""
         if not data or data[0] != VERSION:
             raise MessageError(f"no verdict of version {VERSION}: install one release of tofc on all tiers")
-        since, final, over, passes, micros, count, *tokens = _parsed(data[1:], 6)
-        if len(tokens) != count:
-            raise MessageError(f"a verdict announces {count} tokens and has {len(tokens)}")
-        return cls(since, tuple(tokens), final, bool(over), passes, micros / 1e6)
+        (since, final, over, passes, seconds, shared, count), at = _parsed(data, 1, 7)
+        tokens, at = _parsed(data, at, count)
+        if at < len(data):
+            raise MessageError(f"a verdict announces {count} tokens and has more")
+        return cls(since, tuple(tokens), final, bool(over), passes, seconds / 1e6, shared / 1e6)
 
 
 def told(tokens: Sequence[int]) -> int:
@@ -105,10 +124,22 @@ def _numbers(values: Iterable[int]) -> bytes:
     return bytes(out)
 
 
-def _parsed(data: bytes, least: int) -> list[int]:
-    """The numbers; MessageError where fewer than `least`, too large, or cut short."""
-    values, value, shift = [], 0, 0
-    for byte in data:
+def _micros(seconds: float) -> int:
+    return min(round(1e6 * seconds), 1 << 40)
+
+
+def _parsed(data: bytes, at: int, count: int) -> tuple[list[int], int]:
+    """So many numbers from byte `at` on, and where they end; MessageError where they are too many, too large,
+    or cut short."""
+    if count > min(_MOST, len(data) - at):  # each takes a byte at least
+        raise MessageError("a message is cut short, or holds too much")
+    values: list[int] = []
+    value = shift = 0
+    while len(values) < count:
+        if at == len(data):
+            raise MessageError("a message is cut short")
+        byte = data[at]
+        at += 1
         value |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:
@@ -116,6 +147,4 @@ def _parsed(data: bytes, least: int) -> list[int]:
             value = shift = 0
         elif shift > 42:
             raise MessageError("a message holds a number that is too large")
-    if shift or len(values) < least or len(values) > _MOST:
-        raise MessageError("a message is cut short")
-    return values
+    return values, at

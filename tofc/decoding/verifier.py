@@ -7,16 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
 from tofc.decoding.choice import Policy
-from tofc.decoding.growing import Exchange, Growing, LinkDown
+from tofc.decoding.growing import Exchange, Growing, LinkDown, Pack, bare
 from tofc.decoding.pace import Pace
-from tofc.decoding.reading import Read, common
+from tofc.decoding.reading import Read, Shared, common
 from tofc.decoding.rounds import Round, Verdict, told
 
 
 class Above:
     """What a tier in the middle has above it: a verifier for whom it drafts.
 
-    With a `pool` of threads, rounds go up while drafts from below are verified.
+    `pack` has the last word about a round before it goes up. With a `pool` of threads, rounds go up while
+    drafts from below are verified.
     """
 
     def __init__(
@@ -24,12 +25,13 @@ class Above:
         exchange: Exchange,
         pace: Pace | None = None,
         pool: Executor | None = None,
+        pack: Pack = bare,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._exchange, self._pool, self._now = exchange, pool, now
+        self._exchange, self._pool, self._pack, self._now = exchange, pool, pack, now
         self._pace = pace or Pace(parallel=pool is not None)
         self._coming: Future[Verdict] | None = None
-        self._sent, self._begun, self._heard_at = 0, 0.0, now()
+        self._sent, self._carried, self._begun, self._heard_at = 0, False, 0.0, now()
         self._worked_from, self._length = now(), 0  # since then the tokens beyond that length came
         self._plan = self._pace.plan()
 
@@ -68,6 +70,7 @@ class Above:
             gained=answer.checked - checked,
             elapsed=there - self._begun,
             spent=there - self._heard_at,
+            carried=self._carried,
         )
         self._heard_at, self._plan = there, self._pace.plan()
         self._worked_from, self._length = there, len(answer.tokens)
@@ -78,7 +81,8 @@ class Above:
             self._pace.drafted((now - self._worked_from) / fresh)
         self._worked_from, self._length = now, len(answer.tokens)
         self._begun, self._sent = now, waiting
-        round = answer.round(self._plan[1])
+        round = self._pack(answer.round(self._plan[1]), answer.tokens)
+        self._carried = bool(round.states)
         if self._pool is not None:
             self._coming = self._pool.submit(self._exchange, round)
             return
@@ -95,7 +99,8 @@ class Verifier:
 
     drafter: the model that made the drafts, where it is at hand: sampling then keeps the most. tokens: the
     answer up to here, of a verifier whose place this one takes. above: asked about what stands here; until it
-    has answered, and as long as it cannot be reached, that is not final. now: tells the time.
+    has answered, and as long as it cannot be reached, that is not final. shared: blocks of `read` whose
+    states may come with a round. now: tells the time.
     """
 
     def __init__(
@@ -107,21 +112,27 @@ class Verifier:
         drafter: Read | None = None,
         tokens: tuple[int, ...] = (),
         above: Above | None = None,
+        shared: Shared | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._read, self._policy, self._above, self._now = read, policy, above, now
+        self._read, self._policy, self._above, self._shared, self._now = read, policy, above, shared, now
         self._drafter = drafter if policy.weighs_drafts else None
         self.answer = Growing(ends, most, list(tokens), len(tokens), len(tokens))
         self.passes = 0
 
     def check(self, round: Round) -> Verdict:
-        """What stands of a round; the same round again gives the same tokens, or more of them."""
+        """What stands of a round; the same round again gives the same tokens, or more of them.
+
+        Raises MessageError for states that are none of this model.
+        """
         answer, above, passes = self.answer, self._above, self.passes
         if above is not None:
             above.hear(answer)
-        begin = self._now()
+        begin, shared = self._now(), 0.0
         drafts = self._fresh(round)
         if drafts is not None and not answer.has_ended and not (above is not None and above.writes_alone):
+            drafts = self._within(drafts)
+            shared = self._share(drafts, round)
             self._extend(drafts, round.own)
         spent = self._now() - begin
         if above is None:
@@ -136,7 +147,19 @@ class Verifier:
             is_over=answer.is_over,
             passes=self.passes - passes,
             seconds=spent,
+            shared=shared,
         )
+
+    def _share(self, drafts: list[int], round: Round) -> float:
+        """Takes the states of the drafts that came with them, computes them where none did, and gives the
+        seconds of that."""
+        if self._shared is None or not drafts:
+            return 0.0
+        begin, tokens = self._now(), [*self.answer.tokens, *drafts]
+        if round.states:
+            self._shared.take(tokens, round)
+        self._shared.run(tokens)
+        return self._now() - begin
 
     def _fresh(self, round: Round) -> list[int] | None:
         """The drafts that go on from the answer as it is here; None for those of another, or an old round."""
@@ -151,7 +174,6 @@ class Verifier:
     def _extend(self, drafts: list[int], own: int) -> None:
         """Appends the drafts that stand, then at least `own` tokens; one where a draft fell."""
         answer = self.answer
-        drafts = self._within(drafts)
         if drafts:
             logits = self._read([*answer.tokens, *drafts], len(drafts) + 1)
             self.passes += 1

@@ -25,7 +25,8 @@ class RemoteVerifier:
         self._remote, self._body, self._seconds = remote, dict(body), seconds
         self._final: list[int] = list(body.get("tokens", ()))
         self._socket: Socket | None = None
-        self.exit, self.tiers = "full", 2  # the member that decides and the number of tiers, once it is open
+        # Once it is open: the member that decides, the number of tiers, and whether states are taken.
+        self.exit, self.tiers, self.takes_states = "full", 2, False
         self.round_trip = 0.0  # seconds that a message of no size took, once it is open
         self.num_bytes = 0  # of rounds and verdicts, without what the connection adds
 
@@ -43,7 +44,7 @@ class RemoteVerifier:
             raise LinkDown(str(error)) from error
         opened = json.loads(self._asked(body, self._remote.connection.timeout))
         self.round_trip = self._socket.round_trip
-        self.exit, self.tiers = opened["exit"], opened["tiers"]
+        self.exit, self.tiers, self.takes_states = opened["exit"], opened["tiers"], opened["states"]
 
     def __call__(self, round: Round) -> Verdict:
         """The verdict of a round."""

@@ -58,7 +58,7 @@ class DraftedAnswers:
             return
         verification = await self._opened(socket, asked)
         try:
-            await socket.send_text(self._verifiers.opened.model_dump_json())
+            await socket.send_text(verification.opened.model_dump_json())
             while (round := await self._heard(socket, "bytes", self._limits.drafted_idle)) is not None:
                 await socket.send_bytes(await self._aside(partial(verification.check, round)))
         finally:

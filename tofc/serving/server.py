@@ -234,7 +234,7 @@ def _add_the_rest(app: FastAPI, service: Service, figures: Callable[[], Awaitabl
     async def list_models() -> Any:
         """The model, and each member of its family."""
         return schema.ModelList(
-            data=[card(name) for name in models.members], tiers=service.verifiers.opened.tiers
+            data=[card(name) for name in models.members], tiers=service.verifiers.tiers
         )
 
     @app.get("/v1/models/{name}", response_model=schema.Model, tags=["models"])

@@ -10,12 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from tofc.decoding.carry import Carrier
 from tofc.decoding.choice import Choice
 from tofc.decoding.growing import LinkDown
 from tofc.decoding.pace import Pace
-from tofc.decoding.reading import Read, readers
-from tofc.decoding.remote import drafted_by, drafter_tag, vocabulary_tag
+from tofc.decoding.reading import Read, Shared, readers
+from tofc.decoding.remote import drafted_by
 from tofc.decoding.rounds import MessageError, Round
+from tofc.decoding.tags import drafter_tag, shared_tag, vocabulary_tag
 from tofc.decoding.verifier import Above, Verifier
 from tofc.decoding.wire import ROUND_SECONDS, RemoteVerifier
 from tofc.errors import UserError
@@ -33,22 +35,27 @@ class OpenRequest(ChatRequest):
     """A question whose answer is to be grown from drafts.
 
     `draft` names the member that drafts, `draft_parameters` says how large it is, `draft_tag` which weights
-    it has, `vocabulary` which tokenizer. `tokens` of the answer are final already.
+    it has, `vocabulary` which tokenizer. Its first `shared` blocks have the weights that `shared_tag` says:
+    states behind them may travel. `tokens` of the answer are final already.
     """
 
     draft: str = Field(max_length=200)
     draft_parameters: int = Field(ge=0)
     draft_tag: str = Field("", max_length=64)
     vocabulary: str = Field(max_length=64)
+    shared: int = Field(0, ge=0)
+    shared_tag: str = Field("", max_length=64)
     tokens: list[int] = Field(default_factory=list, max_length=4096)
     top_k: int | None = Field(None, ge=1)
 
 
 class Opened(BaseModel):
-    """An open answer: the member that it will be of, and how many tiers work on it, the device included."""
+    """An open answer: the member that it will be of, how many tiers work on it, the device included, and
+    whether states may come with its drafts."""
 
     exit: str
     tiers: int
+    states: bool
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,12 @@ class Upstream:
 
 @dataclass
 class Verification:
-    """An answer that a device drafts; `far` leads to the tier above, where there is one."""
+    """An answer that a device drafts; `far` leads to the tier above, where there is one; `shared` are the
+    blocks whose states may come, where some may."""
 
+    opened: Opened
     verifier: Verifier
+    shared: Shared | None
     far: RemoteVerifier | None
     vocabulary: int
     rounds: int = 0
@@ -101,6 +111,10 @@ class Verification:
         """A round's verdict; ApiError for bytes that are no round."""
         try:
             round = Round.from_bytes(data)
+            if round.states and self.shared is None:
+                raise MessageError("states came that this server said it does not take")
+            if round.states and self.shared is not None:
+                self.shared.parsed(round)
         except MessageError as error:
             raise wrong(str(error), code="invalid_round") from error
         if len(round.drafts) > _MOST_DRAFTS:
@@ -127,16 +141,14 @@ class Verifiers:
 
     def __init__(self, models: ServedModels, most: int, upstream: Upstream | None = None) -> None:
         self.models, self._upstream = models, upstream
-        self.vocabulary = vocabulary_tag(models.edge.tokenizer)
+        self.vocabulary = vocabulary_tag(models.edge)
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="tofc-upstream")
         self._pace = Pace(parallel=True)  # learns from all answers
 
     @property
-    def opened(self) -> Opened:
-        """What every answer here will be."""
-        if self._upstream is None:
-            return Opened(exit=self.models.edge.exit, tiers=2)
-        return Opened(exit=FULL, tiers=3)
+    def tiers(self) -> int:
+        """How many work on each answer."""
+        return 2 if self._upstream is None else 3
 
     def open(self, asked: Asked, body: OpenRequest) -> Verification:
         """Reads the question; ApiError for a drafter that cannot be verified here."""
@@ -164,27 +176,41 @@ class Verifiers:
         prompt = self.models.prepare(asked.turns, asked.seen, asked.sampling.max_new_tokens).prompt
         # What the drafter drew from is recomputed here, so that it need not travel: if it is the very same.
         knows = bool(body.draft_tag) and _tag(edge, body.draft) == body.draft_tag
+        depth = self._shares(body, exit)
         try:
-            reads = readers(edge.family, prompt, [exit, body.draft] if knows else [exit])
+            reads = readers(edge.family, prompt, [exit, body.draft] if knows else [exit], depth)
         except UserError as error:
             raise wrong(str(error), "model") from error
-        far = None
+        read, far, above = reads[exit], None, None
         if upstream is not None:
             asked_above = body.model_dump(exclude_none=True) | drafted_by(edge, exit, choice)
             asked_above |= {"model": upstream.remote.model}
             # Heard of, or given up, before the device gives up this tier.
-            far = RemoteVerifier(upstream.remote, asked_above, ROUND_SECONDS / 2)
+            far = link = RemoteVerifier(upstream.remote, asked_above, ROUND_SECONDS / 2)
+            own = read.shared(edge.family.named(exit).exit_layer)
+            pack = Carrier(own, lambda: link.takes_states, self._pace.carry)
+            above = Above(link, self._pace, self._pool, pack)
+        shared = read.shared(depth) if depth else None
         verifier = Verifier(
-            reads[exit],
+            read,
             choice.policy(stream=1 if upstream is not None else 2),
             self.models.ends,
             asked.sampling.max_new_tokens,
             drafter=reads.get(body.draft) if knows else None,
             tokens=tuple(body.tokens),
-            above=None if far is None else Above(far, self._pace, self._pool),
+            above=above,
+            shared=shared,
         )
-        self._read_everywhere(reads[exit], body.tokens, far)
-        return Verification(verifier, far, text.vocab_size)
+        self._read_everywhere(read, body.tokens, far)
+        decides = edge.exit if upstream is None else FULL
+        opened = Opened(exit=decides, tiers=self.tiers, states=shared is not None)
+        return Verification(opened, verifier, shared, far, text.vocab_size)
+
+    def _shares(self, body: OpenRequest, exit: str) -> int:
+        """The number of first blocks that drafter and verifier have in common, weight for weight, or 0."""
+        edge = self.models.edge
+        reaches = 0 < body.shared <= edge.family.named(exit).exit_layer
+        return body.shared if reaches and shared_tag(edge, body.shared) == body.shared_tag else 0
 
     def _read_everywhere(self, read: Read, tokens: list[int], far: RemoteVerifier | None) -> None:
         """All tiers read the prompt at the same time."""

@@ -237,7 +237,7 @@ def test_a_verifier_goes_on_from_another_ones_answer() -> None:
 def test_rounds_and_verdicts_travel(place: int, prefix: int, tokens: list[int], own: int) -> None:
     round = Round(place, prefix, max(0, place - 3), tuple(tokens), own)
     assert Round.from_bytes(bytes(round)) == round
-    verdict = Verdict(place, tuple(tokens), place + len(tokens), bool(own % 2), own, 0.001234)
+    verdict = Verdict(place, tuple(tokens), place + len(tokens), bool(own % 2), own, 0.001234, 0.0005)
     assert Verdict.from_bytes(bytes(verdict)) == verdict
 
 
@@ -246,7 +246,7 @@ def test_a_round_of_four_drafts_takes_few_bytes() -> None:
     assert len(bytes(Verdict(30, (400, 17, 300, 5, 6), 35, False, 1, 0.004))) <= 17
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\x02" + bytes(9), b"\x01" + bytes(4) + b"\xff" * 12])
+@pytest.mark.parametrize("data", [b"", b"\x02", b"\x01" + bytes(9), b"\x02" + bytes(4) + b"\xff" * 12])
 def test_other_bytes_are_refused(data: bytes) -> None:
     for kind in (Round, Verdict):
         with pytest.raises(MessageError):

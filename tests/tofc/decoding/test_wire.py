@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import tofc
 from tests.tofc.decoding.fakes import QUESTION
 from tests.tofc.decoding.serving import Running, running
 from tofc.decoding import Choice, Pace
+from tofc.decoding.carry import Carry
 from tofc.decoding.growing import Growing
-from tofc.decoding.remote import _question, draft_for, drafted_by, vocabulary_tag
+from tofc.decoding.reading import Shared
+from tofc.decoding.remote import _question, draft_for, drafted_by
 from tofc.decoding.rounds import Round, told
+from tofc.decoding.tags import shared_tag, vocabulary_tag
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.serving.client import RemoteEdge
 from tofc.serving.keys import Keys
@@ -90,6 +94,59 @@ def test_three_tiers_answer_as_the_cloud_alone(
             Upstream.reach(middle.url, str(family_folder))
 
 
+@pytest.mark.parametrize("tiers", [2, 3])
+@pytest.mark.parametrize("choice", [Choice(), Choice(0.5, top_k=1, seed=3)], ids=["greedy", "sampled"])
+def test_states_travel_and_answers_stay_the_same(
+    server: Running,
+    models: ServedModels,
+    family_folder: Path,
+    device_edge: tofc.Edge,
+    edge: tofc.Edge,
+    packets: list[tofc.Packet],
+    monkeypatch: pytest.MonkeyPatch,
+    tiers: int,
+    choice: Choice,
+) -> None:
+    taken: list[tuple[int, int]] = []
+    take = Shared.take
+
+    def look(self: Shared, tokens: Any, round: Round) -> None:
+        taken.append((round.begin, len(round.states)))
+        take(self, tokens, round)
+
+    monkeypatch.setattr(Shared, "take", look)
+    monkeypatch.setattr(Carry, "goes", lambda self, states: True)  # on every tier
+    monkeypatch.setattr(Carry, "heard", lambda self, *given: None)
+    with ExitStack() as stack:
+        url = server.url
+        if tiers == 3:
+            upstream = Upstream.reach(url, str(family_folder))
+            url = stack.enter_context(running(models, upstream)).url
+        remote = stack.enter_context(RemoteEdge(url, "tiny"))
+        decoded = draft_for(
+            remote, device_edge, packets[0], QUESTION, choice=choice, pace=Pace(3), max_new_tokens=NEW
+        )
+    assert decoded.answer == edge.answer(packets[0], QUESTION, max_new_tokens=NEW)
+    sizes = {size for _, size in taken}
+    assert 4 * 192 * 4 in sizes  # three drafts and the token before them, 192 numbers of 4 bytes
+    assert taken[0] == (0, 3 * 192 * 4)
+    assert decoded.counts.num_bytes > 24 * 192
+
+
+def test_states_stay_where_the_other_side_has_other_weights(
+    remote: RemoteEdge,
+    device_edge: tofc.Edge,
+    edge: tofc.Edge,
+    packets: list[tofc.Packet],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tofc.decoding.remote.shared_tag", lambda edge, depth: "another")
+    pace = Pace(3, carry=Carry(True))
+    decoded = draft_for(remote, device_edge, packets[0], QUESTION, pace=pace, max_new_tokens=NEW)
+    assert decoded.answer == edge.answer(packets[0], QUESTION, max_new_tokens=NEW)
+    assert decoded.counts.num_bytes < 100 * decoded.counts.rounds
+
+
 def test_sampling_recomputes_what_the_drafter_drew_from_only_with_its_very_weights(
     remote: RemoteEdge,
     device_edge: tofc.Edge,
@@ -147,7 +204,7 @@ def test_connections_that_break_at_any_time_change_no_answer(
             device_edge,
             packet,
             QUESTION,
-            pace=Pace(1 + number),
+            pace=Pace(1 + number, carry=Carry(number > 0)),
             parallel=parallel,
             max_new_tokens=NEW,
             watch=trouble,
@@ -216,7 +273,7 @@ def test_nobody_there_at_the_start(
 @pytest.fixture
 def question(server: Running, packets: list[tofc.Packet], models: ServedModels) -> dict[str, Any]:
     """What opens an answer."""
-    told = {"draft": "e1", "draft_parameters": 1, "vocabulary": vocabulary_tag(models.edge.tokenizer)}
+    told = {"draft": "e1", "draft_parameters": 1, "vocabulary": vocabulary_tag(models.edge)}
     return _question("tiny", packets[0], QUESTION, Choice(), NEW) | told
 
 
@@ -238,21 +295,35 @@ def far(server: Running) -> ClientConnection:
     ("body", "code"),
     [
         (b"", "invalid_round"),
-        (b"\x01" * 12, "invalid_round"),
+        (b"\x02" * 12, "invalid_round"),
         (bytes(Round(0, told([]), 0, (1 << 19,))), "invalid_round"),
         (bytes(Round(0, told([]), 0, (1,) * 600)), "invalid_round"),
         ("a round is no text", "invalid_round"),
+        (bytes(Round(0, told([]), 0, (1, 2), 1, 0, b"\x00" * 1535)), "invalid_round"),
+        (bytes(Round(0, told([]), 0, (1, 2), 1, 1, b"\x00" * 1536)), "invalid_round"),
+        (bytes(Round(0, told([]), 0, (1, 2), 1, 0, b"\xff" * 1536)), "invalid_round"),
     ],
 )
 def test_rounds_that_are_none(
-    server: Running, question: dict[str, Any], body: bytes | str, code: str
+    server: Running, question: dict[str, Any], models: ServedModels, body: bytes | str, code: str
 ) -> None:
+    told = {"shared": 3, "shared_tag": shared_tag(models.edge, 3)}
     with far(server) as socket:
-        socket.send(json.dumps(question))
-        assert json.loads(socket.recv(timeout=10)) == {"exit": "full", "tiers": 2}
+        socket.send(json.dumps(question | told))
+        assert json.loads(socket.recv(timeout=10)) == {"exit": "full", "tiers": 2, "states": True}
         socket.send(body)
         said = refusal(socket)
     assert (said["status"], said["error"]["code"]) == (400, code)
+
+
+def test_states_that_were_not_asked_for(server: Running, question: dict[str, Any]) -> None:
+    with far(server) as socket:
+        socket.send(json.dumps(question | {"shared": 99, "shared_tag": "1"}))
+        assert json.loads(socket.recv(timeout=10))["states"] is False
+        socket.send(bytes(Round(0, told([]), 0, (1, 2), 1, 0, b"\x00" * 1536)))
+        said = refusal(socket)
+    assert said["error"]["code"] == "invalid_round"
+    assert "does not take" in said["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -266,6 +337,7 @@ def test_rounds_that_are_none(
         ({"vocabulary": "another"}, 400, "other_tokenizer"),
         ({"draft_parameters": 1 << 40}, 400, "verifier_too_small"),
         ({"tokens": [1 << 20]}, 400, "invalid_value"),
+        ({"shared": -1}, 400, "invalid_request"),
         ({"max_tokens": 1 << 20}, 400, "invalid_value"),
     ],
 )
