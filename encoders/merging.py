@@ -13,8 +13,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders import merging_blocks
 from encoders import merging_kernels as kernels
 from encoders import merging_peaks as peaks
+from encoders.merging_blocks import Parts
 from encoders.merging_products import MAX_WIDTH
 from encoders.merging_screened import ScreenedSearch
 from encoders.merging_threads import Team, divide, run
@@ -28,22 +30,28 @@ class Clusters(NamedTuple):
     """A partition of the tokens of each image: arrays for features that are an array, tensors for tensors.
 
     assignment: int64 [B, N], the cluster 0..K-1 of each token, -1 for tokens that the mask leaves out.
-    centers: int64 [B, K], the token that is the centre of each cluster, ascending (raster order); -1 pads
-    the end
-        of images that have fewer valid tokens than K.
+    centers: int64 [B, K], the token that is the centre of each cluster, ascending (raster order), or in the
+    order of their blocks; -1 pads the end of images that have fewer valid tokens than K.
     """
 
     assignment: Any
     centers: Any
 
 
-def dpc_knn(features: Any, num_clusters: int, k: int = 5, mask: Any = None) -> Clusters:
+def dpc_knn(
+    features: Any, num_clusters: int, k: int = 5, mask: Any = None, grid: Parts | None = None
+) -> Clusters:
     """Cluster the tokens of each image around its density peaks.
 
     features: [B, N, C], array or tensor of any floating dtype. num_clusters: K >= 1. k: neighbours of the
     density estimate, counting the token itself as the published procedure does; at most the number of tokens
     is used. mask: bool [B, N], True for the tokens that count; the others get assignment -1 and influence
     nothing.
+
+    grid: (rows, columns) of the patches, one pair for each grid whose tokens follow one another in raster
+    order. Where it is given, centres are spread: it is cut into K equal blocks (`merging_blocks.cut`), the
+    densest token of each is a centre, and tokens join the nearest centre of their own block and of those that
+    touch it. Without it, centres lie wherever peaks are highest. Not together with a mask.
 
     K >= N is the identity (K becomes N). With a mask, an image with fewer than K valid tokens keeps each
     of them as its own cluster, and its last centres are -1.
@@ -58,23 +66,26 @@ def dpc_knn(features: Any, num_clusters: int, k: int = 5, mask: Any = None) -> C
     Raises TypeError or ValueError on wrong shapes and dtypes, and where a valid token holds a NaN or an
     infinity.
     """
-    _check_arguments(features, num_clusters, k, mask)
+    _check_arguments(features, num_clusters, k, mask, grid)
     if not isinstance(features, np.ndarray):
         from encoders import merging_torch
 
-        return merging_torch.cluster(features, num_clusters, k, mask)
+        return merging_torch.cluster(features, num_clusters, k, mask, grid)
     valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask
-    return cluster(as_points(features), num_clusters, k, valid, Team(numba.get_num_threads()))
+    team = Team(numba.get_num_threads())
+    return cluster(as_points(features), num_clusters, k, valid, grid, team)
 
 
-def cluster(features: Array, num_clusters: int, k: int, mask: Array, team: Team) -> Clusters:
+def cluster(
+    features: Array, num_clusters: int, k: int, mask: Array, grid: Parts | None, team: Team
+) -> Clusters:
     """`dpc_knn` of arrays as `as_points` makes them, with checked arguments, on the threads of a team."""
     high, low = _range(features, mask, team)
 
-    def search_on(grid: Grid) -> ScreenedSearch:
-        return ScreenedSearch(features, *grid, mask, team)
+    def search_on(fixed: FixedPoint) -> ScreenedSearch:
+        return ScreenedSearch(features, *fixed, mask, team)
 
-    return density_peaks(high, low, mask, num_clusters, k, search_on)
+    return density_peaks(high, low, mask, num_clusters, k, grid, search_on)
 
 
 def merge_tokens(features: Any, clusters: Clusters) -> tuple[Any, Any]:
@@ -108,7 +119,7 @@ def as_points(features: Array) -> Array:
     return np.ascontiguousarray(features, dtype=None if features.dtype == np.float64 else np.float32)
 
 
-def _check_arguments(features: Any, num_clusters: int, k: int, mask: Any) -> None:
+def _check_arguments(features: Any, num_clusters: int, k: int, mask: Any, grid: Parts | None) -> None:
     if features.ndim != 3 or 0 in features.shape[1:]:
         raise ValueError(f"features must be [B, N, C] with N, C >= 1, got {tuple(features.shape)}")
     if features.shape[2] > MAX_WIDTH:
@@ -119,6 +130,13 @@ def _check_arguments(features: Any, num_clusters: int, k: int, mask: Any) -> Non
         raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
+    if grid is not None:
+        patches = sum(rows * columns for rows, columns in grid)
+        if mask is not None or patches != features.shape[1]:
+            raise ValueError(
+                f"a grid of {patches} patches does not go with {features.shape[1]} tokens"
+                f"{'' if mask is None else ' and a mask'}: give that of all tokens"
+            )
     if mask is None:
         return
     if str(mask.dtype).removeprefix("torch.") != "bool":
@@ -155,7 +173,7 @@ def _range(features: Array, mask: Array, team: Team) -> tuple[Array, Array]:
     return high, low
 
 
-class Grid(NamedTuple):
+class FixedPoint(NamedTuple):
     """Where integers stand for features: middle float64 [B, C], step float64 [B], a power of two.
 
     The integers are at most 2^bits.
@@ -166,7 +184,7 @@ class Grid(NamedTuple):
     bits: int
 
 
-def fixed_point(high: Array, low: Array, k: int) -> Grid:
+def fixed_point(high: Array, low: Array, k: int) -> FixedPoint:
     """A grid of integers small enough that float64 sums over them are exact in any order.
 
     high, low: float64 [B, C], the range of each channel. Each channel is centred on its mid-range first,
@@ -176,7 +194,7 @@ def fixed_point(high: Array, low: Array, k: int) -> Grid:
     # A sum of k squared distances is at most 4 * width * k * 2^(2 bits), and must stay below 2^53.
     bits = (51 - math.ceil(math.log2(width)) - math.ceil(math.log2(k))) // 2
     middle, step = peaks.middle_and_step(high, low, bits)
-    return Grid(middle, step, bits)
+    return FixedPoint(middle, step, bits)
 
 
 class Search(Protocol):
@@ -192,12 +210,21 @@ class Search(Protocol):
         """Distances, one after another, of the wanted tokens (bool [B, N]) to the nearest token of lower
         rank; of the token of rank 0 to the farthest token."""
 
-    def nearest_center(self, centers: Array) -> Array:
-        """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N]."""
+    def nearest_center(self, centers: Array, among: Array | None = None) -> Array:
+        """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N].
+
+        among: int64 [N, M], the places that count for each token, ascending and -1 for none; all if left out.
+        """
 
 
 def density_peaks(
-    high: Array, low: Array, mask: Array, num_clusters: int, k: int, search_on: Callable[[Grid], Search]
+    high: Array,
+    low: Array,
+    mask: Array,
+    num_clusters: int,
+    k: int,
+    grid: Parts | None,
+    search_on: Callable[[FixedPoint], Search],
 ) -> Clusters:
     """`dpc_knn` given the range of each channel, float64 [B, C], and a search on the grid made of it."""
     (batch, num_tokens), width = mask.shape, high.shape[1]
@@ -205,12 +232,17 @@ def density_peaks(
     if num_clusters == num_tokens and mask.all():
         identity = np.tile(np.arange(num_tokens), (batch, 1))
         return Clusters(identity, identity.copy())
-    grid = fixed_point(high, low, k)
-    search = search_on(grid)
+    blocks = None if grid is None else merging_blocks.cut(tuple(grid), num_clusters)
+    fixed = fixed_point(high, low, k)
+    search = search_on(fixed)
     nearest_sq, nearest = search.neighbours(k)  # [B, N, k] each, in units of step^2
     mean_sq, rank = peaks.rank_by_density(nearest_sq, mask)  # [B, N] each
+    if blocks is not None:
+        centers = peaks.densest(rank, blocks.owner, num_clusters)
+        nearest_center = search.nearest_center(centers, blocks.around)
+        return Clusters(peaks.assign(nearest_center, centers, mask), centers)
     # For most tokens a denser one is among the neighbours; only for the others it is searched for.
     delta_sq, wanted = peaks.to_denser_neighbour(nearest_sq, nearest, rank, mask)
     delta_sq[wanted] = search.to_denser(rank, wanted)
-    centers = peaks.highest(mean_sq, delta_sq, grid.step, width, mask, num_clusters)
+    centers = peaks.highest(mean_sq, delta_sq, fixed.step, width, mask, num_clusters)
     return Clusters(peaks.assign(search.nearest_center(centers), centers, mask), centers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -74,12 +75,21 @@ class DenseSearch:
                 found.append(torch.where(ranks[row] == 0, farthest, nearest_denser))
         return torch.cat(found).cpu().numpy()
 
-    def nearest_center(self, centers: Array) -> Array:
-        """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N]."""
+    def nearest_center(self, centers: Array, among: Array | None = None) -> Array:
+        """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N].
+
+        among: int64 [N, M], the places that count for each token, ascending and -1 for none; all if left out.
+        """
         chosen = self._here(centers)
         token = chosen.clamp(min=0)
         to_centers = self._right.gather(1, token[..., None].expand(-1, -1, self._right.shape[2]))
         distances = torch.bmm(self._left, to_centers.transpose(1, 2))  # [B, N, K]
+        if among is not None:
+            counts = torch.zeros(among.shape[0], centers.shape[1] + 1, dtype=torch.bool, device=self._device)
+            last = centers.shape[1]  # the column of -1
+            places = torch.tensor(np.where(among < 0, last, among), device=self._device)
+            counts.scatter_(1, places, True)
+            distances.masked_fill_(~counts[:, :-1], math.inf)
         return distances.masked_fill_((chosen < 0)[:, None], math.inf).argmin(2).cpu().numpy()
 
 

@@ -90,6 +90,21 @@ def highest(
 
 
 @compiled(set())
+def densest(rank: Array, owner: Array, num_blocks: int) -> Array:
+    """The token of lowest rank of each block, int64 [B, K].
+
+    rank: int64 [B, N], owner: int64 [N], the block of each token.
+    """
+    centers = np.full((len(rank), num_blocks), -1)
+    for image in range(len(rank)):
+        for token in range(owner.size):
+            best = centers[image, owner[token]]
+            if best < 0 or rank[image, token] < rank[image, best]:
+                centers[image, owner[token]] = token
+    return centers
+
+
+@compiled(set())
 def assign(nearest_center: Array, centers: Array, mask: Array) -> Array:
     """The cluster of each token, int64 [B, N]: that of its nearest centre; -1 for masked tokens."""
     owner = np.where(mask, nearest_center, -1)

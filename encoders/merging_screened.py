@@ -95,9 +95,19 @@ class ScreenedSearch:
         tokens = self._tokens
         return kernels.of_wanted(distances, rows, rank, tokens.norms, tokens.halves, self._low_bits)
 
-    def nearest_center(self, centers: Array) -> Array:
-        """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N]."""
-        return self._nearest(self._all, centers, 1)[1][..., 0]
+    def nearest_center(self, centers: Array, among: Array | None = None) -> Array:
+        """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N].
+
+        among: int64 [N, M], the places that count for each token, ascending and -1 for none; all if left out.
+        """
+        if among is None:
+            return self._nearest(self._all, centers, 1)[1][..., 0]
+        places = np.empty(self._all.shape, dtype=np.int64)
+        run(
+            kernels.nearest_among, divide(self._team, len(places), *among.shape),
+            self._tokens.halves, self._low_bits, centers, among, places,
+        )  # fmt: skip
+        return places
 
     def _nearest(
         self, rows: Array, columns: Array, k: int, ranks: Array | None = None

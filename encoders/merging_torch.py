@@ -13,37 +13,44 @@ from numpy.typing import NDArray
 
 from encoders import merging
 from encoders.merging import Clusters, as_points, density_peaks, raise_not_finite
+from encoders.merging_blocks import Parts
 from encoders.merging_dense import DenseSearch
 from encoders.merging_threads import Team
 
 _PROCESS = os.getpid()  # a fork has none of its parent's threads, and waits for them in vain
 
 
-def cluster(features: torch.Tensor, num_clusters: int, k: int, mask: torch.Tensor | None) -> Clusters:
+def cluster(
+    features: torch.Tensor, num_clusters: int, k: int, mask: torch.Tensor | None, grid: Parts | None = None
+) -> Clusters:
     """`encoders.dpc_knn` of a tensor, with checked arguments; the clusters are tensors beside it."""
     device = features.device
     valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask.cpu().numpy()
     search = _cluster_here if device.type == "cpu" else _cluster_there
-    found = search(features.detach(), num_clusters, k, valid)
+    found = search(features.detach(), num_clusters, k, valid, grid)
     return Clusters(*(torch.from_numpy(part).to(device) for part in found))
 
 
-def _cluster_here(features: torch.Tensor, num_clusters: int, k: int, valid: NDArray[Any]) -> Clusters:
+def _cluster_here(
+    features: torch.Tensor, num_clusters: int, k: int, valid: NDArray[Any], grid: Parts | None
+) -> Clusters:
     values = features if features.dtype == torch.float64 else features.float()
     team = Team(torch.get_num_threads(), _openmp() if os.getpid() == _PROCESS else 0)
-    return merging.cluster(as_points(values.numpy()), num_clusters, k, valid, team)
+    return merging.cluster(as_points(values.numpy()), num_clusters, k, valid, grid, team)
 
 
-def _cluster_there(features: torch.Tensor, num_clusters: int, k: int, valid: NDArray[Any]) -> Clusters:
+def _cluster_there(
+    features: torch.Tensor, num_clusters: int, k: int, valid: NDArray[Any], grid: Parts | None
+) -> Clusters:
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         high, low = _range(features, valid)
         if not (np.isfinite(high).all() and np.isfinite(low).all()):
             raise_not_finite(features.double().cpu().numpy(), valid)
 
-        def search_on(grid: merging.Grid) -> DenseSearch:
-            return DenseSearch(features, grid.middle, grid.step, valid)
+        def search_on(fixed: merging.FixedPoint) -> DenseSearch:
+            return DenseSearch(features, fixed.middle, fixed.step, valid)
 
-        return density_peaks(high, low, valid, num_clusters, k, search_on)
+        return density_peaks(high, low, valid, num_clusters, k, grid, search_on)
 
 
 @cache

@@ -36,12 +36,16 @@ T = TypeVar("T")
 class MergingConfig:
     """How tokens are merged: `tokens` is the number K that travels, or "all"; `neighbours` is DPC-KNN's k.
 
+    `spread`: each of K equal blocks of the picture has one of the centres; otherwise they lie wherever
+    density peaks are highest, as in the paper.
+
     `ladder` has the numbers of tokens that go best with qualities 1 to 8 where a byte budget chooses both;
     empty for doubling from each quality to the next through the default quality and `tokens`.
     """
 
     tokens: int | str = 64
     neighbours: int = 5
+    spread: bool = False
     ladder: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

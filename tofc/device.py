@@ -220,7 +220,13 @@ class Device:
         watch = self.vision.stopwatch()
         tokens = picture.tokens[None]  # [1, M, C]
         count = picture.layout.num_tokens if count is None else count
-        clusters = dpc_knn(tokens, count, k=self.config.merging.neighbours)
+        merging, parts = self.config.merging, picture.layout.parts
+        if merging.spread and count < len(parts):
+            raise UserError(
+                f"tokens is {count}; this checkpoint spreads them over the picture and its tiles: give at "
+                f"least {len(parts)}"
+            )
+        clusters = dpc_knn(tokens, count, k=merging.neighbours, grid=parts if merging.spread else None)
         merged, _ = merge_tokens(tokens, clusters)  # [1, K, C]
         merged = merged[0] if isinstance(merged, np.ndarray) else merged[0].cpu()
         timing = {**picture.timing, "merge": watch.lap()}

@@ -58,6 +58,12 @@ class TileLayout:
         """M, the number of tokens that show picture."""
         return self.positions.size
 
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of the base tile, and of the grid of further tiles where there is one."""
+        base = (self.side, self.side)
+        return (base, self.grid) if min(self.grid) > 0 else (base,)
+
     def select(self, tiles: Any) -> Any:
         """Tower output [T, N, C], array or tensor, to tokens [M, C]: padding dropped, travelling order."""
         return tiles.reshape(-1, tiles.shape[-1])[self.positions]

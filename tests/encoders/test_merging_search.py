@@ -233,7 +233,7 @@ def test_threads_and_autocast_change_nothing() -> None:
         torch.set_num_threads(before)
     values, valid = features.numpy(), np.ones((2, 700), dtype=np.bool_)
     for threads in (1, 2, 7):  # of our own
-        arrays = merging.cluster(values, 30, 5, valid, Team(threads))
+        arrays = merging.cluster(values, 30, 5, valid, None, Team(threads))
         assert_same(Clusters(*map(torch.from_numpy, arrays)), alone)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_same(dpc_knn(features, 30), alone)

@@ -59,7 +59,7 @@ def test_packets_are_at_most_sixteen_bytes_over_the_ideal(
 def test_training_estimates_the_coded_bytes_within_one_percent(
     device: tofc.Device, merged: list[np.ndarray]
 ) -> None:
-    trainable = load_trainable(ASSETS / "scenes-tiny").eval()
+    trainable = load_trainable(ASSETS / "scenes-tiny/codec.safetensors").eval()
     for quality in device.codec.qualities:
         estimated = sum(
             float(trainable(torch.from_numpy(tokens)[None], quality - 1).rate.sum()) / 8 for tokens in merged
@@ -85,7 +85,7 @@ def test_any_number_of_tokens_goes_with_any_quality(
 @torch.no_grad()
 def test_every_entropy_model_is_used(device: tofc.Device, merged: list[np.ndarray]) -> None:
     """A router that has collapsed leaves models without tokens; training warns under two percent."""
-    trainable = load_trainable(ASSETS / "scenes-tiny").eval()
+    trainable = load_trainable(ASSETS / "scenes-tiny/codec.safetensors").eval()
     features = torch.from_numpy(np.stack(merged))
     used = sum(trainable(features, q - 1).router.mean((0, 1)) for q in device.codec.qualities)
     assert float((used / len(device.codec.qualities)).min()) > 0.02

@@ -33,8 +33,7 @@ def test_a_trainable_codec_comes_back_as_it_was(prior: str, tmp_path: Path) -> N
     codec = make_codec(CodecConfig(width=16, experts=2, hyper=3), prior, seed=4)
     features = make_features(16).reshape(2, 20, 16)
     codec.fit_transform(features)
-    save_trainable(codec, tmp_path)
-    again = load_trainable(tmp_path)
+    again = load_trainable(save_trainable(codec, tmp_path))
     assert again.config == codec.config
     assert again.export(features).fingerprint == codec.export(features).fingerprint
 
@@ -44,7 +43,7 @@ def test_another_file_is_no_trainable_codec(tmp_path: Path) -> None:
 
     save_file({"a": torch.zeros(2)}, tmp_path / "codec.safetensors")
     with pytest.raises(ValueError, match="tofc train"):
-        load_trainable(tmp_path)
+        load_trainable(tmp_path / "codec.safetensors")
 
 
 def test_idle_entropy_models_are_those_under_two_percent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 import subprocess
@@ -187,6 +188,22 @@ def test_clusters_lie_on_the_patch_grid(device, picture) -> None:
     assert features.cluster_map.shape == (6, 6)
     assert set(features.cluster_map.ravel().tolist()) == set(range(9))
     assert features.image_size == (70, 100)
+
+
+def test_spread_clusters_cover_the_picture_evenly(anyres, make_picture) -> None:
+    device, edge = anyres
+    merging = dataclasses.replace(device.config.merging, spread=True)
+    config = dataclasses.replace(device.config, merging=merging)
+    spread = tofc.Device(device.vision, config, device.codec)
+    features = spread.features(make_picture(100, 70), 20)
+    side, (rows, columns) = features.layout.parts
+    assert side == (6, 6)
+    whole, tiles = len(np.unique(features.cluster_map)), rows * columns
+    assert whole == round(20 * 36 / (36 + tiles))  # the base tile's share; the rest are the tiles'
+    packet = spread.encode(make_picture(100, 70), tokens=2)
+    assert edge.decode_features(packet)[0].tokens.shape[0] == 2
+    with pytest.raises(tofc.UserError, match="at least 2"):
+        spread.encode(make_picture(100, 70), tokens=1)
 
 
 # -- answers --

@@ -20,6 +20,7 @@ import tofc
 from eval.scenes.corpus import SceneCorpus
 from eval.scenes.world import make_scene
 from tofc.config import load_yaml
+from tofc.errors import UserError
 from tofc.training.base_model import BaseModelConfig, build_model, build_processor, build_tokenizer
 from tofc.training.settings import TrainConfig
 from tofc.training.train import Run
@@ -227,6 +228,21 @@ def test_a_base_that_is_not_there_is_named(config: Path, tmp_path: Path) -> None
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "tofc pretrain" in errors
+
+
+def test_a_codec_goes_on_learning(runs: tuple[Path, Path], config: Path, tmp_path: Path) -> None:
+    again = replace(load_yaml(config, TrainConfig), codec_from=str(runs[0]))
+    run = Run(again, tmp_path / "work", Console(quiet=True))
+    begin = load_file(runs[0] / "codec.safetensors")
+    state = run.task.codec.state_dict()
+    assert all(torch.equal(value, begin[name]) for name, value in state.items())
+    run.trainer.train_step([run.corpus.picture("train", number, 0) for number in range(4)])
+    moved = [name for name, value in run.task.codec.named_parameters() if not torch.equal(value, begin[name])]
+    assert moved
+    with pytest.raises(UserError, match="another shape"):
+        Run(replace(again, codec=replace(again.codec, experts=3)), tmp_path / "other", Console(quiet=True))
+    with pytest.raises(UserError, match="has no codec that can learn on"):
+        Run(replace(again, codec_from=again.base), tmp_path / "plain", Console(quiet=True))
 
 
 def test_a_codec_of_another_width_is_named(config: Path, tmp_path: Path) -> None:

@@ -79,9 +79,8 @@ def save_trainable(codec: TrainableCodec, folder: str | Path) -> Path:
     return path
 
 
-def load_trainable(folder: str | Path) -> TrainableCodec:
-    """Read what `save_trainable` wrote; ValueError where the file is of another kind."""
-    path = Path(folder) / WEIGHTS_NAME
+def load_trainable(path: str | Path) -> TrainableCodec:
+    """Read the file that `save_trainable` wrote; ValueError where it is of another kind."""
     tensors = load_file(path)
     if SHAPE_KEY not in tensors:
         raise ValueError(f"{path} is not a trainable codec: it has no {SHAPE_KEY}; `tofc train` makes one")

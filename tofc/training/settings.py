@@ -17,7 +17,8 @@ class TrainConfig:
     """A codec for a base model, trained with the answers of its language model (arXiv 2506.12479, II-B1).
 
     base: a LLaVA-OneVision folder or hub id; seed: of weights, pictures' order and noise; data: the corpus;
-    codec, prior: the codec's shape and its factorised prior; adapters: LoRA and projector, none to leave the
+    codec, prior: the codec's shape and its factorised prior; codec_from: a checkpoint of tofc whose codec, of
+    that shape, goes on learning (none: a new one); adapters: LoRA and projector, none to leave the
     base as it is; checkpoint: what the checkpoint says of itself; merge_adapters: whether the checkpoint
     holds the changed base model, or names the base and holds the change as adapters/.
 
@@ -42,6 +43,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     codec: CodecConfig = field(default_factory=lambda: CodecConfig(width=192))
     prior: str = "entropy_bottleneck"
+    codec_from: str | None = None
     adapters: AdapterConfig | None = field(default_factory=AdapterConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     merge_adapters: bool = True

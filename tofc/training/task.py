@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from encoders.merging import dpc_knn, merge_tokens
 from entropy import TrainableCodec
 from entropy.router import usage_by_level
+from tofc.config import MergingConfig
 from tofc.training.grounded import GroundedModel
 from tofc.training.packing import PackedBatch
 
@@ -113,11 +114,13 @@ class TaskModel(nn.Module):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
-def dpc_merge(neighbours: int) -> Merge:
-    """Merging by DPC-KNN with k = `neighbours`: the one that devices do."""
+def merge_as(merging: MergingConfig) -> Merge:
+    """The merging of base tiles that devices do."""
 
     def merge(features: Tensor, tokens: int) -> Tensor:
-        return merge_tokens(features, dpc_knn(features.detach(), tokens, k=neighbours))[0]
+        side = math.isqrt(features.shape[1])
+        grid = ((side, side),) if merging.spread else None
+        return merge_tokens(features, dpc_knn(features.detach(), tokens, k=merging.neighbours, grid=grid))[0]
 
     return merge
 

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
 
-from entropy import FeatureCodec
+from entropy import FeatureCodec, TrainableCodec
+from tofc.config import resolve
 from tofc.errors import UserError
 from tofc.hub import read_tensors
 from tofc.model import save_checkpoint
@@ -31,6 +32,7 @@ from tofc.training.codec import (
     WEIGHTS_NAME,
     LevelReport,
     evaluate,
+    load_trainable,
     make_codec,
     report_table,
     save_trainable,
@@ -41,7 +43,7 @@ from tofc.training.loop import STATE_NAME, TrainingLoop, make_accelerator
 from tofc.training.packing import Packer
 from tofc.training.pretrain import has_bf16
 from tofc.training.settings import TrainConfig
-from tofc.training.task import Merge, TaskModel, dpc_merge
+from tofc.training.task import Merge, TaskModel, merge_as
 from tofc.training.trainer import Trainer
 
 SURVEYED_AT_ONCE = 4  # pictures; a setting that is about memory must not change what is learned
@@ -82,12 +84,12 @@ class Run:
             self.tuned = attach(model, config.adapters, config.seed)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        codec = make_codec(config.codec, config.prior, config.seed).to(accelerator.device)
-        merge = merge or dpc_merge(config.checkpoint.merging.neighbours)
+        codec = first_codec(config).to(accelerator.device)
+        merge = merge or merge_as(config.checkpoint.merging)
         bf16 = choose_bf16(config.precision, accelerator.device)
         self.task = TaskModel(GroundedModel(model), codec, merge, bf16)
         work.mkdir(parents=True, exist_ok=True)
-        if not (work / STATE_NAME).exists():
+        if config.codec_from is None and not (work / STATE_NAME).exists():
             with console.status("looking at features, and at which of their errors matter"):
                 material = survey(self.task, self.packer, self.corpus, config)
             codec.fit_transform(material.features, material.weight)
@@ -153,6 +155,26 @@ def read_base(
         )
     moved: LlavaOnevisionForConditionalGeneration = model.to(device)  # type: ignore[arg-type]  # its stub takes modules
     return moved, processor
+
+
+def first_codec(config: TrainConfig) -> TrainableCodec:
+    """The codec that training begins with; UserError where that of `codec_from` cannot go on as it is."""
+    if config.codec_from is None:
+        return make_codec(config.codec, config.prior, config.seed)
+    checkpoint = resolve(config.codec_from)
+    weights = checkpoint.folder / checkpoint.config.codec.weights
+    if not checkpoint.has_codec or not weights.is_file():
+        raise UserError(
+            f"codec_from: {config.codec_from} has no codec that can learn on ({WEIGHTS_NAME}); name a "
+            "checkpoint that `tofc train` wrote, or leave codec_from out for a new codec"
+        )
+    codec = load_trainable(weights)
+    if codec.config != config.codec:
+        raise UserError(
+            f"codec_from: the codec of {config.codec_from} has another shape, {codec.config}; set `codec` to "
+            "that, or leave codec_from out for a new codec"
+        )
+    return codec
 
 
 @dataclass(frozen=True)

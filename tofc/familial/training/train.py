@@ -34,7 +34,7 @@ from tofc.training.data import Corpus, Example, load_corpus
 from tofc.training.grounded import GroundedModel
 from tofc.training.loop import make_accelerator
 from tofc.training.packing import Packer
-from tofc.training.task import dpc_merge
+from tofc.training.task import merge_as
 from tofc.training.train import choose_bf16, read_base, run_with_bar
 
 
@@ -66,7 +66,7 @@ class Run:
         corpus: Corpus = load_corpus(config.data.source, **config.data.options)
         model.requires_grad_(False)
         self.codec = load_codec(self.checkpoint) if self.checkpoint.has_codec else None
-        merge = dpc_merge(self.checkpoint.config.merging.neighbours)
+        merge = merge_as(self.checkpoint.config.merging)
         bf16 = choose_bf16(config.precision, accelerator.device)
         task = FamilyTask(GroundedModel(model), [], self.codec, merge, bf16, None, config.temperature)
         with console.status("looking at what the blocks see"):
