@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from eval.decoding.apart import grow_apart
 from eval.scenes.world import make_scene
 from tofc.answer import Answer
 from tofc.decoding import Choice, Pace
@@ -72,12 +73,17 @@ def compare(
 
     Also gives what differed: the position, the two likeliest tokens, and how far apart their logits are.
     """
-    own = readers(edge.family, prompt_of(edge, packet, options.prompt), alone)
+    prompt = prompt_of(edge, packet, options.prompt)
+    own = readers(edge.family, prompt, alone)
     reads = {name: Remembered(read) for name, read in own.items()}
     found, unequal = {}, []
     for group in groups:
         answer = Growing(end_ids(edge), options.max_new_tokens)
-        counts = grow(answer, [reads[name] for name in group], Choice(), Pace(_DRAFTS[scene % len(_DRAFTS)]))
+        drafts = _DRAFTS[scene % len(_DRAFTS)]
+        if options.apart:
+            counts = grow_apart(answer, edge.family, prompt, group, drafts)
+        else:
+            counts = grow(answer, [reads[name] for name in group], Choice(), Pace(drafts))
         said = tuple(token for token in answer.tokens if token not in answer.ends)
         wanted = alone[group[-1]].tokens
         found[group] = Tally(int(said == wanted), counts.sent, counts.stood)
@@ -150,6 +156,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--members", help="such as e1,e2-50,full, in any order; else all")
     parser.add_argument("--prompt", default="Describe the picture.")
     parser.add_argument("--max-new-tokens", type=int, default=80)
+    parser.add_argument(
+        "--apart", action="store_true", help="each tier by itself, with states of drafts that travel as bytes"
+    )
     parser.add_argument("--out", type=Path, help="a JSON file for what was found")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="besides")
     states = commands.add_parser("states", help="from which link on states of shared blocks should travel")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from eval.decoding.simulate import Costs
@@ -12,16 +12,28 @@ from tofc.decoding.pace import line
 from tofc.decoding.rounds import Verdict
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A round of drafts: the seconds of the pass over them, of its shared blocks, and of the way; whether
+    states travelled."""
+
+    drafts: int
+    seconds: float
+    shared: float
+    way: float
+    carried: bool
+
+
 @dataclass
 class Recorded(Pace):
-    """A pace with the seconds of each draft, of each round and its way, and of tokens written alone; and, for
-    each round of drafts, their number and the seconds of the pass over them."""
+    """A pace with the seconds of each draft, of each round and its way, and of tokens written alone; and with
+    the rounds of drafts that took one pass."""
 
     draft_seconds: list[float] = field(default_factory=list)
     round_seconds: list[float] = field(default_factory=list)
-    way_seconds: list[float] = field(default_factory=list)
+    way_seconds: list[float] = field(default_factory=list)  # of rounds without states
     alone_seconds: list[float] = field(default_factory=list)
-    passes: list[tuple[int, float]] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
     looked_at: list[int] = field(default_factory=list)
 
     def forget(self) -> None:
@@ -31,7 +43,7 @@ class Recorded(Pace):
             self.round_seconds,
             self.way_seconds,
             self.alone_seconds,
-            self.passes,
+            self.checked,
             self.looked_at,
         ):
             written.clear()
@@ -46,15 +58,19 @@ class Recorded(Pace):
         super().looked(kept, tried)
         self.looked_at.append(tried)
 
-    def heard(self, verdict: Verdict, *, sent: int, elapsed: float, **more: Any) -> None:
+    def heard(
+        self, verdict: Verdict, *, sent: int, elapsed: float, carried: bool = False, **more: Any
+    ) -> None:
         """A round came back."""
-        super().heard(verdict, sent=sent, elapsed=elapsed, **more)
+        super().heard(verdict, sent=sent, elapsed=elapsed, carried=carried, **more)
         self.round_seconds.append(elapsed)
         if not verdict.passes:
             return
-        self.way_seconds.append(elapsed - verdict.seconds)
+        way = elapsed - verdict.seconds
+        if not carried:
+            self.way_seconds.append(way)
         if sent and verdict.passes == 1:
-            self.passes.append((sent, verdict.seconds))
+            self.checked.append(Checked(sent, verdict.seconds, verdict.shared, way, carried))
         else:
             self.alone_seconds += [verdict.seconds / verdict.passes] * verdict.passes
 
@@ -68,11 +84,20 @@ def drafter_costs(recorded: Recorded, one: float, more: float, besides: float) -
 
 
 def verifier_costs(recorded: Recorded) -> Costs:
-    """Of the tier that the device asks: passes over drafts on a line."""
-    way = fmean(recorded.way_seconds)
+    """Of the tier that the device asks: passes over drafts on a line, and what states add and save.
+
+    Where all rounds went with states, they are part of the way, and passes are over own blocks alone.
+    """
+    bare = [one for one in recorded.checked if not one.carried]
+    loaded = [one for one in recorded.checked if one.carried]
+    way = fmean(recorded.way_seconds or [one.way for one in loaded])
     alone = fmean(recorded.alone_seconds) if recorded.alone_seconds else None
-    if not recorded.passes:
+    if not recorded.checked:
         assert alone is not None
         return Costs(alone, 0.0, way)
-    slope, at_none = line(recorded.passes)
-    return Costs(at_none, slope, way, at_none if alone is None else alone)
+    shared = state = 0.0
+    if bare and loaded:
+        shared, usual = median(one.shared for one in bare), median(one.way for one in bare)
+        state = max(0.0, median((one.way - usual) / (one.drafts + 1) for one in loaded))
+    slope, at_none = line([(one.drafts, one.seconds + one.carried * shared) for one in recorded.checked])
+    return Costs(at_none, slope, way, at_none if alone is None else alone, shared, state)

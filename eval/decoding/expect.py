@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from eval.decoding.config import DecodingConfig
 from eval.decoding.costs import drafter_costs, verifier_costs
 from eval.decoding.simulate import Costs, simulate
 from tofc.decoding import Pace
+from tofc.decoding.carry import Carry
 from tofc.decoding.reading import Read, readers
 from tofc.decoding.together import end_ids, prompt_of
 from tofc.edge import Edge
@@ -28,10 +29,12 @@ _REPEATS = 9
 @dataclass(frozen=True)
 class Told:
     """What each member would say behind the full one's words: `says[picture][member]`, position by position,
-    and the seconds that it takes here for a pass over one token and over `_LONG`."""
+    the seconds that it takes here for a pass over one token and over `_LONG`, and the blocks that it shares
+    with those above it."""
 
     says: list[dict[str, list[int]]]
     seconds: dict[str, tuple[float, float]]
+    depths: dict[str, int]
     draft: str
 
     @property
@@ -65,7 +68,8 @@ def read_along(config: DecodingConfig, edge: Edge, packets: Sequence[Packet]) ->
         )
         says[-1][_FULL] = answer
     seconds = {name: _timed(readers(edge.family, prompt, [name])[name], answer) for name in names}
-    return Told(says, seconds, config.draft)
+    depths = {name: edge.family.named(name).exit_layer for name in names}
+    return Told(says, seconds, depths, config.draft)
 
 
 def _timed(read: Read, answer: list[int]) -> tuple[float, float]:
@@ -93,16 +97,18 @@ def expect(config: DecodingConfig, run: Run, runs: Sequence[Run], told: Told) ->
         costs.append(verifier_costs(run.pace))
     else:  # the device does not see what the cloud's passes take; with two tiers it does
         assert config.middle is not None
-        two = next(r for r in runs if r.link == run.link and r.system.parallel and r.system.tiers == 2)
-        top = verifier_costs(two.pace)
-        names.insert(1, config.middle)
-        costs += [_like(top, told.seconds[config.middle], told.seconds[_FULL]), top]
+        like = replace(run.system, name="", at="edge", tiers=2)
+        two = next(r for r in runs if r.link == run.link and replace(r.system, name="") == like)
+        top, middle = verifier_costs(two.pace), config.middle
+        names.insert(1, middle)
+        costs.append(_like(top, told.seconds[middle], told.seconds[_FULL]))
+        costs.append(replace(top, shared=top.shared * told.depths[middle] / told.depths[config.draft]))
         cores.insert(1, config.cores[min(1, len(config.cores) - 1)])
-    middle = Pace(parallel=parallel)
+    above = Pace(parallel=parallel)
     says = told.tiers(names)
-    simulate(says[0], costs, pace, parallel=parallel, middle=middle, cores=cores)  # as there, to warm up
+    simulate(says[0], costs, pace, parallel=parallel, middle=above, cores=cores)  # as there, to warm up
     expected = sum(
-        simulate(one, costs, pace, parallel=parallel, middle=middle, cores=cores).seconds for one in says
+        simulate(one, costs, pace, parallel=parallel, middle=above, cores=cores).seconds for one in says
     )
     return {"simulated_over_measured": expected / run.seconds}
 
@@ -120,8 +126,9 @@ def _like(costs: Costs, seconds: tuple[float, float], full: tuple[float, float])
     """The costs of a smaller tier, by how its passes compare here with those of the full model."""
     one, many = (a / b for a, b in zip(seconds, full, strict=True))
     alone = None if costs.alone is None else one * costs.alone
-    return Costs(one * costs.one, many * costs.more, costs.way, alone)
+    return Costs(one * costs.one, many * costs.more, costs.way, alone, costs.shared, costs.state)
 
 
 def _same_pace(system: System) -> Pace:
-    return Pace(system.drafts, parallel=system.parallel, alone=system.alone)
+    carry = Carry(system.states)
+    return Pace(system.drafts, parallel=system.parallel, alone=system.alone, carry=carry)

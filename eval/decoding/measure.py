@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from eval.decoding.processes import pin, tiers
 from eval.latency.link import Link, Packets
 from eval.scenes.world import make_scene
 from tofc.cli_report import working
+from tofc.decoding.carry import Carry
 from tofc.decoding.drafting import Counts
 from tofc.decoding.remote import draft_for
 from tofc.device import Device
@@ -29,7 +31,8 @@ _FRAME_BYTES = 6  # that a WebSocket adds to a short message
 
 @dataclass(frozen=True)
 class System:
-    """A way to an answer: of which server, how many tiers, and with what pace."""
+    """A way to an answer: of which server, how many tiers, with what pace, and whether states travel (None:
+    where they pay)."""
 
     name: str
     at: str
@@ -37,10 +40,11 @@ class System:
     drafts: int | None
     alone: int = 16
     parallel: bool = False
+    states: bool | None = None
 
     def pace(self) -> Recorded:
         """A fresh one for each link: it goes on learning from picture to picture."""
-        return Recorded(self.drafts, parallel=self.parallel, alone=self.alone)
+        return Recorded(self.drafts, parallel=self.parallel, alone=self.alone, carry=Carry(self.states))
 
 
 @dataclass
@@ -65,6 +69,7 @@ def systems(config: DecodingConfig) -> list[System]:
         System("edge alone", "edge", 2, 0, alone=config.max_new_tokens),
         System("edge alone, every token there and back", "edge", 2, 0, alone=1),
         System("device, edge, in turn", "edge", 2, None),
+        System("device, edge, in parallel, tokens only", "edge", 2, None, parallel=True, states=False),
         System("device, edge, in parallel", "edge", 2, None, parallel=True),
     ]
     if config.middle is not None:
@@ -154,6 +159,7 @@ def _row(run: Run, alone: Run) -> dict[str, Any]:
         "of_edge_alone": alone.seconds / run.seconds,
         "stood_per_round": sum(one.stood for one in counts) / rounds,
         "rounds_per_answer": rounds / len(counts),
+        "with_states": fmean([one.carried for one in run.pace.checked] or [0.0]),
         "uplink_bytes_per_token": (payload + rounds * Packets().header) / tokens,
         "equal_to_edge_alone": sum(a == b for a, b in zip(run.tokens, alone.tokens, strict=True)),
         "answers": len(counts),

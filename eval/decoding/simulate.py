@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tofc.decoding.carry import Carrier
 from tofc.decoding.choice import Greedy
 from tofc.decoding.drafting import Counts, Drafter
 from tofc.decoding.growing import Exchange, Growing
@@ -30,18 +32,21 @@ class Costs:
     and back without the pass; of the drafter, what it does besides for a round.
 
     alone: a token that is written right after another, where that takes less than a pass in between others.
+    shared: of a pass over drafts, what states save that travel (0: none do); state: one of them on its way.
     """
 
     one: float
     more: float = 0.0
     way: float = 0.0
     alone: float | None = None
+    shared: float = 0.0
+    state: float = 0.0
 
     def read(self, tokens: int) -> float:
-        """A pass over so many tokens."""
+        """A pass over so many tokens, of those over drafts what comes after the shared blocks."""
         if tokens == 1 and self.alone is not None:
             return self.alone
-        return self.one + self.more * (tokens - 1)
+        return self.one + self.more * (tokens - 1) - (self.shared if tokens > 1 else 0.0)
 
 
 class Clock:
@@ -80,6 +85,24 @@ class _Core:
             now = end
         self._busy.append((now, now + seconds))
         self._clock.now = now + seconds
+
+
+class _Shared:
+    """Blocks whose states may travel: they take time where they were not given. A state is a byte here."""
+
+    def __init__(self, core: _Core, seconds: float) -> None:
+        self._core, self._seconds, self._given = core, seconds, False
+
+    def told(self, tokens: Sequence[int], begin: int) -> bytes:
+        return bytes(len(tokens) - begin)
+
+    def take(self, tokens: Sequence[int], round: Round) -> None:
+        self._given = True
+
+    def run(self, tokens: Sequence[int]) -> None:
+        if not self._given:
+            self._core.spend(self._seconds)
+        self._given = False
 
 
 class _Coming(Future[Any]):
@@ -133,14 +156,19 @@ def simulate(
     used = range(len(says)) if cores is None else cores
     on = {core: _Core(clock) for core in used}
     readers = [_reader(said, cost, on[core]) for said, cost, core in zip(says, costs, used, strict=True)]
+    shared: list[Any] = [_Shared(on[core], cost.shared) for core, cost in zip(used, costs, strict=True)]
     exchange: Exchange | None = None
-    for reader, cost in reversed(list(zip(readers[1:], costs[1:], strict=True))):
-        above = None
+    takes = False  # states, the tier above
+    for level in range(len(says) - 1, 0, -1):
+        cost, above = costs[level], None
         if exchange is not None:
             plans = Pace(parallel=parallel) if middle is None else middle
-            above = Above(exchange, plans, _Aside(clock) if parallel else None, now=clock)
-        verifier = Verifier(reader, Greedy(), frozenset(), most, above=above, now=clock)
-        exchange = _link(verifier, cost, clock)
+            pack = Carrier(shared[level], partial(bool, takes), plans.carry)
+            above = Above(exchange, plans, _Aside(clock) if parallel else None, pack, clock)
+        verifier = Verifier(
+            readers[level], Greedy(), frozenset(), most, above=above, shared=shared[level], now=clock
+        )
+        exchange, takes = _link(verifier, cost, clock), cost.shared > 0
     assert exchange is not None
     checked = 0
 
@@ -155,6 +183,7 @@ def simulate(
         Greedy(),
         exchange,
         pace,
+        pack=Carrier(shared[0], partial(bool, takes), pace.carry),
         pool=_Aside(clock) if parallel else None,
         watch=besides,
         now=clock,
@@ -189,7 +218,7 @@ def _reader(said: Sequence[int], cost: Costs, core: _Core) -> Read:
 
 def _link(verifier: Verifier, cost: Costs, clock: Clock) -> Exchange:
     def exchange(round: Round) -> Verdict:
-        clock.spend(cost.way / 2)
+        clock.spend(cost.way / 2 + cost.state * len(round.states))
         verdict = verifier.check(round)
         clock.spend(cost.way / 2)
         return verdict

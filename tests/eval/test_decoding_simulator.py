@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from eval.decoding.costs import Recorded, verifier_costs
 from eval.decoding.simulate import Costs, random_says, simulate
 from tofc.decoding import Pace
+from tofc.decoding.carry import Carry
+from tofc.decoding.rounds import Verdict
 
 LENGTH = 40
 
@@ -86,3 +89,34 @@ def test_tiers_differ_as_often_as_asked() -> None:
     below, middle, top = random_says([0.7, 0.9], 20_000)
     assert sum(a == b for a, b in zip(below, middle, strict=True)) / 20_000 == pytest.approx(0.7, abs=0.02)
     assert sum(a == b for a, b in zip(middle, top, strict=True)) / 20_000 == pytest.approx(0.9, abs=0.02)
+
+
+def test_states_travel_in_simulation_where_they_pay() -> None:
+    says = [[0] * 400, [0] * 400]
+    for state, pays in ((0.001, True), (0.004, False)):
+        costs = [Costs(0.01), Costs(0.04, 0.0, 0.02, shared=0.01, state=state)]
+        found = {
+            always: simulate(says, costs, Pace(4, carry=Carry(always))).seconds
+            for always in (False, True, None)
+        }
+        rounds = 400 // 5
+        assert found[False] == pytest.approx(rounds * 0.1)
+        # Five states a round, and four in the first, which save the shared blocks.
+        assert found[True] == pytest.approx(rounds * (0.1 - 0.01 + 5 * state) - state)
+        assert found[None] == pytest.approx(min(found[False], found[True]), rel=0.03 if pays else 0.02)
+        assert (found[True] < found[False]) is pays
+
+
+def test_costs_tell_rounds_with_states_from_those_without() -> None:
+    pace = Recorded(4)
+    for carried in (False, True, False, True, False):
+        verdict = Verdict(0, (), 0, False, 1, 0.004 - carried * 0.0015, 0.0 if carried else 0.0015)
+        way = 0.001 + carried * 0.0005
+        pace.heard(
+            verdict, sent=4, stood=4, gained=5, elapsed=verdict.seconds + way, spent=0.01, carried=carried
+        )
+    costs = verifier_costs(pace)
+    assert costs.shared == pytest.approx(0.0015)
+    assert costs.state == pytest.approx(0.0001)
+    assert costs.way == pytest.approx(0.001)
+    assert costs.read(5) + costs.shared == pytest.approx(0.004)
