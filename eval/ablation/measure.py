@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from entropy import FeatureCodec, TrainableCodec
+from tofc.training.grounded import GroundedModel
 from tofc.training.packing import PackedBatch
-from tofc.training.task import TaskModel
 from tofc.training.train import Run
 
 PACKET_BYTES = 11  # header, model tag, picture size and checksum around the payload of one picture
@@ -53,10 +53,10 @@ def measure(name: str, run: Run, codec: FeatureCodec, pictures: int, reference: 
         features = run.task.merged(pixels.to(run.task.device), run.config.main_tokens())
         packed = run.packer.pack([example.turns for example in examples]).to(run.task.device)
         for quality in (0, *codec.qualities):
-            sizes, decoded = _coded(features, codec, quality)
+            sizes, decoded = coded(features, codec, quality)
             coordinates = reference.transform(decoded.cpu() - features.cpu() + reference.center)
             errors = coordinates.square().mean((1, 2)).tolist()
-            losses, exact = _answers(run.task, decoded, packed)
+            losses, exact = answers_of(run.task.grounded, decoded, packed)
             for place, number in enumerate(numbers):
                 asked = len(examples[place].turns)
                 right = int(exact[place, :asked].sum())
@@ -65,7 +65,8 @@ def measure(name: str, run: Run, codec: FeatureCodec, pictures: int, reference: 
     return rows
 
 
-def _coded(features: torch.Tensor, codec: FeatureCodec, quality: int) -> tuple[list[int], torch.Tensor]:
+def coded(features: torch.Tensor, codec: FeatureCodec, quality: int) -> tuple[list[int], torch.Tensor]:
+    """Packet bytes of each picture's features [B, K, C], and these decoded; quality 0 codes nothing."""
     if quality == 0:
         return [2 * picture.numel() for picture in features], features
     payloads = [codec.encode(picture, quality) for picture in features]
@@ -73,7 +74,10 @@ def _coded(features: torch.Tensor, codec: FeatureCodec, quality: int) -> tuple[l
     return [len(payload) + PACKET_BYTES for payload in payloads], torch.from_numpy(decoded).to(features)
 
 
-def _answers(task: TaskModel, decoded: torch.Tensor, packed: PackedBatch) -> tuple[list[float], torch.Tensor]:
-    visual = task.grounded.visual_embeddings(decoded, decoded.shape[1])
-    found = task.grounded.answers(visual, packed)
+def answers_of(
+    grounded: GroundedModel, decoded: torch.Tensor, packed: PackedBatch
+) -> tuple[list[float], torch.Tensor]:
+    """Cross-entropy of each picture's answers in nats, and bool [B, Q], which of them are right."""
+    visual = grounded.visual_embeddings(decoded, decoded.shape[1])
+    found = grounded.answers(visual, packed)
     return found.by_picture.tolist(), found.exact

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from encoders import Clusters, merge_tokens
+from encoders.merging_blocks import cut
 from tofc.training.settings import TrainConfig
 from tofc.training.task import Merge
 
@@ -22,13 +25,12 @@ class Variant:
 
 
 def pool(features: Tensor, tokens: int) -> Tensor:
-    """Averages equal square blocks of the grid of patches: [B, N, C] to [B, K, C]."""
-    batch, count, width = features.shape
-    side, coarse = round(count**0.5), round(tokens**0.5)
-    if coarse**2 != tokens or side % coarse:
-        raise ValueError(f"{count} patches do not pool into {tokens} equal blocks")
-    grid = features.transpose(1, 2).reshape(batch, width, side, side)
-    return torch.nn.functional.avg_pool2d(grid, side // coarse).flatten(2).transpose(1, 2)
+    """Averages equal blocks of the square grid of patches: [B, N, C] to [B, K, C]."""
+    batch, count, _ = features.shape
+    side = math.isqrt(count)
+    owner = torch.tensor(cut(((side, side),), tokens).owner, device=features.device)
+    clusters = Clusters(owner.expand(batch, -1), torch.zeros(batch, tokens, dtype=torch.int64).to(owner))
+    return merge_tokens(features, clusters)[0]
 
 
 def _same(config: TrainConfig) -> TrainConfig:
@@ -39,9 +41,9 @@ def _codec(**changes: object) -> Callable[[TrainConfig], TrainConfig]:
     return lambda config: replace(config, codec=replace(config.codec, **changes))  # type: ignore[arg-type]  # checked by CodecConfig
 
 
-def _merged_to(tokens: int | str) -> Callable[[TrainConfig], TrainConfig]:
+def _merged_to(tokens: int | str, spread: bool = False) -> Callable[[TrainConfig], TrainConfig]:
     def change(config: TrainConfig) -> TrainConfig:
-        merging = replace(config.checkpoint.merging, tokens=tokens)
+        merging = replace(config.checkpoint.merging, tokens=tokens, spread=spread)
         return replace(
             config, tokens={str(tokens): 1.0}, checkpoint=replace(config.checkpoint, merging=merging)
         )
@@ -91,6 +93,7 @@ ANSWER_VARIANTS: dict[str, Variant] = {
     "seed": _SEED,
     "frozen": Variant("base model frozen", lambda config: replace(config, adapters=None)),
     "dpc_49": Variant(f"DPC-KNN to {POOLED} tokens", _merged_to(POOLED)),
+    "spread_49": Variant(f"DPC-KNN with spread centres to {POOLED} tokens", _merged_to(POOLED, spread=True)),
     "pooled_49": Variant(f"uniform pooling to {POOLED} tokens", _merged_to(POOLED), merge=pool),
     "unmerged": Variant("no merging: all tokens", _merged_to("all")),
 }

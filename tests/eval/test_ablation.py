@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from eval.ablation import mergings
 from eval.ablation.__main__ import ROWS_NAME, chosen_variants, main, print_table, read_rows
 from eval.ablation.measure import Row, measure
 from eval.ablation.summary import Curve, bytes_at_equal_loss, interval
@@ -76,8 +78,30 @@ def test_rows_of_a_missing_picture_are_an_error() -> None:
 def test_pooling_averages_blocks() -> None:
     features = torch.arange(16.0).reshape(1, 16, 1)
     assert pool(features, 4).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    with pytest.raises(ValueError, match="pool"):
-        pool(features, 9)
+    assert pool(features, 3).flatten().tolist() == [3.5, 10.5, 12.5]  # one block in the upper half, two below
+
+
+def test_mergings_are_compared_before_one_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--pictures", "2", "--tokens", "4", "196", "--quality", "8"]
+    monkeypatch.setattr("sys.argv", ["mergings", "scenes-tiny", *options])
+    assert mergings.main() == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["mergings"]
+    assert [row["tokens"] for row in told] == [4] * 3 + [196] * 3
+    assert len({row["nats"] for row in told[:3]}) == 3
+    assert len({(row["bytes"], row["nats"], row["right"]) for row in told[3:]}) == 1  # nothing is merged
+    monkeypatch.setattr("sys.argv", ["mergings", "nothing-there"])
+    assert mergings.main() == 2
+
+
+def test_a_merging_gains_what_more_pictures_have_right() -> None:
+    asked = np.full(40, 6.0)
+    base = mergings.Point("density peaks", 4, asked, asked, asked, np.full(40, 3.0))
+    better = dataclasses.replace(base, right=np.full(40, 4.5))
+    assert better.gain(base) == (0.25, 0.25)
+    low, high = dataclasses.replace(base, right=np.arange(40) % 7.0).gain(base)
+    assert low < 0 < high
 
 
 @pytest.mark.parametrize("part", PARTS)
