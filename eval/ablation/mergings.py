@@ -1,7 +1,7 @@
-"""`python -m eval.ablation.mergings CHECKPOINT`: ways of merging before one model and codec, none trained for it.
+"""`python -m eval.ablation.mergings CHECKPOINT`: ways of merging before one model and codec as they are.
 
 Density peaks as in the paper, one peak in each of K equal blocks (`merging.spread`), and averages over these
-blocks: bytes, cross-entropy and answers right at some numbers of tokens. What wins here is worth training for.
+blocks: bytes, cross-entropy and answers right at some numbers of tokens. What wins is worth training for.
 """
 
 from __future__ import annotations
