@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -28,6 +29,9 @@ from eval.familial.figure import draw
 from eval.familial.speed import HALF_BILLION, load_here, loading, open_family, random_family, speeds
 from eval.familial.table import accuracy_table
 from tofc.errors import UserError
+
+if TYPE_CHECKING:
+    from tofc import Edge
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -47,21 +51,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m eval.familial", description="What members are worth.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     accuracy = commands.add_parser("accuracy", help="accuracy of every member, beside direct early exits")
-    accuracy.add_argument("--checkpoint", default="scenes-tiny", help="bundled name, folder or hub id")
-    accuracy.add_argument("--limit", type=int, default=100, help="scenes (%(default)s)")
-    accuracy.add_argument("--split", default="test", choices=("validation", "test"))
-    accuracy.add_argument("--quality", type=int, help="of the packets; the checkpoint's if left out")
-    accuracy.add_argument("--uncoded", action="store_true", help="features travel uncoded")
     accuracy.add_argument("--no-direct", action="store_true", help="leave out direct early exits")
     accuracy.add_argument("--out", type=Path, default=Path("runs/familial"), help="rows, table and figure")
     accuracy.set_defaults(run=_accuracy)
 
     policy = commands.add_parser("policy", help="what exits chosen by question keep, and what they cost")
-    policy.add_argument("--checkpoint", default="scenes-tiny", help="bundled name, folder or hub id")
-    policy.add_argument("--limit", type=int, default=100, help="scenes (%(default)s)")
-    policy.add_argument("--split", default="test", choices=("validation", "test"))
-    policy.add_argument("--uncoded", action="store_true", help="features travel uncoded")
     policy.set_defaults(run=_policy)
+    for command in (accuracy, policy):
+        command.add_argument("--checkpoint", default="scenes-tiny", help="bundled name, folder or hub id")
+        command.add_argument("--limit", type=int, default=100, help="scenes (%(default)s)")
+        command.add_argument("--split", default="test", choices=("validation", "test"))
+        command.add_argument("--quality", type=int, help="of the packets; the checkpoint's if left out")
+        command.add_argument("--uncoded", action="store_true", help="features travel uncoded")
 
     speed = commands.add_parser("speed", help="tokens a second of every member, as ratios in one run")
     speed.add_argument("source", nargs="?", default="scenes-tiny", help="a checkpoint, or a plain family")
@@ -90,11 +91,9 @@ def _parser() -> argparse.ArgumentParser:
 def _accuracy(options: argparse.Namespace) -> None:
     from tofc import Device, Edge
 
-    if options.limit < 1:
-        raise UserError(f"--limit is {options.limit}; give at least 1 scene")
     device, edge = Device.from_pretrained(options.checkpoint), Edge.from_pretrained(options.checkpoint)
     chosen = [s for s in systems(edge) if not (options.no_direct and s.kind == "direct")]
-    quality = None if options.uncoded else options.quality or edge.config.default_quality
+    quality = _quality(options, edge)
     rows: list[Row] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -112,12 +111,18 @@ def _accuracy(options: argparse.Namespace) -> None:
     print(json.dumps({"title": title, "results": [asdict(result) for result in results]}))
 
 
+def _quality(options: argparse.Namespace, edge: Edge) -> int | None:
+    """Of the packets, None for features that travel uncoded; UserError for scenes that are not there."""
+    if options.limit < 1:
+        raise UserError(f"--limit is {options.limit}; give at least 1 scene")
+    return None if options.uncoded else options.quality or edge.config.default_quality
+
+
 def _policy(options: argparse.Namespace) -> None:
     from tofc import Device, Edge
 
     device, edge = Device.from_pretrained(options.checkpoint), Edge.from_pretrained(options.checkpoint)
-    quality = None if options.uncoded else edge.config.default_quality
-    steps = choose(device, edge, options.split, max(1, options.limit), quality)
+    steps = choose(device, edge, options.split, options.limit, _quality(options, edge))
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         found = summarise(list(bar.track(steps, total=options.limit, description="scenes")))
