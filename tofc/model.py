@@ -239,7 +239,7 @@ def save_checkpoint(
             config = replace(config, base=str(Path(base).resolve()))
         else:
             config = replace(config, base="base")
-            _save_base(draft / "base", base, processor)
+            save_base(draft / "base", base, processor)
         codec.save(draft)
         if codec_weights is not None:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in codec_weights.items()}
@@ -267,11 +267,12 @@ def save_checkpoint(
     return folder
 
 
-def _save_base(
+def save_base(
     folder: Path,
     base: LlavaOnevisionForConditionalGeneration | str | Path,
     processor: ProcessorMixin | None,
 ) -> None:
+    """Writes a base model with its processor, or copies the folder that holds both; UserError without one."""
     if isinstance(base, (str, Path)):
         shutil.copytree(base, folder)
         return
@@ -279,5 +280,8 @@ def _save_base(
         raise UserError(
             "a model was given without its processor; give processor=, or a folder that holds both"
         )
+    parts: Any = (base.config.vision_config, base.config.text_config)  # typed as possibly absent
+    for part in parts:
+        part.dtype = base.dtype  # save_pretrained sets the outer one alone
     base.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from tofc.errors import UserError
+from tofc.model import save_base
 from tofc.training.base_model import (
     IMAGE_TOKEN,
     BaseModelConfig,
@@ -255,8 +256,7 @@ class Pretrainer:
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes model (float16) and processor as transformers would."""
-        deepcopy(self.grounded.model).half().save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        save_base(folder, deepcopy(self.grounded.model).half(), self.processor)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -152,6 +152,8 @@ def check_checkpoint(folder: Path, base: Path) -> None:
     """The checkpoint answers with every member, and one that is loaded alone says the same."""
     assert familial.family(folder)[-1].name == "full"
     device, edge = tofc.Device.from_pretrained(folder), tofc.Edge.from_pretrained(folder)
+    told = json.loads((folder / "base" / "config.json").read_text())
+    assert told["dtype"] == told["vision_config"]["dtype"] == told["text_config"]["dtype"]
     before = tofc.Edge.from_pretrained(base)
     packet = device.encode(make_scene("validation", 0)[1])
     for name in edge.family.names:

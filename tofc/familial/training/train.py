@@ -28,7 +28,7 @@ from tofc.familial.training.settings import FamilyConfig
 from tofc.familial.training.task import FamilyTask, Teacher
 from tofc.familial.training.trainer import FamilyTrainer
 from tofc.hub import read_tensors
-from tofc.model import load_codec, save_checkpoint
+from tofc.model import load_codec, save_base, save_checkpoint
 from tofc.training.adapters import attach
 from tofc.training.data import Corpus, Example, load_corpus
 from tofc.training.grounded import GroundedModel
@@ -89,8 +89,7 @@ class Run:
             self.tuned = self.tuned.merge_and_unload()
         written = self.work / "base"
         if self.config.main != "frozen":
-            self.tuned.to(stored).save_pretrained(written)
-            self.processor.save_pretrained(written)
+            save_base(written, self.tuned.to(stored), self.processor)
             base = written
         family = save_family(self.work / "family", base, self.main, self.branches, stored)
         codec = self.checkpoint.folder / self.checkpoint.config.codec.weights
