@@ -21,6 +21,7 @@ from tofc.cli_familial import app as familial_app
 from tofc.cli_files import STREAM, check_input, check_output, read_input, write_output
 from tofc.cli_packet import byte_sections, find_codec, packet_fields
 from tofc.cli_report import (
+    JsonOption,
     milliseconds,
     note,
     print_json,
@@ -108,9 +109,6 @@ ExitOption = Annotated[
     typer.Option(
         "--exit", metavar="NAME", help="The member that answers, such as e2-50; in one process also auto."
     ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
 ]
 
 

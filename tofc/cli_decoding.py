@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tofc.cli_report import note, print_evaluation, reports_user_errors, working
+from tofc.cli_report import (
+    ConfigArgument,
+    JsonOption,
+    OutOption,
+    note,
+    print_evaluation,
+    reports_user_errors,
+    working,
+)
 from tofc.cli_work import encode_picture, load_edge, quieten_libraries
 from tofc.errors import UserError
 
@@ -193,15 +201,9 @@ def note_decoding(decoded: Decoded) -> None:
 
 @reports_user_errors
 def decoding(
-    config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where results go, else runs/NAME.")
-    ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
-    ] = False,
+    config: ConfigArgument,
+    out: OutOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Tokens a second of device, edge and cloud together and alone, over links of several round trips."""
     from tofc.config import load_yaml

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tofc.cli_report import note, print_json, reports_user_errors, working
+from tofc.cli_report import JsonOption, note, print_json, reports_user_errors, working
 
 EXPORT_EXAMPLES = (
     "Examples:\n\ntofc export-device scenes-tiny --out camera\n\n"
@@ -25,9 +25,7 @@ def export_device(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an older export in that folder.")
     ] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
-    ] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Write a device that needs no PyTorch: the tower as ONNX, the codec, how to prepare pixels.
 

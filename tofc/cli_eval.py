@@ -9,7 +9,7 @@ import typer
 
 from tofc.cli_decoding import DECODING_EXAMPLES, decoding
 from tofc.cli_latency import LATENCY_EXAMPLES, latency
-from tofc.cli_report import note, print_json, print_table, reports_user_errors
+from tofc.cli_report import ConfigArgument, JsonOption, note, print_json, print_table, reports_user_errors
 from tofc.errors import UserError
 
 app = typer.Typer(
@@ -31,9 +31,7 @@ def group() -> None:
 )
 @reports_user_errors
 def rate(
-    config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
-    ],
+    config: ConfigArgument,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", help="The first N pictures; else CONFIG's limit.")
     ] = None,
@@ -47,9 +45,7 @@ def rate(
         int | None,
         typer.Option("--processes", metavar="P", help="Processes at work; one a core if left out."),
     ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
-    ] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Sweep systems over rate points into rows, curves and a report; after a kill it goes on where it was.
 

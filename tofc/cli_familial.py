@@ -8,15 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from tofc.cli_report import note, print_json, print_table, reports_user_errors, working
-from tofc.cli_training import (
-    CheckpointOption,
+from tofc.cli_report import (
     ConfigArgument,
     JsonOption,
-    checkpoint_folder,
-    missing_extra,
-    report_folder,
+    note,
+    print_json,
+    print_table,
+    reports_user_errors,
+    working,
 )
+from tofc.cli_training import CheckpointOption, checkpoint_folder, missing_extra, report_folder
 from tofc.errors import UserError
 
 TRAIN_FAMILIAL_EXAMPLES = (

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from tofc.cli_report import print_evaluation, reports_user_errors
+from tofc.cli_report import ConfigArgument, JsonOption, OutOption, print_evaluation, reports_user_errors
 from tofc.errors import UserError
 
 LATENCY_EXAMPLES = (
@@ -18,15 +15,9 @@ LATENCY_EXAMPLES = (
 
 @reports_user_errors
 def latency(
-    config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where results go, else runs/NAME.")
-    ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
-    ] = False,
+    config: ConfigArgument,
+    out: OutOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Time from a picture to an answer, stage by stage, over links of many rates."""
     from tofc.config import load_yaml

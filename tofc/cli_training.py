@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tofc.cli_report import print_json, print_table, reports_user_errors, working
+from tofc.cli_report import ConfigArgument, JsonOption, print_json, print_table, reports_user_errors, working
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,13 +22,6 @@ TRAIN_EXAMPLES = (
     "Examples:\n\ntofc train scenes-tiny-tofc --out runs/mine\n\n"
     "tofc ask street.jpg 'Is there a bus?' --model runs/mine"
 )
-
-ConfigArgument = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
-]
 
 
 CheckpointOption = Annotated[
