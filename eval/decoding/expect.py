@@ -104,7 +104,7 @@ def expect(config: DecodingConfig, run: Run, runs: Sequence[Run], told: Told) ->
         costs.append(_like(top, told.seconds[middle], told.seconds[_FULL]))
         costs.append(replace(top, shared=top.shared * told.depths[middle] / told.depths[config.draft]))
         cores.insert(1, config.cores[min(1, len(config.cores) - 1)])
-    above = Pace(parallel=parallel)
+    above = Pace(parallel=True)  # as servers do
     says = told.tiers(names)
     simulate(says[0], costs, pace, parallel=parallel, middle=above, cores=cores)  # as there, to warm up
     expected = sum(

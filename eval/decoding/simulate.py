@@ -164,7 +164,7 @@ def simulate(
         if exchange is not None:
             plans = Pace(parallel=parallel) if middle is None else middle
             pack = Carrier(shared[level], partial(bool, takes), plans.carry)
-            above = Above(exchange, plans, _Aside(clock) if parallel else None, pack, clock)
+            above = Above(exchange, plans, _Aside(clock) if plans.parallel else None, pack, clock)
         verifier = Verifier(
             readers[level], Greedy(), frozenset(), most, above=above, shared=shared[level], now=clock
         )

@@ -134,7 +134,7 @@ class Pace:
         """A round came back after `elapsed` seconds: of `sent` drafts `stood` stand, `gained` tokens are new;
         `spent` seconds since the round before it came back. `carried`: with the drafts' states."""
         if not verdict.passes:
-            if gained:  # a tier in the middle passed on what the one above it wrote
+            if gained and not sent:  # a tier in the middle passed on what the one above it wrote
                 self._learn("alone", max(0.0, elapsed - self._second("alone_way")) / gained)
             return  # of an old round there is nothing to learn
         way = max(0.0, elapsed - verdict.seconds)

@@ -72,8 +72,8 @@ class Round:
 class Verdict:
     """A verifier's answer from token `since` on: `tokens`, of which those before position `final` stand.
 
-    The rest awaits a higher tier. `is_over` where the answer ends there. The verifier made so many `passes`,
-    which took `seconds` in all, of them `shared` in the blocks whose states may travel.
+    The rest awaits a higher tier. `is_over` where the answer ends there. It took `seconds`, with so
+    many `passes` of the verifier, waiting for a higher tier, and `shared` in blocks whose states may travel.
     """
 
     since: int

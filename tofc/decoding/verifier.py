@@ -32,7 +32,9 @@ class Above:
         self._pace = pace or Pace(parallel=pool is not None)
         self._coming: Future[Verdict] | None = None
         self._sent, self._carried, self._begun, self._heard_at = 0, False, 0.0, now()
-        self._worked_from, self._length = now(), 0  # since then the tokens beyond that length came
+        # Since then the tokens beyond that length came, without the time of waiting for the tier above.
+        self._worked_from: float | None = None
+        self._length = 0
         self._plan = self._pace.plan()
 
     @property
@@ -44,25 +46,35 @@ class Above:
         """Tokens that are still to be drafted here before the next round."""
         return self._sent + self._plan[0] - (len(answer.tokens) - answer.checked)
 
-    def ask(self, answer: Growing) -> None:
-        """Sends what is worth a round, and takes what has come; waits where nothing else is left to do."""
-        waiting = len(answer.tokens) - answer.checked
-        if self._coming is None and (self.writes_alone or waiting >= self._plan[0] or answer.has_ended):
-            self._send(answer, waiting)
-        if self._coming is not None and (self.writes_alone or self.room(answer) <= 0 or answer.has_ended):
-            self.hear(answer, wait=True)
+    def ask(self, answer: Growing) -> bool:
+        """Sends what is worth a round, and takes what has come; waits where nothing else is left to do.
 
-    def hear(self, answer: Growing, wait: bool = False) -> None:
-        """Takes the verdict that is under way, if it is there or `wait` is true."""
+        Gives False where a round was lost: its tokens go up with the next one.
+        """
+        if self.room(answer) <= 0 and not self.hear(answer, wait=True):
+            return False
+        waiting = len(answer.tokens) - answer.checked
+        if self._coming is None and (waiting >= self._plan[0] or answer.has_ended) and not answer.is_over:
+            self._send(answer, waiting)
+        return self.hear(answer, wait=self.writes_alone or answer.has_ended)
+
+    def hear(self, answer: Growing, wait: bool = False) -> bool:
+        """Takes the verdict that is under way, if it is there or `wait` is true; False where it was lost."""
+        asked = self._now()
+        self._worked_from = asked if self._worked_from is None else self._worked_from
         if self._coming is None or not (wait or self._coming.done()):
-            return
+            return True
         coming, self._coming, sent, self._sent = self._coming, None, self._sent, 0
         try:
             verdict = coming.result()
         except LinkDown:
-            return  # the tokens go up with the next round
-        there, checked = self._now(), answer.checked
+            return False
+        there, checked, drafts = self._now(), answer.checked, len(answer.tokens)
         stood = answer.take(verdict)
+        self._worked_from += there - asked
+        self._length += max(0, len(answer.tokens) - drafts)
+        if stood < sent:  # what is drafted from here on goes on from elsewhere
+            self._worked_from, self._length = there, len(answer.tokens)
         self._pace.heard(
             verdict,
             sent=sent,
@@ -73,11 +85,11 @@ class Above:
             carried=self._carried,
         )
         self._heard_at, self._plan = there, self._pace.plan()
-        self._worked_from, self._length = there, len(answer.tokens)
+        return True
 
     def _send(self, answer: Growing, waiting: int) -> None:
         now, fresh = self._now(), len(answer.tokens) - self._length
-        if fresh > 0:
+        if fresh > 0 and self._worked_from is not None:
             self._pace.drafted((now - self._worked_from) / fresh)
         self._worked_from, self._length = now, len(answer.tokens)
         self._begun, self._sent = now, waiting
@@ -91,7 +103,6 @@ class Above:
             self._coming.set_result(self._exchange(round))
         except LinkDown as error:
             self._coming.set_exception(error)
-        self.hear(answer)
 
 
 class Verifier:
@@ -126,19 +137,18 @@ class Verifier:
         Raises MessageError for states that are none of this model.
         """
         answer, above, passes = self.answer, self._above, self.passes
+        begin, shared, own = self._now(), 0.0, 0
         if above is not None:
             above.hear(answer)
-        begin, shared = self._now(), 0.0
         drafts = self._fresh(round)
         if drafts is not None and not answer.has_ended and not (above is not None and above.writes_alone):
             drafts = self._within(drafts)
             shared = self._share(drafts, round)
-            self._extend(drafts, round.own)
-        spent = self._now() - begin
+            own = self._extend(drafts, round.own)
         if above is None:
             answer.final = answer.checked = len(answer.tokens)
-        elif not answer.is_over:
-            above.ask(answer)
+        else:
+            self._go_on(own, above)
         known = min(round.known, answer.final)
         return Verdict(
             since=known,
@@ -146,9 +156,19 @@ class Verifier:
             final=answer.final,
             is_over=answer.is_over,
             passes=self.passes - passes,
-            seconds=spent,
+            seconds=self._now() - begin,
             shared=shared,
         )
+
+    def _go_on(self, own: int, above: Above) -> None:
+        """Asks the tier above, and writes the `own` tokens that are still to come, as far as it has room."""
+        length = -1
+        while length < len(self.answer.tokens) and not self.answer.is_over:
+            if not above.ask(self.answer):
+                break  # the tier below is not kept waiting for another try
+            length = len(self.answer.tokens)
+            if not above.writes_alone:
+                own = self._extend([], own)
 
     def _share(self, drafts: list[int], round: Round) -> float:
         """Takes the states of the drafts that came with them, computes them where none did, and gives the
@@ -171,8 +191,9 @@ class Verifier:
             return None
         return list(round.drafts[len(since) :])
 
-    def _extend(self, drafts: list[int], own: int) -> None:
-        """Appends the drafts that stand, then at least `own` tokens; one where a draft fell."""
+    def _extend(self, drafts: list[int], own: int) -> int:
+        """Appends the drafts that stand, then `own` tokens, or one where a draft fell; gives the number of
+        those for which a tier above has no room yet."""
         answer = self.answer
         if drafts:
             logits = self._read([*answer.tokens, *drafts], len(drafts) + 1)
@@ -189,6 +210,7 @@ class Verifier:
             answer.append(self._policy.draw(self._read(answer.tokens)[0]))
             self.passes += 1
             own -= 1
+        return own
 
     def _within(self, drafts: list[int]) -> list[int]:
         """Up to the end of an answer."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.tofc.decoding.fakes import ENDS, MOST, FlakyLink, Table, alone, drafter, verifier
 from tests.tofc.decoding.test_choice import p_value
@@ -16,6 +18,7 @@ from tofc.decoding.choice import Choice
 from tofc.decoding.drafting import Counts, Drafter
 from tofc.decoding.growing import Growing, LinkDown
 from tofc.decoding.pace import Pace
+from tofc.decoding.reading import Read
 from tofc.decoding.rounds import MessageError, Round, Verdict, told
 from tofc.decoding.verifier import Above, Verifier
 
@@ -217,6 +220,69 @@ def test_tiers_above_from_which_nothing_comes_are_given_up() -> None:
     assert answer.tokens == alone(table)
     assert answer.final == 0
     assert answer.checked == len(answer.tokens)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_tier_in_the_middle_writes_on_by_itself_while_rounds_are_under_way(parallel: bool) -> None:
+    """One round from below asks for the whole answer: the middle tier drafts it, the top one verifies."""
+    with ThreadPoolExecutor(1) as pool:
+        for seed in range(8):
+            cloud = verifier(seed)
+            top = check_of(cloud)
+            above = Above(top.check, Pace(3, parallel=parallel), pool if parallel else None)
+            middle = check_of(drafter("always", cloud), above=above)
+            verdict = middle.check(Round(0, told([]), 0, (), MOST))
+            assert list(verdict.tokens) == alone(cloud)
+            assert verdict.is_over
+            assert top.passes <= len(alone(cloud)) // 3 + 2
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_tier_below_waits_for_one_lost_round_at_most(parallel: bool) -> None:
+    lost = 0
+
+    def down(_: Round) -> Verdict:
+        nonlocal lost
+        lost += 1
+        raise LinkDown
+
+    with ThreadPoolExecutor(1) as pool:
+        above = Above(down, Pace(3, parallel=parallel), pool if parallel else None)
+        relay = check_of(verifier(1), above=above)
+        for number in range(1, 4):
+            verdict = relay.check(Round(0, told([]), 0, (), 16))
+            assert verdict.final == 0
+            assert lost <= number
+    assert lost == 3 or (parallel and lost)
+
+
+def test_a_tier_in_the_middle_learns_what_its_tokens_cost() -> None:
+    """The time of the tiers below it counts, and not that of waiting for the one above."""
+    clock = 0.0
+
+    def pass_of(seconds: float, of: Table) -> Read:
+        def read(tokens: Sequence[int], last: int = 1) -> Tensor:
+            nonlocal clock
+            clock += seconds
+            return of(tokens, last)
+
+        return read
+
+    cloud, pace = verifier(7), Pace(2)
+    seen: list[float] = []
+    drafted = pace.drafted
+    pace.drafted = lambda seconds: (seen.append(seconds), drafted(seconds))[1]  # type: ignore[method-assign]
+    top = Verifier(pass_of(5.0, cloud), Choice().policy(), ENDS, MOST, now=lambda: clock)
+    above = Above(top.check, pace, now=lambda: clock)
+    small = drafter("always", cloud)
+    middle = Verifier(pass_of(2.0, small), Choice().policy(), ENDS, MOST, above=above, now=lambda: clock)
+    device = Drafter(pass_of(1.0, small), Choice().policy(), middle.check, Pace(1), now=lambda: clock)
+    answer = Growing(ENDS, MOST)
+    device.run(answer)
+    assert answer.tokens == alone(cloud)
+    # Two tokens a round from below: a draft of 1 s and a pass of 2 s.
+    assert seen[1:-1] == [1.5] * len(seen[1:-1])
+    assert len(seen) > 4
 
 
 def test_a_verifier_goes_on_from_another_ones_answer() -> None:
