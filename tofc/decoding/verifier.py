@@ -61,13 +61,15 @@ class Above:
     def hear(self, answer: Growing, wait: bool = False) -> bool:
         """Takes the verdict that is under way, if it is there or `wait` is true; False where it was lost."""
         asked = self._now()
-        self._worked_from = asked if self._worked_from is None else self._worked_from
+        if self._worked_from is None:
+            self._worked_from, self._length = asked, len(answer.tokens)
         if self._coming is None or not (wait or self._coming.done()):
             return True
         coming, self._coming, sent, self._sent = self._coming, None, self._sent, 0
         try:
             verdict = coming.result()
         except LinkDown:
+            self._worked_from += self._now() - asked
             return False
         there, checked, drafts = self._now(), answer.checked, len(answer.tokens)
         stood = answer.take(verdict)
@@ -103,6 +105,7 @@ class Above:
             self._coming.set_result(self._exchange(round))
         except LinkDown as error:
             self._coming.set_exception(error)
+        self._worked_from = self._now()
 
 
 class Verifier:
