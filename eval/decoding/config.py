@@ -52,17 +52,18 @@ class Counted:
 class DecodingConfig:
     """Tiers, what they are asked, and the links between them.
 
-    model: a checkpoint with a family; draft and middle: its members on the device and, with three tiers, on
-    the edge (left out: two tiers). pictures: of `split` of the scenes. round_trips_ms and mbit: of each link;
-    at 0 ms tiers are connected as they are. cores: the processor core of device, edge and cloud; the last
-    serves for those that are left, and with two tiers for the verifier.
+    model: a checkpoint with a family; draft: its member on the device where there are two tiers; three: those
+    on the device and on the edge where there are three (left out: there are not). pictures: of `split` of the
+    scenes. round_trips_ms and mbit: of each link; at 0 ms tiers are connected as they are. cores: the
+    processor core of device, edge and cloud; the last serves for those that are left, and with two tiers for
+    the verifier.
     simulated_tokens: of the answers that are simulated at `shares` of standing drafts.
     """
 
     name: str
     draft: str
     model: str = "scenes-tiny"
-    middle: str | None = None
+    three: tuple[str, ...] = ()
     prompt: str = "Describe the picture."
     pictures: int = 8
     split: str = "test"
@@ -76,6 +77,8 @@ class DecodingConfig:
     counted: Counted | None = None
 
     def __post_init__(self) -> None:
+        if len(self.three) not in (0, 2):
+            raise ConfigError(f"three is {list(self.three)}; give the members of device and edge, or neither")
         if self.pictures < 1 or self.max_new_tokens < 1 or self.simulated_tokens < 1:
             raise ConfigError("pictures, max_new_tokens and simulated_tokens are numbers of at least 1")
         if not self.round_trips_ms or min(self.round_trips_ms) < 0 or not self.mbit > 0:

@@ -55,7 +55,7 @@ class Told:
 
 def read_along(config: DecodingConfig, edge: Edge, packets: Sequence[Packet]) -> Told:
     """Has the members of a run read the full one's answers."""
-    names = [name for name in (config.draft, config.middle, _FULL) if name is not None]
+    names = list(dict.fromkeys([config.draft, *config.three, _FULL]))
     says, ends = [], end_ids(edge)
     for packet in packets:
         prompt = prompt_of(edge, packet, config.prompt)
@@ -91,21 +91,20 @@ def expect(config: DecodingConfig, run: Run, runs: Sequence[Run], told: Told) ->
     if not all(run.tokens):
         return {}
     parallel, pace = run.system.parallel, _same_pace(run.system)
-    names, cores = [config.draft, _FULL], [config.cores[0], config.cores[-1]]
+    below, cores = run.system.members, [config.cores[0], config.cores[-1]]
     costs = [_drafting(run, told)]
-    if run.system.tiers == 2:
+    if len(below) == 1:
         costs.append(verifier_costs(run.pace))
     else:  # the device does not see what the cloud's passes take; with two tiers it does
-        assert config.middle is not None
-        like = replace(run.system, name="", at="edge", tiers=2)
+        like = replace(run.system, name="", members=(config.draft,))
         two = next(r for r in runs if r.link == run.link and replace(r.system, name="") == like)
-        top, middle = verifier_costs(two.pace), config.middle
-        names.insert(1, middle)
-        costs.append(_like(top, told.seconds[middle], told.seconds[_FULL]))
-        costs.append(replace(top, shared=top.shared * told.depths[middle] / told.depths[config.draft]))
+        top = verifier_costs(two.pace)
+        alike = _like(top, told.seconds[below[1]], told.seconds[_FULL])
+        shares = [told.depths[name] / told.depths[config.draft] for name in below]
+        costs += [replace(c, shared=c.shared * share) for c, share in zip((alike, top), shares, strict=True)]
         cores.insert(1, config.cores[min(1, len(config.cores) - 1)])
     above = Pace(parallel=True)  # as servers do
-    says = told.tiers(names)
+    says = told.tiers([*below, _FULL])
     simulate(says[0], costs, pace, parallel=parallel, middle=above, cores=cores)  # as there, to warm up
     expected = sum(
         simulate(one, costs, pace, parallel=parallel, middle=above, cores=cores).seconds for one in says
@@ -114,7 +113,7 @@ def expect(config: DecodingConfig, run: Run, runs: Sequence[Run], told: Told) ->
 
 
 def _drafting(run: Run, told: Told) -> Costs:
-    one, many = told.seconds[told.draft]
+    one, many = told.seconds[run.system.members[0]]
     waited = sum(counts.waited for counts in run.counts)
     if not run.system.parallel:
         waited += sum(run.pace.round_seconds)

@@ -17,6 +17,7 @@ from eval.decoding.expect import expect, read_along
 from eval.decoding.processes import pin, tiers
 from eval.latency.link import Link, Packets
 from eval.scenes.world import make_scene
+from tofc.cli_decoding import largest
 from tofc.cli_report import working
 from tofc.decoding.carry import Carry
 from tofc.decoding.drafting import Counts
@@ -31,13 +32,12 @@ _FRAME_BYTES = 6  # that a WebSocket adds to a short message
 
 @dataclass(frozen=True)
 class System:
-    """A way to an answer: of which server, how many tiers, with what pace, and whether states travel (None:
-    where they pay)."""
+    """A way to an answer: which members work below the full one, the device's first, with what pace, and
+    whether states travel (None: where they pay)."""
 
     name: str
-    at: str
-    tiers: int
-    drafts: int | None
+    members: tuple[str, ...]
+    drafts: int | None = None
     alone: int = 16
     parallel: bool = False
     states: bool | None = None
@@ -65,15 +65,16 @@ class Run:
 
 def systems(config: DecodingConfig) -> list[System]:
     """What is compared: the edge alone, in one go and token by token, and drafts from the device."""
+    two = (config.draft,)
     found = [
-        System("edge alone", "edge", 2, 0, alone=config.max_new_tokens),
-        System("edge alone, every token there and back", "edge", 2, 0, alone=1),
-        System("device, edge, in turn", "edge", 2, None),
-        System("device, edge, in parallel, tokens only", "edge", 2, None, parallel=True, states=False),
-        System("device, edge, in parallel", "edge", 2, None, parallel=True),
+        System("edge alone", two, 0, alone=config.max_new_tokens),
+        System("edge alone, every token there and back", two, 0, alone=1),
+        System("device, edge, in turn", two),
+        System("device, edge, in parallel, tokens only", two, parallel=True, states=False),
+        System("device, edge, in parallel", two, parallel=True),
     ]
-    if config.middle is not None:
-        found.append(System("device, edge, cloud, in parallel", "middle", 3, None, parallel=True))
+    if config.three:
+        found.append(System("device, edge, cloud, in parallel", config.three, parallel=True))
     return found
 
 
@@ -83,7 +84,7 @@ def measure(config: DecodingConfig) -> dict[str, Any]:
     pictures = [Image.fromarray(make_scene(config.split, index)[1]) for index in range(config.pictures)]
     packets = [device.encode(picture) for picture in pictures]
     del device
-    edge = Edge.from_pretrained(config.model, config.draft)
+    edge = Edge.from_pretrained(config.model, largest([config.draft, *config.three[:1]], config.model))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pin(config.cores[0])
@@ -106,7 +107,7 @@ def _connected(config: DecodingConfig, far: bool, edge: Edge, packets: Sequence[
         return
     with ExitStack() as stack:
         with working("starting the tiers"):
-            running = tiers(config.model, config.cores, config.middle, links[0] if far else None)
+            running = tiers(config.model, config.cores, config.three[1:], links[0] if far else None)
             urls, proxies = stack.enter_context(running)
         for link in links:
             for proxy in proxies:
@@ -115,20 +116,20 @@ def _connected(config: DecodingConfig, far: bool, edge: Edge, packets: Sequence[
 
 
 def _over(
-    config: DecodingConfig, link: Link, urls: dict[str, str], edge: Edge, packets: Sequence[Packet]
+    config: DecodingConfig, link: Link, urls: dict[int, str], edge: Edge, packets: Sequence[Packet]
 ) -> list[Run]:
     """All systems over one link, picture by picture in turn: what the machine does meets all alike."""
     runs = [Run(system, link, system.pace()) for system in systems(config)]
-    remotes = {at: RemoteEdge(url, _served(config.model)) for at, url in urls.items()}
+    remotes = {num: RemoteEdge(url, _served(config.model)) for num, url in urls.items()}
     for number, packet in enumerate([packets[0], *packets]):  # the first once more, to warm up
         for run in runs:
             with working(f"{1e3 * link.round_trip:g} ms, {run.system.name}: picture {number}"):
                 decoded = draft_for(
-                    remotes[run.system.at],
+                    remotes[len(run.system.members) + 1],
                     edge,
                     packet,
                     config.prompt,
-                    tiers=run.system.tiers,
+                    draft=run.system.members[0],
                     max_new_tokens=config.max_new_tokens,
                     pace=run.pace,
                     parallel=run.system.parallel,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import httpx
@@ -50,12 +50,12 @@ def serving(model: str, core: int, *arguments: str) -> Iterator[int]:
 
 @contextmanager
 def tiers(
-    model: str, cores: tuple[int, ...], middle: str | None, link: Link | None
-) -> Iterator[tuple[dict[str, str], list[ShapedProxy]]]:
-    """Servers by address, and the proxies in front of them, all of `link` (None: there are none).
+    model: str, cores: tuple[int, ...], middle: Sequence[str], link: Link | None
+) -> Iterator[tuple[dict[int, str], list[ShapedProxy]]]:
+    """Addresses by the number of tiers, and the proxies in front of them, all of `link`; none for None.
 
-    "edge" verifies with the full model; with `middle` there is "middle" as well, which verifies with that
-    member and asks a server like the first one.
+    With two the full model verifies; there are three as well where `middle` names a member that verifies in
+    between.
     """
     with ExitStack() as stack:
         proxies: list[ShapedProxy] = []
@@ -67,11 +67,11 @@ def tiers(
             return proxies[-1].url
 
         top = stack.enter_context(serving(model, cores[-1]))
-        found = {"edge": reached(top)}
-        if middle is not None:
+        found = {2: reached(top)}
+        for exit in middle:
             core = cores[min(1, len(cores) - 1)]
-            port = stack.enter_context(serving(model, core, "--upstream", reached(top), "--exit", middle))
-            found["middle"] = reached(port)
+            port = stack.enter_context(serving(model, core, "--upstream", reached(top), "--exit", exit))
+            found[3] = reached(port)
         yield found, proxies
 
 
