@@ -6,13 +6,20 @@ from itertools import product
 
 import pytest
 import torch
+from PIL import Image
 
 import tofc
 from eval.decoding.__main__ import main
-from eval.decoding.config import Counted, Shape
+from eval.decoding.apart import grow_apart
+from eval.decoding.config import Counted, DecodingConfig, Shape
 from eval.decoding.states import Pass, counted, timed
 from eval.latency.config import Rates
+from eval.scenes.world import make_scene
+from tofc.config import load_yaml
 from tofc.decoding.blocks import Layer
+from tofc.decoding.growing import Growing
+from tofc.decoding.together import end_ids, prompt_of
+from tofc.errors import ConfigError
 from tofc.prompt import Prompt
 
 
@@ -72,3 +79,24 @@ def test_mistakes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no-such" in capsys.readouterr().err
     assert main(["states", "--repeats", "0"]) == 2
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_tiers_apart_answer_as_the_last_one_alone(bundled: tofc.Edge) -> None:
+    """Nothing is shared, and what travels does so as bytes, states and all."""
+    packet = tofc.Device.from_pretrained("scenes-tiny").encode(
+        Image.fromarray(make_scene("validation", 3)[1])
+    )
+    question = "Describe the picture."
+    alone = list(bundled.answer(packet, question, max_new_tokens=24).tokens)
+    prompt = prompt_of(bundled, packet, question)
+    for tiers, drafts in ((("e2-50", "full"), 4), (("e1", "e2", "full"), 3)):
+        answer = Growing(end_ids(bundled), 24)
+        counts = grow_apart(answer, bundled.family, prompt, tiers, drafts)
+        assert answer.tokens[: len(alone)] == alone
+        assert counts.num_bytes > 768 * counts.sent  # a state of 192 numbers for each draft
+
+
+def test_three_tiers_take_two_members_below_the_full_one() -> None:
+    assert load_yaml("decoding-scenes", DecodingConfig).three
+    with pytest.raises(ConfigError, match="members of device and edge"):
+        DecodingConfig("x", "e1", three=("e1",))
