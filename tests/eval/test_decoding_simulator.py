@@ -120,3 +120,26 @@ def test_costs_tell_rounds_with_states_from_those_without() -> None:
     assert costs.state == pytest.approx(0.0001)
     assert costs.way == pytest.approx(0.001)
     assert costs.read(5) + costs.shared == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_planned_three_tiers_never_lose_much_to_the_top_one_alone(parallel: bool) -> None:
+    """Nor where the tier in the middle ignores drafts, because its own do not pay."""
+    costs = [Costs(0.0226), Costs(0.0312), Costs(0.0359)]
+    for share in (0.0, 0.4, 0.6, 0.8):
+        taken = simulate(random_says([share, share], 600), costs, Pace(parallel=parallel), parallel=parallel)
+        assert taken.seconds < 1.06 * 600 * costs[-1].one, share
+
+
+def test_planned_three_tiers_gain_where_they_can_even_if_two_of_them_share_a_core() -> None:
+    """Passes of the bundled members on one core, in milliseconds; rounds take a millisecond besides."""
+    device = Costs(0.65, 0.1, 0.3)
+    middle = Costs(2.3, 0.1, 1.1, alone=1.6)
+    cloud = Costs(3.2, 0.1, 1.1, alone=2.2)
+    for cores, gain in (([0, 1, 2], 1.3), ([0, 0, 1], 1.1)):
+        pace, above, seconds = Pace(parallel=True), Pace(parallel=True), 0.0
+        for seed in range(9):
+            says = random_says([0.95, 0.96], 47, seed)
+            taken = simulate(says, [device, middle, cloud], pace, parallel=True, middle=above, cores=cores)
+            seconds += taken.seconds
+        assert 9 * (47 * 2.2 + 1.1) / seconds > gain, cores

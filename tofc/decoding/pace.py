@@ -133,17 +133,19 @@ class Pace:
     ) -> None:
         """A round came back after `elapsed` seconds: of `sent` drafts `stood` stand, `gained` tokens are new;
         `spent` seconds since the round before it came back. `carried`: with the drafts' states."""
-        if not verdict.passes:
-            if gained and not sent:  # a tier in the middle passed on what the one above it wrote
+        if not verdict.passes:  # nobody looked at the drafts
+            if sent:
+                self._count(0, 1)
+            if gained > sent + 1:  # a tier in the middle passed on what the one above it wrote
                 self._learn("alone", max(0.0, elapsed - self._second("alone_way")) / gained)
-            return  # of an old round there is nothing to learn
+            return
         way = max(0.0, elapsed - verdict.seconds)
         self._learn("way" if sent else "alone_way", way)
         if sent:
             self.carry.heard(carried, way, verdict.shared)
             self._count(min(stood, sent), min(stood + 1, sent))
         if not sent or verdict.passes > 1:  # most passes were over one token
-            self._learn("alone", verdict.seconds / verdict.passes)
+            self._learn("alone", verdict.seconds / max(verdict.passes, gained))
             return
         self._passes.append((sent, verdict.seconds))
         self._tries += 1
