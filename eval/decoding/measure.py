@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ def _alone(runs: Sequence[Run], run: Run) -> Run:
 def _row(run: Run, alone: Run) -> dict[str, Any]:
     tokens, counts = sum(map(len, run.tokens)), run.counts
     rounds = sum(one.rounds for one in counts)
-    payload = sum(one.num_bytes for one in counts) + rounds * _FRAME_BYTES
+    payload = sum(one.num_bytes for one in counts) / rounds + _FRAME_BYTES  # of a round, on average
     return {
         "system": run.system.name,
         "round_trip_ms": 1e3 * run.link.round_trip,
@@ -161,7 +162,7 @@ def _row(run: Run, alone: Run) -> dict[str, Any]:
         "stood_per_round": sum(one.stood for one in counts) / rounds,
         "rounds_per_answer": rounds / len(counts),
         "with_states": fmean([one.carried for one in run.pace.checked] or [0.0]),
-        "uplink_bytes_per_token": (payload + rounds * Packets().header) / tokens,
+        "uplink_bytes_per_token": rounds * Packets().on_the_wire(math.ceil(payload)) / tokens,
         "equal_to_edge_alone": sum(a == b for a, b in zip(run.tokens, alone.tokens, strict=True)),
         "answers": len(counts),
         "seconds": [one.seconds for one in counts],
