@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -99,6 +100,7 @@ class Above:
         self._carried = bool(round.states)
         if self._pool is not None:
             self._coming = self._pool.submit(self._exchange, round)
+            os.sched_yield()  # on one core, the thread that sends it would wait for its time slice
             return
         self._coming = Future()
         try:
@@ -213,6 +215,8 @@ class Verifier:
             answer.append(self._policy.draw(self._read(answer.tokens)[0]))
             self.passes += 1
             own -= 1
+            if self._above is not None:
+                os.sched_yield()  # nor is the one that hears the verdict to wait
         return own
 
     def _within(self, drafts: list[int]) -> list[int]:
