@@ -233,9 +233,7 @@ def _add_the_rest(app: FastAPI, service: Service, figures: Callable[[], Awaitabl
     @app.get("/v1/models", response_model=schema.ModelList, tags=["models"])
     async def list_models() -> Any:
         """The model, and each member of its family."""
-        return schema.ModelList(
-            data=[card(name) for name in models.members], tiers=service.verifiers.tiers
-        )
+        return schema.ModelList(data=[card(name) for name in models.members], tiers=service.verifiers.tiers)
 
     @app.get("/v1/models/{name}", response_model=schema.Model, tags=["models"])
     async def one_model(name: str) -> Any:

@@ -196,7 +196,7 @@ def test_connections_that_break_at_any_time_change_no_answer(
             nonlocal cuts
             assert answer.tokens[: len(shown)] == shown  # what was final stays
             shown[:] = answer.tokens[: answer.final]
-            if chance.random() < 0.1:
+            if chance.random() < 0.2:
                 cuts += server.cut() > 0
 
         decoded = draft_for(
