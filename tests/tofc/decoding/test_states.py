@@ -135,7 +135,7 @@ def test_answers_over_bad_links_with_states_are_the_verifiers_own(
                 above = Above(exchange, Pace(chance.choice([1, 3, 7])), pack=pack)
             shared = read.shared(depths[level - 1])
             check = Verifier(read, Choice().policy(), end_ids(edge), most, above=above, shared=shared).check
-            exchange = FlakyLink(check, chance, chance.random() * 0.6)
+            exchange = FlakyLink(check, chance, 0.2 + 0.5 * chance.random())
             links.append(exchange)
         assert exchange is not None
         answer, draft = Growing(end_ids(edge), most), reader(edge, prompt, tiers[0])
