@@ -178,7 +178,7 @@ def _to_bytes(point: Array, offset: Array, rounded: Array) -> Any:
 
 
 @compiled(REORDERED)
-def _squared_distance(of_high: int, halves: Array, other: Array, low_bits: int) -> Any:
+def squared_distance(of_high: int, halves: Array, other: Array, low_bits: int) -> Any:
     """Exact: an integer below 2^53, whatever float64 sums it of; of_high: that of the high bits."""
     of_both, of_low = fine(halves, other, halves.shape[1] // STEP)
     return np.float64((of_high << (2 * low_bits)) + (of_both << (low_bits + 1)) + of_low)
@@ -226,7 +226,7 @@ def _farthest(halves: Array, norms: Array, low_bits: int, row: int) -> Any:
     for place in range(len(halves)):
         if norms[place] < np.inf:
             of_high = coarse(halves[row], halves[place], steps)
-            largest = max(largest, _squared_distance(of_high, halves[row], halves[place], low_bits))
+            largest = max(largest, squared_distance(of_high, halves[row], halves[place], low_bits))
     return largest
 
 
@@ -377,7 +377,7 @@ def _compare(
         apart = np.sqrt(np.float64(of_high)) * unit - blurs[token] - blurs[other]
         if apart > 0 and apart * apart > distances[last]:
             continue
-        distance, slot = _squared_distance(of_high, query, halves[other], low_bits), last + 1
+        distance, slot = squared_distance(of_high, query, halves[other], low_bits), last + 1
         while slot > 0 and (
             distance < distances[slot - 1] or (distance == distances[slot - 1] and place < places[slot - 1])
         ):
@@ -387,32 +387,3 @@ def _compare(
         if slot <= last:
             distances[slot], places[slot] = distance, place
             limit = _limit(distances[last], norm)
-
-
-@compiled(set())
-def nearest_among(
-    team: Any, units: int, rows_per_unit: int, halves: Array, low_bits: int, centers: Array, among: Array,
-    places: Array,
-) -> bool:  # fmt: skip
-    """Fill places, int64 [B, N], with that in centers [B, K] of the nearest one among those that count.
-
-    among: int64 [N, M], the places that count for each token, ascending, -1 for none; the first of equally
-    near ones. Units count through the tokens of all images.
-    """
-    return share(_nearest_among, team, units, (rows_per_unit, halves, low_bits, centers, among, places))
-
-
-@compiled(set())
-def _nearest_among(
-    unit: int, rows_per_unit: int, halves: Array, low_bits: int, centers: Array, among: Array, places: Array
-) -> None:
-    image, start, stop = part_of(unit, rows_per_unit, among.shape[0])
-    steps = halves.shape[3] // STEP
-    for token in range(start, stop):
-        query, smallest = halves[image, token], np.inf
-        for place in among[token]:
-            if place >= 0:
-                other = halves[image, centers[image, place]]
-                distance = _squared_distance(coarse(query, other, steps), query, other, low_bits)
-                if distance < smallest:
-                    smallest, places[image, token] = distance, place

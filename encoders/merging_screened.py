@@ -16,6 +16,7 @@ import numpy as np
 
 from encoders import merging_kernels as kernels
 from encoders import merging_products
+from encoders.merging_among import nearest_among
 from encoders.merging_memory import Memory
 from encoders.merging_threads import Array, Team, divide, run
 
@@ -104,7 +105,7 @@ class ScreenedSearch:
             return self._nearest(self._all, centers, 1)[1][..., 0]
         places = np.empty(self._all.shape, dtype=np.int64)
         run(
-            kernels.nearest_among, divide(self._team, len(places), *among.shape),
+            nearest_among, divide(self._team, len(places), *among.shape),
             self._tokens.halves, self._low_bits, centers, among, places,
         )  # fmt: skip
         return places
