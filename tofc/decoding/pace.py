@@ -23,7 +23,7 @@ _FIRST = 1  # drafts of the first round, before there is anything to go by
 # Tokens that a verifier writes alone before drafts that had not paid are tried once more.
 _SHORT_REST, _LONG_REST = 64, 1024
 _SPREAD = 0.8  # of the speed of one round, as a share of it: what few rounds showed is believed less
-_FEW = 3  # rounds, with less memory of them, that show nothing yet
+_FEW = 8  # rounds, with less memory of them, that show nothing yet
 _TRUSTED = 24  # rounds with drafts after which the next rest is a short one
 _WAY_SHARE, _FIRST_WAY_SHARE = 0.025, 0.1  # of the time of a round alone that the way may take
 _LONGEST = 4.0  # seconds that it lasts at most for that
@@ -31,6 +31,7 @@ _MEMORY = 0.97  # weight of what was seen before the last round
 _TOKEN_MEMORY = 0.99  # and before the last draft
 _MOST_SHARE = 0.995  # of drafts that are expected to stand
 _LATEST = 15  # durations that count
+_KEPT_UP = 1.5  # times the median of the last rounds: what takes longer counts as that
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Pace:
     _latest: dict[str, deque[float]] = field(default_factory=dict)
     _passes: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_LATEST))
     _seconds: dict[str, float] = field(default_factory=dict)  # as of the last plan
+    _spent: deque[float] = field(default_factory=lambda: deque(maxlen=_LATEST))
     _tries: int = 0  # rounds with drafts since the last rest
     _rest: int = _SHORT_REST
     _resting: int = 0  # tokens
@@ -152,6 +154,9 @@ class Pace:
         if self._tries == 1:
             return  # after a rest it has much to read before it can draft
         self._remember(_MEMORY)
+        self._spent.append(spent)
+        # Like the verifier's own token, of which the median counts: one round that was kept up is no measure.
+        spent = min(spent, _KEPT_UP * median(self._spent))
         self.rounds, self.gained, self.spent = self.rounds + 1, self.gained + gained, self.spent + spent
 
     def _remember(self, share: float) -> None:
