@@ -26,12 +26,12 @@ KINDS = ("never", "sometimes", "always")
 
 
 def check_of(table: Table, choice: Choice | None = None, **more: object) -> Verifier:
-    return Verifier(table, (choice or Choice()).policy(1), ENDS, MOST, **more)  # type: ignore[arg-type]
+    return Verifier(table, (choice or Choice()).policy(1), ENDS, MOST, **more)  # type: ignore[arg-type]  # named settings
 
 
 def decode(draft: Table, exchange: object, drafts: int | None = 4, **more: object) -> tuple[Growing, Counts]:
     answer = Growing(ENDS, MOST)
-    runner = Drafter(draft, Choice().policy(), exchange, Pace(drafts), pause=0.0, **more)  # type: ignore[arg-type]
+    runner = Drafter(draft, Choice().policy(), exchange, Pace(drafts), pause=0.0, **more)  # type: ignore[arg-type]  # named settings
     return answer, runner.run(answer)
 
 
@@ -271,7 +271,7 @@ def test_a_tier_in_the_middle_learns_what_its_tokens_cost() -> None:
     cloud, pace = verifier(7), Pace(2)
     seen: list[float] = []
     drafted = pace.drafted
-    pace.drafted = lambda seconds: (seen.append(seconds), drafted(seconds))[1]  # type: ignore[method-assign]
+    pace.drafted = lambda seconds: (seen.append(seconds), drafted(seconds))[1]  # type: ignore[method-assign]  # here alone
     top = Verifier(pass_of(5.0, cloud), Choice().policy(), ENDS, MOST, now=lambda: clock)
     above = Above(top.check, pace, now=lambda: clock)
     small = drafter("always", cloud)

@@ -138,7 +138,7 @@ def test_drawn_tokens_follow_their_shares() -> None:
     """Of shares 0.6, 0.3, 0.1 the nucleus 0.7 keeps two, at 2 : 1."""
     logits = torch.tensor([0.1, 0.6, 0.3]).log()
     counts = [0, 0, 0]
-    mine = Row(None, Sampling(10**9, temperature=1.0, top_p=0.7, seed=0))  # type: ignore[arg-type]
+    mine = Row(None, Sampling(10**9, temperature=1.0, top_p=0.7, seed=0))  # type: ignore[arg-type]  # no packet is asked for
     for _ in range(3000):
         mine.take(logits, 1, frozenset())
         counts[mine.tokens[-1]] += 1
