@@ -49,11 +49,10 @@ def requests(device, scenes) -> list[Request]:
 
 @contextmanager
 def passes(edge: tofc.Edge) -> Iterator[list[tuple[int, int]]]:
-    """(sequences, positions) of every pass of the language model."""
+    """(sequences, positions) of every pass of the language model's first block."""
     seen: list[tuple[int, int]] = []
-    hook = edge.model.model.language_model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
-    )
+    first = edge.model.model.language_model.layers[0].input_layernorm
+    hook = first.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[:2])))
     try:
         yield seen
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.tofc.familial.conftest import Made
+from tests.tofc.conftest import Made
 from tofc.cli import app
 from tofc.familial.store import read_index
 

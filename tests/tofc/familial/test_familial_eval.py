@@ -23,7 +23,7 @@ from eval.rate.config import RateConfig
 from eval.rate.senders import TofcSender
 from eval.rate.store import Store
 from eval.rate.work import Unit, Worker
-from tests.tofc.familial.conftest import Made
+from tests.tofc.conftest import Made
 from tofc import familial
 from tofc.config import from_mapping
 from tofc.familial.policy import Policy, Stage

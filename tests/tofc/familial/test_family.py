@@ -12,7 +12,7 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 import tofc
-from tests.tofc.familial.conftest import Made
+from tests.tofc.conftest import Made
 from tofc import familial
 from tofc.errors import CheckpointError, UserError
 from tofc.familial.branches import count_parameters, member_model, text_model
@@ -224,7 +224,7 @@ def test_branches_have_names_of_their_own() -> None:
 
 
 def test_several_branches_may_leave_at_one_exit(made: Made) -> None:
-    from tests.tofc.familial.conftest import decomposed
+    from tests.tofc.conftest import decomposed
 
     text = text_model(made.family.main)
     inputs = torch.randn(4, 32, text.config.hidden_size, generator=torch.Generator().manual_seed(3))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tofc
-from tests.tofc.familial.conftest import Made
+from tests.tofc.conftest import Made
 from tofc.config import from_mapping
 from tofc.errors import UserError
 from tofc.familial.branches import count_parameters, text_model

@@ -66,10 +66,8 @@ def test_a_row_that_leaves_changes_no_other(models, edge, asked) -> None:
 
 def test_what_was_asked_about_is_prefilled_once(models, asked) -> None:
     positions: list[int] = []
-    text = models.edge.model.model.language_model
-    hook = text.register_forward_pre_hook(
-        lambda _, args, kwargs: positions.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
-    )
+    first = models.edge.model.model.language_model.layers[0].input_layernorm
+    hook = first.register_forward_pre_hook(lambda _, args: positions.append(args[0].shape[1]))
     packet, _ = asked[-1]
     batch = Batch(models.edge.model, models.ends, 8192)
     for question in ("Is there a bus?", "Is there a cat?", "Describe the picture."):

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 import tofc
-from tests.tofc.familial.conftest import Made, deep_base, made  # noqa: F401
+from tests.tofc.conftest import Made, deep_base, made  # noqa: F401
 from tofc.serving.decoding import Sampling
 from tofc.serving.engine import Engine
 from tofc.serving.errors import ApiError
