@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from encoders.merging import Clusters, dpc_knn, merge_tokens
+from encoders.merging import Clusters, cluster_tokens, dpc_knn, merge_tokens
 
 if TYPE_CHECKING:
     from encoders.vision import VisionEncoder
 
-__all__ = ["Clusters", "VisionEncoder", "dpc_knn", "merge_tokens"]
+__all__ = ["Clusters", "VisionEncoder", "cluster_tokens", "dpc_knn", "merge_tokens"]
 
 
 def __getattr__(name: str) -> object:

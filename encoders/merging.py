@@ -1,4 +1,4 @@
-"""Token merging: density-peak clustering of feature tokens (DPC-KNN), then averages within clusters.
+"""Token merging: clusters of feature tokens by density peaks (DPC-KNN) or blocks, then averages within them.
 
 numpy and numba alone on arrays; tensors are welcome and come back as tensors, by way of `merging_torch`.
 """
@@ -21,7 +21,7 @@ from encoders.merging_products import MAX_WIDTH
 from encoders.merging_screened import ScreenedSearch
 from encoders.merging_threads import Team, divide, run
 
-__all__ = ["Clusters", "dpc_knn", "merge_tokens"]
+__all__ = ["Clusters", "block_clusters", "cluster_tokens", "dpc_knn", "merge_tokens"]
 
 Array = NDArray[Any]
 
@@ -36,6 +36,20 @@ class Clusters(NamedTuple):
 
     assignment: Any
     centers: Any
+
+
+def cluster_tokens(features: Any, num_clusters: int, way: str, grid: Parts, k: int = 5) -> Clusters:
+    """Cluster the tokens of each image in one of the ways that a checkpoint may name.
+
+    way: "dpc_knn", centres wherever density peaks are highest; "spread", the densest token of each of K equal
+    blocks of the grid; "blocks", those blocks themselves. features: [B, N, C]; grid: as for `dpc_knn`; k:
+    neighbours of the density estimate. Raises ValueError for another way, and what `dpc_knn` raises.
+    """
+    if way == "blocks":
+        return block_clusters(features, num_clusters, grid)
+    if way not in ("dpc_knn", "spread"):
+        raise ValueError(f"way is {way!r}; choose dpc_knn, spread or blocks")
+    return dpc_knn(features, num_clusters, k, grid=grid if way == "spread" else None)
 
 
 def dpc_knn(
@@ -74,6 +88,26 @@ def dpc_knn(
     valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask
     team = Team(numba.get_num_threads())
     return cluster(as_points(features), num_clusters, k, valid, grid, team)
+
+
+def block_clusters(features: Any, num_clusters: int, grid: Parts) -> Clusters:
+    """Cluster the tokens of each image by where they are: the grid cut into K equal blocks.
+
+    features: [B, N, C], whose values are not looked at; grid: as for `dpc_knn`. Blocks are in the order of
+    `merging_blocks.cut`; the centre of each is the middle one of its tokens in raster order. K >= N is the
+    identity (K becomes N). Raises TypeError or ValueError as `dpc_knn` does.
+    """
+    _check_arguments(features, num_clusters, 1, None, grid)
+    batch, num_tokens = features.shape[:2]
+    owner = merging_blocks.cut(tuple(grid), min(num_clusters, num_tokens)).owner
+    middle = np.cumsum(sizes := np.bincount(owner)) - (sizes + 1) // 2
+    centers = np.argsort(owner, kind="stable")[middle]
+    found = np.tile(owner, (batch, 1)), np.tile(centers, (batch, 1))
+    if isinstance(features, np.ndarray):
+        return Clusters(*found)
+    from encoders import merging_torch
+
+    return merging_torch.beside(features, *found)
 
 
 def cluster(

@@ -27,8 +27,12 @@ def cluster(
     device = features.device
     valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask.cpu().numpy()
     search = _cluster_here if device.type == "cpu" else _cluster_there
-    found = search(features.detach(), num_clusters, k, valid, grid)
-    return Clusters(*(torch.from_numpy(part).to(device) for part in found))
+    return beside(features, *search(features.detach(), num_clusters, k, valid, grid))
+
+
+def beside(features: torch.Tensor, assignment: NDArray[Any], centers: NDArray[Any]) -> Clusters:
+    """Clusters as tensors on the device of the features."""
+    return Clusters(*(torch.from_numpy(part).to(features.device) for part in (assignment, centers)))
 
 
 def _cluster_here(

@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 DEVICE_CONFIG = "device.json"  # of an exported device, which is no checkpoint
 TILINGS = ("base", "anyres")
+MERGINGS = ("dpc_knn", "spread", "blocks")  # ways of `encoders.merging.cluster_tokens`
 QUALITIES = range(1, 9)
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -36,8 +37,8 @@ T = TypeVar("T")
 class MergingConfig:
     """How tokens are merged: `tokens` is the number K that travels, or "all"; `neighbours` is DPC-KNN's k.
 
-    `spread`: each of K equal blocks of the picture has one of the centres; otherwise they lie wherever
-    density peaks are highest, as in the paper.
+    `way`: "dpc_knn", centres wherever density peaks are highest, as in the paper; "spread", one centre in
+    each of K equal blocks of the picture; "blocks", the averages of these blocks.
 
     `ladder` has the numbers of tokens that go best with qualities 1 to 8 where a byte budget chooses both;
     empty for doubling from each quality to the next through the default quality and `tokens`.
@@ -45,12 +46,14 @@ class MergingConfig:
 
     tokens: int | str = 64
     neighbours: int = 5
-    spread: bool = False
+    way: str = "dpc_knn"
     ladder: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tokens != "all" and (not isinstance(self.tokens, int) or self.tokens < 1):
             raise ConfigError(f'merging.tokens is {self.tokens!r}; give a number of at least 1, or "all"')
+        if self.way not in MERGINGS:
+            raise ConfigError(f"merging.way is {self.way!r}; choose one of {', '.join(MERGINGS)}")
         if self.neighbours < 1:
             raise ConfigError(f"merging.neighbours is {self.neighbours}; give a number of at least 1")
         if self.ladder and (len(self.ladder) != len(QUALITIES) or list(self.ladder) != sorted(self.ladder)):
@@ -59,6 +62,14 @@ class MergingConfig:
             )
         if min(self.ladder, default=1) < 1:
             raise ConfigError(f"merging.ladder begins with {self.ladder[0]}; give numbers of at least 1")
+
+    @staticmethod
+    def renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The keys of earlier checkpoints in today's words: `spread: true` is a way of merging."""
+        if "way" in values or not isinstance(values.get("spread"), bool):
+            return values
+        others = {key: value for key, value in values.items() if key != "spread"}
+        return {**others, "way": "spread" if values["spread"] else "dpc_knn"}
 
 
 @dataclass(frozen=True)
@@ -129,11 +140,13 @@ class Checkpoint:
 def from_mapping(cls: type[T], values: Any, where: str) -> T:
     """Makes the dataclass `cls` out of a mapping; `where` names its origin in errors.
 
-    Nested dataclasses take nested mappings. Raises ConfigError on an unknown key (listing the valid ones),
+    Nested dataclasses take nested mappings; `cls.renamed`, where there is one, puts earlier keys into today's
+    words. Raises ConfigError on an unknown key (listing the valid ones),
     a missing one and a value of another type.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected keys and values for {cls.__name__}, found {_shown(values)}")
+    values = getattr(cls, "renamed", dict)(values)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]  # cls is a dataclass
     unknown = [str(key) for key in values if key not in fields]
     if unknown:

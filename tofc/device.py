@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from encoders.merging import dpc_knn, merge_tokens
+from encoders.merging import cluster_tokens, merge_tokens
 from entropy import FeatureCodec
 from tofc.budget import BudgetSearch, default_ladder
 from tofc.clock import Stopwatch
@@ -145,8 +145,8 @@ class Device:
         the checkpoint's ladder (`MergingConfig.ladder`), so that at least nine tenths are used where any
         choice does, or the highest quality, or the most tokens, that fit. `progressive` lets the tokens that
         stand for most of a picture travel first, so that more is left of a packet that is truncated, for
-        some bytes more (8 at 64 tokens). Raises UserError where nothing fits, ImageError for what is no
-        picture.
+        some bytes more (8 at 64 tokens); nothing changes where tokens stand for equal blocks. Raises
+        UserError where nothing fits, ImageError for what is no picture.
         """
         count, level = self._check_tokens(tokens), self._check_quality(quality)
         if max_bytes is not None and quality is not None and tokens is not None:
@@ -221,12 +221,12 @@ class Device:
         tokens = picture.tokens[None]  # [1, M, C]
         count = picture.layout.num_tokens if count is None else count
         merging, parts = self.config.merging, picture.layout.parts
-        if merging.spread and count < len(parts):
+        if merging.way != "dpc_knn" and count < len(parts):
             raise UserError(
                 f"tokens is {count}; this checkpoint spreads them over the picture and its tiles: give at "
                 f"least {len(parts)}"
             )
-        clusters = dpc_knn(tokens, count, k=merging.neighbours, grid=parts if merging.spread else None)
+        clusters = cluster_tokens(tokens, count, merging.way, parts, k=merging.neighbours)
         merged, _ = merge_tokens(tokens, clusters)  # [1, K, C]
         merged = merged[0] if isinstance(merged, np.ndarray) else merged[0].cpu()
         timing = {**picture.timing, "merge": watch.lap()}
@@ -236,8 +236,9 @@ class Device:
         codec = self._require_codec()
         watch = Stopwatch()
         tokens = np.concatenate([as_array(p.tokens) for p in pictures])  # [sum K, C]
+        leading = _leading(pictures) if progressive and self.config.merging.way != "blocks" else ()
         try:
-            payload, ends = codec.encode_with_ends(tokens, quality, _leading(pictures) if progressive else ())
+            payload, ends = codec.encode_with_ends(tokens, quality, leading)
         except ValueError as error:
             raise UserError(f"the codec refuses these features: {error}") from error
         stages = pictures[0].timing

@@ -1,7 +1,8 @@
 """`python -m eval.ablation.mergings CHECKPOINT`: ways of merging before one model and codec as they are.
 
-Density peaks as in the paper, one peak in each of K equal blocks (`merging.spread`), and averages over these
-blocks: bytes, cross-entropy and answers right at some numbers of tokens. What wins is worth training for.
+Density peaks as in the paper, one peak in each of K equal blocks, averages over these blocks (`merging.way`),
+and random tokens: bytes, cross-entropy and answers right at some numbers of tokens. What wins is worth
+training for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from entropy import FeatureCodec
 from eval.ablation.measure import answers_of, coded
-from eval.ablation.variants import pool
+from eval.ablation.variants import random_tokens
 from tofc.config import MergingConfig, resolve
 from tofc.errors import UserError
 from tofc.model import load_codec
@@ -33,8 +34,9 @@ from tofc.training.train import read_base
 
 MERGINGS: dict[str, Merge] = {
     "density peaks": merge_as(MergingConfig()),
-    "one peak a block": merge_as(MergingConfig(spread=True)),
-    "averages of blocks": pool,
+    "one peak a block": merge_as(MergingConfig(way="spread")),
+    "averages of blocks": merge_as(MergingConfig(way="blocks")),
+    "random tokens": random_tokens,
 }
 REFERENCE = "density peaks"
 RESAMPLES = 2000

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from encoders import Clusters, merge_tokens
-from encoders.merging_blocks import cut
 from tofc.training.settings import TrainConfig
 from tofc.training.task import Merge
 
@@ -24,13 +23,17 @@ class Variant:
     merge: Merge | None = None
 
 
-def pool(features: Tensor, tokens: int) -> Tensor:
-    """Averages equal blocks of the square grid of patches: [B, N, C] to [B, K, C]."""
-    batch, count, _ = features.shape
-    side = math.isqrt(count)
-    owner = torch.tensor(cut(((side, side),), tokens).owner, device=features.device)
-    clusters = Clusters(owner.expand(batch, -1), torch.zeros(batch, tokens, dtype=torch.int64).to(owner))
-    return merge_tokens(features, clusters)[0]
+def random_tokens(features: Tensor, tokens: int) -> Tensor:
+    """Keeps some tokens of each picture, drawn evenly, and no other: [B, N, C] to [B, K, C].
+
+    The draw depends on the picture alone, so that each is seen in the same way again.
+    """
+    kept = []
+    for picture in features.detach().float().cpu().numpy():
+        draws = np.random.default_rng(zlib.crc32(picture.tobytes()))
+        kept.append(np.sort(draws.choice(len(picture), min(tokens, len(picture)), replace=False)))
+    index = torch.from_numpy(np.stack(kept)).to(features.device)
+    return features.gather(1, index[..., None].expand(-1, -1, features.shape[2]))
 
 
 def _same(config: TrainConfig) -> TrainConfig:
@@ -41,9 +44,9 @@ def _codec(**changes: object) -> Callable[[TrainConfig], TrainConfig]:
     return lambda config: replace(config, codec=replace(config.codec, **changes))  # type: ignore[arg-type]  # checked by CodecConfig
 
 
-def _merged_to(tokens: int | str, spread: bool = False) -> Callable[[TrainConfig], TrainConfig]:
+def _merged_to(tokens: int | str, way: str = "dpc_knn") -> Callable[[TrainConfig], TrainConfig]:
     def change(config: TrainConfig) -> TrainConfig:
-        merging = replace(config.checkpoint.merging, tokens=tokens, spread=spread)
+        merging = replace(config.checkpoint.merging, tokens=tokens, way=way)
         return replace(
             config, tokens={str(tokens): 1.0}, checkpoint=replace(config.checkpoint, merging=merging)
         )
@@ -93,8 +96,9 @@ ANSWER_VARIANTS: dict[str, Variant] = {
     "seed": _SEED,
     "frozen": Variant("base model frozen", lambda config: replace(config, adapters=None)),
     "dpc_49": Variant(f"DPC-KNN to {POOLED} tokens", _merged_to(POOLED)),
-    "spread_49": Variant(f"DPC-KNN with spread centres to {POOLED} tokens", _merged_to(POOLED, spread=True)),
-    "pooled_49": Variant(f"uniform pooling to {POOLED} tokens", _merged_to(POOLED), merge=pool),
+    "spread_49": Variant(f"DPC-KNN with spread centres to {POOLED} tokens", _merged_to(POOLED, "spread")),
+    "pooled_49": Variant(f"uniform pooling to {POOLED} tokens", _merged_to(POOLED, "blocks")),
+    "random_49": Variant(f"{POOLED} random tokens", _merged_to(POOLED), merge=random_tokens),
     "unmerged": Variant("no merging: all tokens", _merged_to("all")),
 }
 

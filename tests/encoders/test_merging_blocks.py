@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders import dpc_knn
+from encoders import cluster_tokens, dpc_knn, merge_tokens
 from encoders.merging import density_peaks
 from encoders.merging_blocks import cut
 from encoders.merging_dense import DenseSearch
@@ -107,6 +107,48 @@ def test_every_search_and_batch_spreads_alike(num_clusters: int) -> None:
     )
     assert (dense.assignment == together.assignment.numpy()).all()
     assert (dense.centers == together.centers.numpy()).all()
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_block_averages_are_those_of_the_grid(as_array: bool) -> None:
+    features = torch.arange(32.0).reshape(2, 16, 1)
+    values = features.numpy() if as_array else features
+
+    def averages(count: int) -> list[float]:
+        merged, _ = merge_tokens(values, cluster_tokens(values, count, "blocks", ((4, 4),)))
+        return merged[0].flatten().tolist()
+
+    assert averages(4) == [2.5, 4.5, 10.5, 12.5]
+    assert averages(3) == [3.5, 10.5, 12.5]  # one block in the upper half, two below
+    assert averages(99) == list(range(16))
+    clusters = cluster_tokens(values, 4, "blocks", ((4, 4),))
+    assert clusters.centers.tolist() == [[4, 6, 12, 14]] * 2  # patches 0 1 4 5 are the first block
+    assert (
+        np.take_along_axis(np.asarray(clusters.assignment), np.asarray(clusters.centers), 1).tolist()
+        == [[0, 1, 2, 3]] * 2
+    )
+
+
+def test_block_averages_carry_gradients_alike() -> None:
+    features = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    merged, counts = merge_tokens(features, cluster_tokens(features, 3, "blocks", ((3, 4),)))
+    merged.sum().backward()
+    sizes = counts.repeat_interleave(4, 1)  # three rows of four patches
+    assert features.grad is not None
+    torch.testing.assert_close(features.grad, (1.0 / sizes)[..., None].expand(-1, -1, 3))
+
+
+def test_each_way_has_a_name() -> None:
+    features = torch.randn(1, 36, 8, generator=torch.Generator().manual_seed(2))
+    grid = ((6, 6),)
+    assert torch.equal(
+        cluster_tokens(features, 5, "spread", grid).centers, dpc_knn(features, 5, grid=grid).centers
+    )
+    assert torch.equal(cluster_tokens(features, 5, "dpc_knn", grid).centers, dpc_knn(features, 5).centers)
+    with pytest.raises(ValueError, match="choose dpc_knn, spread or blocks"):
+        cluster_tokens(features, 5, "pooling", grid)
+    with pytest.raises(ValueError, match="36 tokens"):
+        cluster_tokens(features, 5, "blocks", ((3, 3),))
 
 
 def test_as_many_blocks_as_tokens_is_the_identity() -> None:

@@ -19,7 +19,7 @@ from eval.ablation.__main__ import ROWS_NAME, chosen_variants, main, print_table
 from eval.ablation.measure import Row, measure
 from eval.ablation.summary import Curve, bytes_at_equal_loss, interval
 from eval.ablation.together import SharedFeatures, train_together
-from eval.ablation.variants import ANSWER_VARIANTS, CODEC_VARIANTS, PARTS, pool
+from eval.ablation.variants import ANSWER_VARIANTS, CODEC_VARIANTS, PARTS, random_tokens
 from tofc.config import load_yaml
 from tofc.errors import UserError
 from tofc.training.settings import TrainConfig
@@ -75,10 +75,13 @@ def test_rows_of_a_missing_picture_are_an_error() -> None:
         Curve.from_rows(rows[:-1])
 
 
-def test_pooling_averages_blocks() -> None:
-    features = torch.arange(16.0).reshape(1, 16, 1)
-    assert pool(features, 4).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert pool(features, 3).flatten().tolist() == [3.5, 10.5, 12.5]  # one block in the upper half, two below
+def test_random_tokens_are_the_same_again_and_others_in_another_picture() -> None:
+    features = torch.arange(64.0).reshape(2, 32, 1)
+    kept = random_tokens(features, 8)[..., 0]
+    assert torch.equal(kept, random_tokens(features, 8)[..., 0])
+    assert (kept.diff(dim=1) > 0).all()  # distinct, in raster order
+    assert not torch.equal(kept[0], kept[1] - 32)
+    assert torch.equal(random_tokens(features, 99), features)
 
 
 def test_mergings_are_compared_before_one_checkpoint(
@@ -88,9 +91,9 @@ def test_mergings_are_compared_before_one_checkpoint(
     monkeypatch.setattr("sys.argv", ["mergings", "scenes-tiny", *options])
     assert mergings.main() == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])["mergings"]
-    assert [row["tokens"] for row in told] == [4] * 3 + [196] * 3
-    assert len({row["nats"] for row in told[:3]}) == 3
-    assert len({(row["bytes"], row["nats"], row["right"]) for row in told[3:]}) == 1  # nothing is merged
+    assert [row["tokens"] for row in told] == [4] * 4 + [196] * 4
+    assert len({row["nats"] for row in told[:4]}) == 4
+    assert len({(row["bytes"], row["nats"], row["right"]) for row in told[4:]}) == 1  # nothing is merged
     monkeypatch.setattr("sys.argv", ["mergings", "nothing-there"])
     assert mergings.main() == 2
 

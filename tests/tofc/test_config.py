@@ -116,10 +116,20 @@ def test_a_checkpoint_config_survives_its_file(tmp_path: Path) -> None:
     assert list(values) == [f.name for f in dataclasses.fields(CheckpointConfig)]
 
 
+@pytest.mark.parametrize("spread, way", [(True, "spread"), (False, "dpc_knn")])
+def test_earlier_checkpoints_say_spread(spread: bool, way: str) -> None:
+    values = {"tokens": 25, "neighbours": 5, "spread": spread, "ladder": []}
+    assert from_mapping(MergingConfig, values, "config.json") == MergingConfig(tokens=25, way=way)
+    assert "spread" in values  # what was given is left as it was
+    with pytest.raises(ConfigError, match="unknown key spread"):
+        from_mapping(MergingConfig, {**values, "way": "blocks"}, "config.json")
+
+
 @pytest.mark.parametrize(
     "values",
     [{"tiling": "mosaic"}, {"default_quality": 0}, {"default_quality": 9}, {"format_version": 2},
-     {"merging": {"tokens": 0}}, {"merging": {"tokens": "most"}}, {"merging": {"neighbours": 0}}],
+     {"merging": {"tokens": 0}}, {"merging": {"tokens": "most"}}, {"merging": {"neighbours": 0}},
+     {"merging": {"way": "pooling"}}],
 )  # fmt: skip
 def test_impossible_checkpoint_configs(values: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):

@@ -190,9 +190,10 @@ def test_clusters_lie_on_the_patch_grid(device, picture) -> None:
     assert features.image_size == (70, 100)
 
 
-def test_spread_clusters_cover_the_picture_evenly(anyres, make_picture) -> None:
+@pytest.mark.parametrize("way", ["spread", "blocks"])
+def test_spread_clusters_cover_the_picture_evenly(anyres, make_picture, way: str) -> None:
     device, edge = anyres
-    merging = dataclasses.replace(device.config.merging, spread=True)
+    merging = dataclasses.replace(device.config.merging, way=way)
     config = dataclasses.replace(device.config, merging=merging)
     spread = tofc.Device(device.vision, config, device.codec)
     features = spread.features(make_picture(100, 70), 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -91,6 +92,21 @@ def test_equal_features_give_equal_bytes(exported, with_torch, picture, tokens, 
     ours = exported.encode_features(exported.merge(seen, tokens), quality)
     theirs = with_torch.encode_features(with_torch.merge(as_tensor, tokens), quality)
     assert bytes(ours) == bytes(theirs)
+
+
+@pytest.mark.parametrize("way", ["spread", "blocks"])
+def test_every_way_of_merging_gives_equal_bytes(exported, with_torch, edge, picture, way: str) -> None:
+    def merging(device: tofc.Device) -> tofc.Device:
+        merging = dataclasses.replace(device.config.merging, way=way)
+        return tofc.Device(device.vision, dataclasses.replace(device.config, merging=merging), device.codec)
+
+    seen = exported.features(picture, "all")
+    as_tensor = tofc.Features(torch.from_numpy(seen.tokens), seen.image_size, seen.tiling, seen.layout)
+    for tokens in (2, 20):
+        ours, theirs = merging(exported).merge(seen, tokens), merging(with_torch).merge(as_tensor, tokens)
+        packet = merging(exported).encode_features(ours)
+        assert bytes(packet) == bytes(merging(with_torch).encode_features(theirs))
+        assert len(edge.decode(packet)) == tokens
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from encoders.merging import dpc_knn, merge_tokens
+from encoders.merging import cluster_tokens, merge_tokens
 from entropy import TrainableCodec
 from entropy.router import usage_by_level
 from tofc.config import MergingConfig
@@ -119,8 +119,10 @@ def merge_as(merging: MergingConfig) -> Merge:
 
     def merge(features: Tensor, tokens: int) -> Tensor:
         side = math.isqrt(features.shape[1])
-        grid = ((side, side),) if merging.spread else None
-        return merge_tokens(features, dpc_knn(features.detach(), tokens, k=merging.neighbours, grid=grid))[0]
+        clusters = cluster_tokens(
+            features.detach(), tokens, merging.way, ((side, side),), k=merging.neighbours
+        )
+        return merge_tokens(features, clusters)[0]
 
     return merge
 
