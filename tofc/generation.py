@@ -39,7 +39,7 @@ class Prefixes:
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
         layers: Any = cache.layers  # their declared type covers layers that hold no keys
@@ -125,7 +125,7 @@ def _generate_wave(
         embeds = functional.pad(embeds, (0, 0, prefixes.mask.shape[1], 0))  # [B, P + S, D]
         # It repeats its tensors for the beams, but not a cache.
         cache = prefixes.cache(chosen.repeat_interleave(beams))
-        produced = _generate(model, embeds, mask, {**settings, "past_key_values": cache})
+        produced = _generate(model, embeds, mask, {**settings, "cache": cache})
         yield from zip(batch, produced, strict=True)
 
 

@@ -81,13 +81,13 @@ def speeds(family: Family, rounds: int = 15, context: int = 96) -> list[Speed]:
         model = family.model(member.name)
         text = text_model(model)
         embeds = torch.zeros(1, context, text.config.hidden_size).to(text.norm.weight)
-        states[member.name] = (model, text, text(inputs_embeds=embeds, use_cache=True).past_key_values)
+        states[member.name] = (model, text, text(inputs_embeds=embeds, use_cache=True).cache)
     taken: dict[str, list[float]] = {name: [] for name in states}
     for _ in range(rounds):
         for name, (model, text, cache) in states.items():
             embeds = torch.zeros(1, 1, text.config.hidden_size).to(text.norm.weight)
             start = clock()
-            hidden = text(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+            hidden = text(inputs_embeds=embeds, cache=cache, use_cache=True).last_hidden_state
             int(model.lm_head(hidden).argmax())  # the word is known
             taken[name].append(clock() - start)
     middle = {name: sorted(values)[rounds // 2] for name, values in taken.items()}

@@ -2,18 +2,16 @@
 
 A stage takes max(operations / (peak * utilisation), bytes / (bandwidth * utilisation)), the roofline of
 Williams et al. 2009. Bytes are the weights, read once, and for a token decoded also the keys and values so
-far. Operations are those that torch counts on tensors without values; causal attention is half a square.
+far. Operations are counted on tensors without values; causal attention is half a square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaOnevisionConfig, SiglipVisionModel
 
 from encoders import VisionEncoder
@@ -22,6 +20,7 @@ from eval.latency.rows import MODELLED, Timing
 from tofc.features import Features
 from tofc.model import language_skeleton, visual_embeddings
 from tofc.tiling import TileLayout, tile_layout
+from tofc.training.operations import count_operations
 
 _BYTES = 2  # of a number in bfloat16 or float16
 
@@ -49,6 +48,7 @@ class Work:
 class Counts:
     """Work of each stage for a LLaVA-OneVision shape; there are no weights, and hardly any memory is used."""
 
+    @torch.no_grad()
     def __init__(self, shape: LlavaOnevisionConfig) -> None:
         self.shape = shape
         vision: Any = shape.vision_config
@@ -57,7 +57,7 @@ class Counts:
             self._tile = torch.empty(1, vision.num_channels, vision.image_size, vision.image_size)
         self._model = language_skeleton(shape)
         self._prefill = cache(self._count_prefill)  # pictures of one size come often
-        self._vision = flops_of(lambda: self._encoder(self._tile))["total"]
+        self._vision = count_operations(lambda: self._encoder(self._tile)).total
 
     def layout(self, image_size: tuple[int, int], tiling: str) -> TileLayout:
         """Where the tokens of a picture of (height, width) lie."""
@@ -76,11 +76,12 @@ class Counts:
         width = self._encoder.width + 2
         return Work(2 * num_tokens * (2 * num_tokens + num_clusters) * width, 8.0 * num_tokens * width)
 
+    @torch.no_grad()
     def project(self, num_positions: int) -> Work:
         """The projector on some features."""
         projector = self._model.model.multi_modal_projector
         features = torch.empty(1, num_positions, self._encoder.width, device="meta")
-        return Work(flops_of(lambda: projector(features))["total"], _bytes(projector))
+        return Work(count_operations(lambda: projector(features)).total, _bytes(projector))
 
     def visual_positions(self, image_size: tuple[int, int], tiling: str, tokens: int) -> int:
         """Positions that a picture of which `tokens` tokens are left takes in the language model."""
@@ -102,27 +103,19 @@ class Counts:
         one = self._prefill(1)
         return Work(one.flops + attention, one.read + _BYTES * cached)
 
+    @torch.no_grad()
     def _count_prefill(self, positions: int) -> Work:
         text: Any = self.shape.text_config
         embeds = torch.empty(1, positions, text.hidden_size, device="meta")
         no_mask = {"full_attention": None}  # making one would look at values
-        counted = flops_of(
+        counted = count_operations(
             lambda: self._model(
                 inputs_embeds=embeds, attention_mask=no_mask, use_cache=False, logits_to_keep=1
             )
         )
-        causal = counted["attention"] * (positions + 1) / (2 * positions)
+        causal = counted.attention * (positions + 1) / (2 * positions)
         weights = _bytes(self._model.model.language_model.layers) + _bytes(self._model.lm_head)
-        return Work(counted["total"] - counted["attention"] + causal, weights)
-
-
-def flops_of(call: Callable[[], object]) -> dict[str, float]:
-    """Operations of a call as torch counts them: in "total", and in "attention" (whole squares)."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call()
-    by_operator = counter.get_flop_counts()["Global"]
-    attention = [n for op, n in by_operator.items() if "bmm" in str(op) or "scaled_dot_product" in str(op)]
-    return {"total": float(counter.get_total_flops()), "attention": float(sum(attention))}
+        return Work(counted.total - counted.attention + causal, weights)
 
 
 def _bytes(module: torch.nn.Module) -> float:

@@ -1,19 +1,18 @@
-"""Counted stages: operations against torch's counter on a model that really runs, times by hand."""
+"""Counted stages: operations against formulas, and those of merging against what runs; times by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from encoders.merging_dense import DenseSearch
 from eval.latency.config import Rates
 from eval.latency.count import Counts, Work
 from tofc.training.estimate import PUBLISHED, base_shape
+from tofc.training.operations import count_operations
 
 RATES = Rates(tflops=100, float64_tflops=1, utilisation=0.5, gigabytes=1000, bandwidth_utilisation=0.8)
 
@@ -28,12 +27,6 @@ def counts(model: LlavaOnevisionForConditionalGeneration) -> Counts:
     return Counts(model.config)
 
 
-def executed(call: Callable[[], object]) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
 def test_times_by_hand() -> None:
     """5 TFLOP at half of 100 TFLOP/s; 8 GB at four fifths of 1000 GB/s; the longer of the two."""
     compute, memory = Work(5e12).timing(RATES), Work(1.0, 8e9).timing(RATES)
@@ -46,21 +39,24 @@ def test_times_by_hand() -> None:
 
 
 def test_vision_and_projector(model, counts: Counts) -> None:
-    pixels, features = torch.zeros(3, 3, 48, 48), torch.zeros(1, 20, 32)
-    assert counts.vision(3).flops == executed(lambda: model.model.vision_tower(pixels))
+    """Patches, then in each of two blocks four projections, attention's two products and the MLP's two."""
+    tokens, width, mlp = 36, 32, 64
+    block = 2 * tokens * (4 * width**2 + 2 * width * mlp) + 4 * tokens**2 * width
+    tile = 2 * tokens * 3 * 8**2 * width + 2 * block
+    assert counts.vision(1).flops == tile
+    assert counts.vision(3).flops == 3 * tile
     projector = model.model.multi_modal_projector
-    assert counts.project(20).flops == executed(lambda: projector(features))
+    assert counts.project(20).flops == 20 * 2 * (width**2 + width**2)
     assert counts.project(20).read == 2 * sum(p.numel() for p in projector.parameters())
 
 
 def test_prefill(model, counts: Counts) -> None:
-    """Without attention it is what runs; causal attention is half of the square and half of the diagonal."""
-    length, width, layers = 40, 32, 2
-    embeds = torch.zeros(1, length, width)
-    whole = executed(lambda: model(inputs_embeds=embeds, logits_to_keep=1, use_cache=False))
-    square = 4 * length * length * width * layers
-    causal = 2 * length * (length + 1) * width * layers
-    assert counts.prefill(length).flops == whole - square + causal
+    """Causal attention is half of the square and half of the diagonal; the head reads one position."""
+    length, width, mlp, layers, vocabulary = 40, 32, 64, 2, len(model.lm_head.weight)
+    projections = 2 * width**2 + 2 * width * 16  # query and output; one head of 16 for keys and values
+    block = 2 * length * (projections + 3 * width * mlp) + 2 * length * (length + 1) * width
+    rotary = 2 * length * 16 / 2  # angles are a product of positions and frequencies
+    assert counts.prefill(length).flops == pytest.approx(layers * block + 2 * width * vocabulary, abs=rotary)
     text = sum(p.numel() for p in model.model.language_model.layers.parameters())
     assert counts.prefill(length).read == 2 * (text + model.lm_head.weight.numel())
 
@@ -79,13 +75,13 @@ def test_merging_is_bounded_by_the_products_that_run(counts: Counts) -> None:
     search = DenseSearch(features, torch.zeros(1, 32).double(), torch.ones(1).double(), everyone)
     ranks = torch.arange(50)[None]
 
-    def run(wanted: torch.Tensor) -> int:
+    def run(wanted: torch.Tensor) -> float:
         def call() -> None:
             search.neighbours(5)
             search.to_denser(ranks, wanted)
             search.nearest_center(torch.arange(8)[None])
 
-        return executed(call)
+        return count_operations(call).total
 
     assert run(everyone) == counts.merge(50, 8).flops
     assert run(everyone & (ranks < 10)) < counts.merge(50, 8).flops

@@ -112,11 +112,11 @@ class Family(Sequence[Member]):
         model = self.model(name)
         text = text_model(model)
         embeds = torch.zeros(1, context, text.config.hidden_size).to(text.norm.weight)
-        cache = text(inputs_embeds=embeds, use_cache=True).past_key_values
+        cache = text(inputs_embeds=embeds, use_cache=True).cache
         seconds = []
         for _ in range(repeats):
             start = time.perf_counter()
-            state = text(inputs_embeds=embeds[:, :1], past_key_values=cache, use_cache=True)
+            state = text(inputs_embeds=embeds[:, :1], cache=cache, use_cache=True)
             float(model.lm_head(state.last_hidden_state)[0, 0, 0])  # waits for the device
             seconds.append(time.perf_counter() - start)
         return min(seconds)

@@ -189,7 +189,7 @@ class _Runner:
                 attention_mask=blocked,
                 position_ids=positions,
                 position_embeddings=rotary,
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
             )
         self._count(blocks, seen, mask[:, -num_new:], counted)

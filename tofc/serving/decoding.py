@@ -153,7 +153,7 @@ class Batch:
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
         return out.last_hidden_state[:, -1]

@@ -19,13 +19,13 @@ from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from tofc.model import load_base_config
 from tofc.training.adapters import attach
 from tofc.training.codec import make_codec
 from tofc.training.grounded import GroundedModel
+from tofc.training.operations import count_operations
 from tofc.training.packing import PackedBatch
 from tofc.training.settings import TrainConfig
 from tofc.training.task import TaskModel
@@ -212,7 +212,7 @@ def shallow_cost(
         if config.adapters:
             attach(model, config.adapters, config.seed)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu").tie_weights()
         # The codec has steps that depend on values: it is measured for itself, in `codec_cost`.
@@ -230,7 +230,7 @@ def shallow_cost(
             with _Valueless():
                 task(pixels, packed, uncoded, tokens).answer_loss.backward()
 
-        flops, peak = count_flops(run), count_live_bytes(run, model)
+        flops, peak = count_operations(run).total, count_live_bytes(run, model)
     # Tied weights count once; what modules_to_save keeps of the frozen projector counts too: it stays there.
     sizes = {id(p): (p.requires_grad, p.numel()) for p in model.parameters()}.values()
     trained = sum(size for learns, size in sizes if learns)
@@ -251,7 +251,7 @@ def codec_cost(config: TrainConfig) -> Cost:
         output = codec(features, 0, noise=noise)
         (output.rate.sum() + output.decoded.sum()).backward()
 
-    return Cost(count_flops(run), count_live_bytes(run, codec)) * (1 / _CODEC_TOKENS)
+    return Cost(count_operations(run).total, count_live_bytes(run, codec)) * (1 / _CODEC_TOKENS)
 
 
 def _first_tokens(features: torch.Tensor, tokens: int) -> torch.Tensor:
@@ -277,17 +277,10 @@ def _packed(batch: int, length: int) -> PackedBatch:
     )
 
 
-def count_flops(run: Callable[[], None]) -> float:
-    """Floating-point operations of `run`, multiplications and additions each."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
-
-
 def count_live_bytes(run: Callable[[], None], module: torch.nn.Module) -> float:
     """The most bytes that `run` has alive at one time, beside what `module` holds.
 
-    Not together with `count_flops`: the counter there keeps tensors alive that a run would have freed.
+    Not together with `count_operations`: the counter there keeps tensors alive that a run would have freed.
     """
     live = _LiveBytes()
     for tensor in [*module.parameters(), *module.buffers()]:

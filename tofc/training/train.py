@@ -83,7 +83,7 @@ class Run:
         if config.adapters:
             self.tuned = attach(model, config.adapters, config.seed)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable()
         codec = first_codec(config).to(accelerator.device)
         merge = merge or merge_as(config.checkpoint.merging)
         bf16 = choose_bf16(config.precision, accelerator.device)
