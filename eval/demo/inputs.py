@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from eval.scenes.questions import FREE_SUFFIX, YES_NO_SUFFIX, benchmark_questions
+from eval.asking.question import FREE_SUFFIX, YES_NO_SUFFIX
+from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import Scene, make_scene
 from tofc.errors import UserError
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from PIL import Image
 
+from eval.asking.question import Question
 from eval.scenes.accuracy import SCENES_AT_ONCE, answer_all, max_new_tokens
-from eval.scenes.questions import Question, benchmark_questions
+from eval.scenes.questions import benchmark_questions
 from eval.scenes.scoring import score
 from eval.scenes.world import Scene, make_scene
 from tofc import Device, Edge

@@ -6,9 +6,10 @@ import functools
 
 from PIL import Image
 
+from eval.asking.question import Question
 from eval.rate.data import Asked, Example
 from eval.scenes.accuracy import max_new_tokens
-from eval.scenes.questions import Question, benchmark_questions
+from eval.scenes.questions import benchmark_questions
 from eval.scenes.scoring import score
 from eval.scenes.world import SPLITS, Scene, make_scene
 from tofc.errors import ConfigError

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from eval.scenes.questions import CATEGORIES, Question, benchmark_questions
+from eval.asking.question import Question
+from eval.scenes.questions import CATEGORIES, benchmark_questions
 from eval.scenes.scoring import Scored, held_out_table, mme_score, score, table
 from eval.scenes.world import make_scene
 

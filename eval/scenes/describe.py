@@ -16,8 +16,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from eval.asking.language import NUMBER_WORDS, counted, listed, noun, plural, with_article
 from eval.scenes.facts import MIDDLE_BAND, Mention, View
-from eval.scenes.language import NUMBER_WORDS, counted, listed, noun, plural, with_article
 from eval.scenes.world import COLOURED, COLOURS, KINDS, Scene, Thing
 
 LEAST_WORDS, MOST_WORDS = 20, 60

@@ -23,7 +23,8 @@ from typing import Any
 
 from PIL import Image
 
-from eval.scenes.questions import Question, benchmark_questions
+from eval.asking.question import Question
+from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import SPLITS, make_scene
 from tofc.errors import UserError
 

@@ -8,24 +8,26 @@ in the protocol of RealWorldQA, and short free answers. ``training_questions`` m
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 
 import numpy as np
 
+from eval.asking.draw import Draw
+from eval.asking.question import (
+    CHOICE_SUFFIX,
+    FORMS,
+    FREE_SUFFIX,
+    PHRASE_SUFFIX,
+    YES_NO_SUFFIX,
+    Question,
+    with_letters,
+)
 from eval.scenes.describe import describe, described_pairs
-from eval.scenes.facts import Draw, Mention, View
+from eval.scenes.facts import Mention, View
 from eval.scenes.forms import Open
 from eval.scenes.templates import CHOICES, FREE, PAIRS
 from eval.scenes.world import HELD_OUT, Scene
 
 CATEGORIES = ("existence", "count", "position", "colour", "text", "comparison")
-FORMS = ("yes_no", "choice", "free", "describe")
-
-YES_NO_SUFFIX = " Please answer yes or no."
-CHOICE_SUFFIX = "\nPlease answer directly with only the letter of the correct option and nothing else."
-# What lmms-eval puts in the place of MME's suffix for models without a prompt of their own.
-PHRASE_SUFFIX = "\nAnswer the question using a single word or phrase."
-FREE_SUFFIX = "\nPlease answer directly with a single word or number."
 
 FORM_WEIGHTS = (0.42, 0.30, 0.28)  # yes_no, choice, free
 CATEGORY_WEIGHTS = (0.09, 0.23, 0.18, 0.08, 0.24, 0.18)  # as CATEGORIES: more of what is learned slowly
@@ -38,23 +40,6 @@ BENCHMARK_CHOICES = 3
 BENCHMARK_FREE = 2
 _BENCHMARK_SEED = 20_250_612
 _ATTEMPTS = 4
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question with its answer.
-
-    ``prompt`` is exactly what the model gets. ``answer`` is ``Yes`` or ``No``, a letter ``A`` to ``D``, a
-    short word, or a description. The two opposite yes/no questions of one fact share ``pair``. ``held_out``
-    marks a question that mentions a (colour, kind) never shown in training; of a pair, both or neither.
-    """
-
-    form: str
-    category: str
-    prompt: str
-    answer: str
-    pair: int | None
-    held_out: bool
 
 
 def training_questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
@@ -114,12 +99,9 @@ def _free(found: Open, category: str, suffix: bool) -> Question:
 def _with_letters(found: Open, category: str, draw: Draw, suffix: str) -> Question:
     """The question with two to four lettered options, the right one at a uniformly random letter."""
     most = min(len(found.wrong), 3)
-    wrong = list(found.wrong[: most if draw.chance(0.7) else 1 + draw.below(most)])
-    at = draw.below(len(wrong) + 1)
-    options = [*wrong[:at], found.right, *wrong[at:]]
-    lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
-    prompt = "\n".join([found.prompt, *lines]) + suffix
-    return Question("choice", category, prompt, "ABCD"[at], None, _is_held_out(found.mentions))
+    wrong = found.wrong[: most if draw.chance(0.7) else 1 + draw.below(most)]
+    prompt, letter = with_letters(found.prompt, found.right, wrong, draw)
+    return Question("choice", category, prompt + suffix, letter, None, _is_held_out(found.mentions))
 
 
 def _is_held_out(mentions: tuple[Mention, ...]) -> bool:

@@ -12,8 +12,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from eval.asking.question import FORMS, Question
 from eval.scenes.describe import describe, facts, is_true
-from eval.scenes.questions import CATEGORIES, FORMS, Question
+from eval.scenes.questions import CATEGORIES
 from eval.scenes.world import Scene
 
 _Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution

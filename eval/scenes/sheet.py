@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from PIL import Image, ImageDraw, ImageFont
 
-from eval.scenes.questions import CHOICE_SUFFIX, FREE_SUFFIX, YES_NO_SUFFIX, benchmark_questions
+from eval.asking.question import CHOICE_SUFFIX, FREE_SUFFIX, YES_NO_SUFFIX
+from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import HEIGHT, WIDTH, make_scene
 
 _CAPTION_LINES, _LINE = 6, 18  # a question with four options and its answer; pixels a line

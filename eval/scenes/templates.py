@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from eval.asking.draw import Draw
 from eval.scenes import templates_space as space
 from eval.scenes import templates_things as things
-from eval.scenes.facts import Draw, View
+from eval.scenes.facts import View
 from eval.scenes.forms import Open, Opposites
 
 PAIRS: dict[str, Callable[[View, Draw], Opposites | None]] = {

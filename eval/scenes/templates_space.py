@@ -6,9 +6,10 @@ random, so that no answer follows from it.
 
 from __future__ import annotations
 
-from eval.scenes.facts import Draw, Mention, Reference, View
+from eval.asking.draw import Draw
+from eval.asking.language import plural
+from eval.scenes.facts import Mention, Reference, View
 from eval.scenes.forms import Open, Opposites
-from eval.scenes.language import plural
 
 # --- position ---
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.scenes.facts import MOST_COUNTED, Draw, Mention, Reference, View
+from eval.asking.draw import Draw
+from eval.asking.language import NUMBER_WORDS, listed, noun, plural, with_article
+from eval.scenes.facts import MOST_COUNTED, Mention, Reference, View
 from eval.scenes.forms import Open, Opposites
-from eval.scenes.language import NUMBER_WORDS, listed, noun, plural, with_article
 from eval.scenes.world import COLOURED, KINDS, WORDS
 
 # --- existence ---

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.asking.language import noun, plural
 from eval.scenes import describe as describing
 from eval.scenes import questions as asking
 from eval.scenes.facts import View
-from eval.scenes.language import noun, plural
 from eval.scenes.world import COLOURED, COLOURS, HEIGHT, HELD_OUT, KINDS, WIDTH, Scene, Thing, make_scene
 
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, **{str(n): n for n in range(6)}}

@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from eval.asking.question import Question
 from eval.scenes import __main__ as command_line
 from eval.scenes.accuracy import PipelineAnswerer, answer_scenes, summary
 from eval.scenes.describe import describe
-from eval.scenes.questions import CATEGORIES, Question, benchmark_questions
+from eval.scenes.questions import CATEGORIES, benchmark_questions
 from eval.scenes.scoring import (
     Rate,
     Scored,

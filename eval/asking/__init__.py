@@ -1,0 +1,1 @@
+"""What the benchmarks share: drawing and wording questions, scoring and exporting them."""

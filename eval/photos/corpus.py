@@ -1,0 +1,194 @@
+"""Photographs as a training corpus: pictures at the tower's size, and questions with their answers."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from eval.asking.draw import Draw
+from eval.asking.question import Question
+from eval.photos.balance import Balance
+from eval.photos.facts import View
+from eval.photos.names import class_names
+from eval.photos.people import people_questions
+from eval.photos.photo import WHOLE, Photo, Region
+from eval.photos.questions import ask
+from eval.photos.records import photographs_folder, read_set
+from eval.photos.wordings import carelessly, suffixed
+from tofc.errors import UserError
+from tofc.training.data import Turn, resize
+
+SETS = ("voc", "coco", "coco-more", "voc2012-animals", "flickr8k", "daquar", "caltech101", "imagenette")
+SPLITS = ("train", "val", "test")
+LIST_WEIGHT = 0.4  # of each token of a list, which has several where other answers have one
+_ASPECT = 1.25  # most that a crop's shape differs from the picture's
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture at the tower's size, uint8 [3, S, S], with what is asked about it."""
+
+    pixels: np.ndarray
+    turns: tuple[Turn, ...]
+
+
+class PhotoCorpus:
+    """Photographs of one or more sets in the formats of `eval.photos.records`.
+
+    `sets` are folders, each below `root` (else below what TOFC_PHOTOS says, else `../shared/photos`) or a
+    path of its own; a number behind a name in a mapping repeats its pictures in every epoch. In training a
+    picture is cropped to no less than `least_crop` of its area and mirrored half the time; answers follow.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        questions: int = 12,
+        sets: Sequence[str] | Mapping[str, int] = SETS,
+        root: str | None = None,
+        least_crop: float = 0.4,
+        flip: bool = True,
+    ) -> None:
+        if not 0 < least_crop <= 1:
+            raise UserError(f"least_crop is {least_crop}; give a share of the picture, above 0 up to 1")
+        self.size, self.questions, self.least_crop, self.flip = size, questions, least_crop, flip
+        self.repeats = dict(sets) if isinstance(sets, Mapping) else dict.fromkeys(sets, 1)
+        self.root = Path(root) if root is not None else None
+        self._photos: dict[str, tuple[Photo, ...]] = {}
+        self._balances: dict[frozenset[str], Balance] = {}
+
+    def photos(self, split: str) -> tuple[Photo, ...]:
+        """The photographs of an epoch of `split` of which something can be asked, in a fixed mixed order.
+
+        A set without that split gives none.
+
+        Raises `UserError` for an unknown split, and where no set has it.
+        """
+        if split not in SPLITS:
+            raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
+        if split not in self._photos:
+            photos: list[Photo] = []
+            for name, repeat in self.repeats.items():
+                folder = Path(name) if Path(name).is_dir() else (self.root or photographs_folder()) / name
+                if split == "train" or _has(folder, split):
+                    askable = [p for p in read_set(folder, split) if p.pairs or View(p).asked_present]
+                    photos += askable * repeat
+            if not photos:
+                raise UserError(f"none of the sets {', '.join(self.repeats)} has a split {split!r}")
+            order = np.random.default_rng(len(photos)).permutation(len(photos))
+            self._photos[split] = tuple(photos[place] for place in order)
+        return self._photos[split]
+
+    def num_pictures(self, split: str) -> int:
+        """Photographs in an epoch of `split`."""
+        return len(self.photos(split))
+
+    def picture(self, split: str, index: int, seed: int) -> Photograph:
+        """Photograph `index` of `split`, in training cropped and mirrored; drawn by (seed, split, index)."""
+        photos = self.photos(split)
+        photo = photos[index % len(photos)]
+        rng = np.random.default_rng([seed, SPLITS.index(split), index])
+        crop, flip = self.augmentation(rng) if split == "train" else (WHOLE, False)
+        turns = self.turns(photo, rng, self.questions, crop, flip)
+        if not turns:  # nothing sure is left in the crop
+            crop = WHOLE
+            turns = self.turns(photo, rng, self.questions, crop, flip)
+        return Photograph(load(photo, self.size, crop, flip), turns)
+
+    def augmentation(self, rng: np.random.Generator) -> tuple[Region, bool]:
+        """A random crop, in shares of the picture, and whether to mirror it."""
+        if rng.random() < 0.3:
+            crop = WHOLE
+        else:
+            area, aspect = rng.uniform(self.least_crop, 1), np.exp(rng.uniform(-1, 1) * np.log(_ASPECT))
+            width, height = min(1.0, (area * aspect) ** 0.5), min(1.0, (area / aspect) ** 0.5)
+            x, y = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+            crop = (float(x), float(y), float(x + width), float(y + height))
+        return crop, self.flip and bool(rng.random() < 0.5)
+
+    def turns(
+        self,
+        photo: Photo,
+        rng: np.random.Generator,
+        count: int,
+        crop: Region | None = None,
+        flip: bool = False,
+    ) -> tuple[Turn, ...]:
+        """Up to `count` questions about the part of a photograph within `crop`, mirrored if `flip`.
+
+        Needs no pixels: `crop` is (x0, y0, x1, y1) in shares of the picture. Only wordings of training are
+        used. A crop in which nothing is sure gives fewer questions or none.
+        """
+        view, draw = View(photo, crop, flip), Draw(rng)
+        asked = people_questions(view, draw, count) if photo.pairs else []
+        if photo.labelled:
+            asked += ask(view, self._balance(photo.labelled), draw, count - len(asked))
+        return tuple(_turn(question, draw) for question in asked)
+
+    def texts(self, count: int, seed: int) -> Iterator[str]:
+        """At least `count` prompts and answers of training pictures, every name of a class among them."""
+        yield from class_names()
+        rng = np.random.default_rng([seed, 1])
+        photos, given, index = self.photos("train"), 0, 0
+        while given < count:
+            for turn in self.turns(photos[index % len(photos)], rng, self.questions):
+                yield turn.prompt
+                yield turn.answer
+                given += 2
+            index += 1
+
+    def names(self, least: int = 8) -> tuple[str, ...]:
+        """Class names, their plurals, and answers that occur at least `least` times in training."""
+        photos = self.photos("train")
+        answers = Counter(answer for photo in photos for _, answer in photo.pairs if "," not in answer)
+        answers.update(name for photo in photos for name in {thing.name for thing in photo.things})
+        frequent = (answer for answer, times in answers.most_common() if times >= least)
+        return tuple(dict.fromkeys([*class_names(), *frequent]))
+
+    def _balance(self, labelled: frozenset[str]) -> Balance:
+        if not self._balances:
+            spaces: dict[frozenset[str], list[View]] = defaultdict(list)
+            for photo in self.photos("train"):
+                if photo.labelled:
+                    spaces[photo.labelled].append(View(photo))
+            self._balances = {space: Balance.of(views) for space, views in spaces.items()}
+        if labelled not in self._balances:  # a set that has no training pictures
+            views = [View(p) for photos in self._photos.values() for p in photos if p.labelled == labelled]
+            self._balances[labelled] = Balance.of(views)
+        return self._balances[labelled]
+
+
+def load(photo: Photo, size: int, crop: Region = WHOLE, flip: bool = False) -> np.ndarray:
+    """The part of a photograph within `crop` at the tower's size, mirrored if `flip`: uint8 [3, size, size].
+
+    Raises `UserError` for a file that is missing or no picture.
+    """
+    try:
+        with Image.open(photo.file) as opened:
+            image = np.array(opened.convert("RGB"))  # [H, W, 3]
+    except OSError as error:
+        raise UserError(f"{photo.file} cannot be read as a picture: {error}") from error
+    height, width = image.shape[:2]
+    x0, x1 = (round(edge * width) for edge in (crop[0], crop[2]))
+    y0, y1 = (round(edge * height) for edge in (crop[1], crop[3]))
+    part = image[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+    return resize(np.ascontiguousarray(part[:, ::-1] if flip else part), size)
+
+
+def _turn(question: Question, draw: Draw) -> Turn:
+    prompt = question.prompt
+    if question.category != "people" and question.form != "choice":
+        prompt = carelessly(prompt, draw)
+    if question.form in ("yes_no", "choice") or (question.form == "free" and " " not in question.answer):
+        prompt = suffixed(prompt, question.form, draw)
+    weight = LIST_WEIGHT if question.form == "describe" else 1.0
+    return Turn(prompt, question.answer, f"{question.form}/{question.category}", weight)
+
+
+def _has(folder: Path, split: str) -> bool:
+    return any((folder / name).exists() for name in (f"instances_{split}.json", f"{split}.jsonl", split))

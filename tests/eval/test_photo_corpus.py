@@ -1,0 +1,186 @@
+"""Photographs as a training corpus: true answers after crops and flips, balanced, in the trained wordings."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.asking.draw import Draw
+from eval.asking.language import plural
+from eval.photos.corpus import PhotoCorpus
+from eval.photos.facts import View, half
+from eval.photos.names import SYNONYMS, canonical, class_names
+from eval.photos.photo import Photo, Thing
+from eval.photos.phrases import Namer
+from eval.photos.questions import ask
+from eval.photos.records import ENVIRONMENT, read_set
+from eval.photos.wordings import WORDINGS, held_out_wordings, trained_wordings
+from tests.eval.photo_sets import write_detections, write_lines
+from tofc.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_detections(tmp_path_factory.mktemp("set"), "train", 150)
+
+
+@pytest.fixture(scope="module")
+def corpus(folder: Path) -> PhotoCorpus:
+    return PhotoCorpus(size=48, questions=10, sets=[str(folder)])
+
+
+def test_the_same_number_gives_the_same_picture_and_questions(folder: Path, corpus: PhotoCorpus) -> None:
+    again = PhotoCorpus(size=48, questions=10, sets=[str(folder)])
+    for index in (0, 7, corpus.num_pictures("train") + 7):
+        one, other = corpus.picture("train", index, 3), again.picture("train", index, 3)
+        assert np.array_equal(one.pixels, other.pixels)
+        assert one.turns == other.turns
+        assert one.turns
+        assert one.pixels.shape == (3, 48, 48)
+        assert one.pixels.dtype == np.uint8
+    assert corpus.picture("train", 7, 3).turns != corpus.picture("train", 7, 4).turns
+
+
+def test_within_every_class_as_many_are_answered_yes_as_no(corpus: PhotoCorpus) -> None:
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    draw = Draw(np.random.default_rng(0))
+    for _ in range(5):
+        for photo in corpus.photos("train"):
+            for question in ask(View(photo), corpus._balance(photo.labelled), draw, 10):
+                if question.category == "existence":
+                    answers[question.subject][question.answer] += 1
+    assert {"person", "dog", "couch", "animal"} <= set(answers)
+    for name, given in answers.items():
+        share = given["Yes"] / given.total()
+        assert given.total() > 25, (name, given)
+        assert abs(share - 0.5) < 4 * (0.25 / given.total()) ** 0.5, (name, given)
+
+
+def test_only_what_is_labelled_is_said_to_be_absent_and_nothing_unsure_is_asked(corpus: PhotoCorpus) -> None:
+    rng = np.random.default_rng(1)
+    namer = Namer(class_names()[:80])
+    for photo in corpus.photos("train"):
+        sure = {thing.name for thing in photo.things if thing.sure}
+        unsure = {thing.name for thing in photo.things} - sure
+        for turn in corpus.turns(photo, rng, 10):
+            if turn.category == "yes_no/existence":
+                named = namer.named(turn.prompt)
+                assert named <= photo.labelled
+                assert not named & unsure
+
+
+def test_answers_follow_crop_and_flip() -> None:
+    things = (Thing("dog", (0.0, 0.2, 0.3, 0.6)), Thing("cat", (0.7, 0.3, 1.0, 0.8)))
+    photo = Photo("set", Path("none"), things, frozenset({"dog", "cat", "cow"}))
+    plain, flipped = View(photo), View(photo, flip=True)
+    assert [half(thing, 0) for thing in (plain.by_name["dog"][0], plain.by_name["cat"][0])] == [0, 1]
+    assert [half(thing, 0) for thing in (flipped.by_name["dog"][0], flipped.by_name["cat"][0])] == [1, 0]
+    right = View(photo, (0.5, 0.0, 1.0, 1.0))
+    assert right.present == ["cat"]
+    assert right.absent == ["cow", "dog"]
+    x0, y0, x1, y1 = right.by_name["cat"][0].box or ()
+    assert (x0, y0, x1, y1) == pytest.approx((0.4, 0.3, 1.0, 0.8))
+    sliver = View(photo, (0.25, 0.0, 1.0, 1.0))  # a sixth of the dog is left
+    assert "dog" not in sliver.present
+    assert "dog" not in sliver.absent
+    assert sliver.counts() == {"cat": 1}
+
+
+def test_pictures_show_what_their_boxes_say_after_the_crop(corpus: PhotoCorpus) -> None:
+    from eval.photos.corpus import load
+    from tests.eval.photo_sets import CLASSES, COLOURS
+
+    greys = {canonical(name): grey for name, grey in zip(CLASSES, COLOURS, strict=True)}
+    checked = 0
+    for photo in corpus.photos("train"):
+        if len(photo.things) != 1 or photo.things[0].box is None:
+            continue
+        x0, y0, x1, y1 = photo.things[0].box
+        crop = (x0 / 2, y0 / 2, (1 + x1) / 2, (1 + y1) / 2)
+        pixels = load(photo, 96, crop, flip=True)
+        box = View(photo, crop, flip=True).by_name[photo.things[0].name][0].box or ()
+        column, row = (int(96 * (low + high) / 2) for low, high in ((box[0], box[2]), (box[1], box[3])))
+        assert abs(int(pixels[0, row, column]) - int(greys[photo.things[0].name])) < 12
+        checked += 1
+    assert checked > 10
+
+
+def test_a_fifth_of_the_wordings_of_every_kind_is_never_trained(corpus: PhotoCorpus) -> None:
+    prompts = [turn.prompt.lower() for i in range(120) for turn in corpus.picture("train", i, 0).turns]
+    told_apart = 0
+    for kind, wordings in WORDINGS.items():
+        held, trained = held_out_wordings(kind), trained_wordings(kind)
+        assert len(held) == len(wordings) // 5
+        assert sorted([*held, *trained]) == sorted(set(wordings))
+    trained = tuple(beginning(w) for kind in WORDINGS for w in trained_wordings(kind))
+    assert all(any(prompt.startswith(start) for start in trained) for prompt in prompts)
+    for wording in (w for kind in WORDINGS for w in held_out_wordings(kind)):
+        start = beginning(wording)
+        alike = any(start.startswith(other) or other.startswith(start) for other in trained)
+        if len(start) > 5 and not alike:
+            told_apart += 1
+            assert not any(prompt.startswith(start) for prompt in prompts), wording
+    assert told_apart >= 5
+
+
+def beginning(wording: str) -> str:
+    """The words of a wording up to its first slot."""
+    return wording.partition("{")[0].lower().rstrip("?. ")
+
+
+def test_questions_use_everyday_words_and_answers_one_name(corpus: PhotoCorpus) -> None:
+    prompts = " ".join(
+        turn.prompt.lower() for i in range(120) for turn in corpus.picture("train", i, 0).turns
+    )
+    turns = [turn for i in range(120) for turn in corpus.picture("train", i, 0).turns]
+    assert "sofa" in prompts
+    assert "couch" in prompts
+    assert plural("person") in prompts
+    answers = " ".join(turn.answer.lower() for turn in turns)
+    assert "couch" in answers
+    assert not any(word in answers for word in SYNONYMS["couch"])
+
+
+def test_people_s_own_questions_are_asked_of_whole_pictures_and_mirrored(tmp_path: Path) -> None:
+    pairs = [{"question": "what is on the left side of the bed", "answer": "night_stand"},
+             {"question": "on which side is the lamp", "answer": "right"}]  # fmt: skip
+    corpus = PhotoCorpus(size=32, sets=[str(write_lines(tmp_path / "rooms", "train", [{"qa": pairs}]))])
+    photo, rng = corpus.photos("train")[0], np.random.default_rng(0)
+    asked = {
+        turn.prompt.lower().partition("?")[0]: turn.answer for turn in corpus.turns(photo, rng, 9, flip=True)
+    }
+    prompt = next(prompt for prompt in asked if "bed" in prompt)
+    assert "right side of the bed" in prompt
+    assert asked[prompt] == "night stand"
+    assert any(answer == "left" for answer in asked.values())
+    assert corpus.turns(photo, rng, 9, crop=(0.0, 0.0, 0.5, 1.0)) == ()
+
+
+def test_captions_and_folders_of_classes_are_weak_labels(tmp_path: Path) -> None:
+    captions = ["A man walks his dog .", "A person with a puppy on the beach .", "Someone runs"]
+    photo = read_set(write_lines(tmp_path / "said", "train", [{"captions": captions}]), "train")[0]
+    assert {thing.name for thing in photo.things if thing.sure} == {"person", "dog"}
+    assert "horse" in photo.labelled
+    assert "chair" not in photo.labelled
+    folder = tmp_path / "classes"
+    for name in ("airplanes", "okapi"):
+        write_lines(folder, f"train/{name}", [{}])
+    first = next(p for p in read_set(folder, "train") if p.file.parent.name == "airplanes")
+    assert View(first).main() == "airplane"
+    assert "okapi" in View(first).absent
+
+
+def test_what_cannot_be_read_is_told_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"instances_train\.json"):
+        read_set(tmp_path, "train")
+    (tmp_path / "instances_train.json").write_text('{"images": [{}], "categories": [], "annotations": []}')
+    with pytest.raises(UserError, match="annotations of train"):
+        read_set(tmp_path, "train")
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=ENVIRONMENT):
+        PhotoCorpus().photos("train")
+    with pytest.raises(UserError, match="split"):
+        PhotoCorpus(sets=[str(tmp_path)]).photos("heldout")
