@@ -3,117 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 
+from eval.lab.curves import Curve, bd_accuracy, bd_rate, bytes_at, front, pareto
+from eval.lab.intervals import Estimate, NotComputable, over_resamples, resamples
+from eval.lab.rows import read_table
+from eval.lab.tallies import Tallies
 from eval.rate.config import RateConfig
-from eval.rate.fronts import Curve, NotComputable, bd_accuracy, bd_rate, bytes_at, front, pareto
-from eval.rate.points import GROUPS, LABELS, Point
+from eval.rate.points import GROUPS, LABELS, Point, Row
 from tofc.errors import UserError
 
-QUANTILES = (0.025, 0.975)
 FULL, MOST = "full accuracy", "95 % of it"
 TARGETS: dict[str, Callable[[float], float]] = {FULL: lambda a: a - 0.01, MOST: lambda a: 0.95 * a}
 """What bytes are compared at, from the accuracy of the uncoded features."""
-NOT_REACHED = "not reached"  # a bound of an interval whose resamples do not reach the accuracy
-MIN_COMPUTED = 0.95  # share of resamples that must have a figure before an interval is given
-
-
-@dataclass(frozen=True)
-class Results:
-    """Sums by picture and point: `right` and `of` by form, and `num_bytes`, each [pictures, points]."""
-
-    points: tuple[Point, ...]
-    right: dict[str, np.ndarray]
-    of: dict[str, np.ndarray]
-    num_bytes: np.ndarray
-    num_tokens: np.ndarray
-
-    @classmethod
-    def read(cls, rows: Path, points: Sequence[Point]) -> Results:
-        """Sums up the rows; UserError unless every point has answered all questions about every picture."""
-        table = pyarrow.parquet.read_table(rows)
-        names = [(point.system, point.name) for point in points]
-        columns = {name: i for i, name in enumerate(names)}
-        found = zip(table["system"].to_pylist(), table["point"].to_pylist(), strict=True)
-        column = np.array([columns[name] for name in found])
-        pictures, row = np.unique(table["picture"].to_numpy(), return_inverse=True)
-        forms = table["form"].to_numpy()
-        shape = (len(pictures), len(points))
-
-        def total(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-            sums = np.zeros(shape)
-            np.add.at(sums, (row[chosen], column[chosen]), values[chosen])
-            return sums
-
-        kinds = {form: forms == form for form in dict.fromkeys(forms)}
-        right = {form: total(table["right"].to_numpy(), chosen) for form, chosen in kinds.items()}
-        # Descriptions state as many facts as they like, so that questions are what must be equal.
-        asked = {form: total(np.ones(len(column)), chosen) for form, chosen in kinds.items()}
-        for form, counts in asked.items():
-            if (counts != counts[:, :1]).any():
-                raise UserError(f"{rows}: not every point has answered every {form} question; sweep again")
-        of = {form: total(table["of"].to_numpy(), chosen) for form, chosen in kinds.items()}
-        size, tokens = np.zeros(shape), np.zeros(shape)
-        size[row, column], tokens[row, column] = table["bytes"].to_numpy(), table["tokens"].to_numpy()
-        return cls(tuple(points), right, of, size, tokens)
 
 
 def analyse(rows: Path, points: Sequence[Point], config: RateConfig) -> dict[str, Any]:
-    """The summary of a sweep in plain numbers; a figure that cannot be had is `{"not_computed": why}`."""
-    results = Results.read(rows, points)
-    if config.headline not in results.right:
+    """The summary of a sweep in plain numbers; a figure that cannot be had is `{"not_computed": why}`.
+
+    UserError unless every one of `points`, which are those of the rows, has answered all questions.
+    """
+    tallies = Tallies.read(
+        read_table(rows, Row), system=("system", "point"), group="form", picture_values=("bytes", "tokens")
+    )
+    tallies.check_equal_questions(rows)
+    assert list(tallies.systems) == [(point.system, point.name) for point in points]
+    if config.headline not in tallies.right:
         raise UserError(
-            f"headline is {config.headline!r}; the questions have the forms {', '.join(results.right)}"
+            f"headline is {config.headline!r}; the questions have the forms {', '.join(tallies.right)}"
         )
-    weights = _resamples(len(results.num_bytes), config)  # [S, n]
-    accuracy = {form: _accuracy(results, form, weights) for form in results.right}  # [1 + S, P] each
-    mean_bytes = np.vstack([results.num_bytes.mean(0), weights @ results.num_bytes / len(results.num_bytes)])
+    weights = resamples(len(tallies.pictures), config.resamples, config.seed)  # [1 + R, n]
+    accuracy = {form: tallies.accuracy(weights, form) for form in tallies.right}  # [1 + R, P] each
+    num_bytes = tallies.picture_values["bytes"]
+    columns = {  # of each system
+        name: np.flatnonzero([point.system == name for point in points])
+        for name in LABELS
+        if any(point.system == name for point in points)
+    }
     return {
-        "pictures": len(results.num_bytes),
+        "pictures": len(tallies.pictures),
         "resamples": config.resamples,
         "headline": config.headline,
-        "points": _points(results, accuracy),
-        "fronts": {form: _fronts(results, a[0]) for form, a in accuracy.items()},
-        "reference": _interval(accuracy[config.headline][:, 0]),
-        "systems": _systems(results.points, accuracy[config.headline], mean_bytes),
+        "points": _points(points, tallies, accuracy),
+        "fronts": {form: _fronts(points, columns, num_bytes.mean(0), a[0]) for form, a in accuracy.items()},
+        "reference": Estimate.of(accuracy[config.headline][:, 0]).as_json(),
+        "systems": _systems(columns, accuracy[config.headline], weights @ num_bytes / len(num_bytes)),
     }
 
 
-def _resamples(num_pictures: int, config: RateConfig) -> np.ndarray:
-    """How often each picture is drawn: [S, n]."""
-    generator = np.random.default_rng(config.seed)
-    return generator.multinomial(num_pictures, np.full(num_pictures, 1 / num_pictures), config.resamples)
-
-
-def _accuracy(results: Results, form: str, weights: np.ndarray) -> np.ndarray:
-    """Accuracy of each point, [1 + S, P]: of all pictures, then of each resample."""
-    every = np.vstack([np.ones(weights.shape[1]), weights])
-    of = every @ results.of[form]
-    if (of == 0).any():
-        raise UserError(f"too few pictures for the accuracy of {form} questions: raise the limit")
-    return every @ results.right[form] / of
-
-
-def _interval(values: np.ndarray) -> dict[str, Any]:
-    """The first value with the quantiles of the others, rounded outwards to one that was drawn."""
-    low = np.quantile(values[1:], QUANTILES[0], method="lower")
-    high = np.quantile(values[1:], QUANTILES[1], method="higher")
-    bounds = {"low": float(low), "high": float(high)}
-    return {
-        "value": float(values[0]),
-        **{name: value if np.isfinite(value) else NOT_REACHED for name, value in bounds.items()},
-    }
-
-
-def _points(results: Results, accuracy: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def _points(
+    points: Sequence[Point], tallies: Tallies, accuracy: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
     found = []
-    for column, point in enumerate(results.points):
-        size = results.num_bytes[:, column]
+    for column, point in enumerate(points):
+        size = tallies.picture_values["bytes"][:, column]
         p50, p95 = np.quantile(size, (0.5, 0.95))
         found.append(
             {
@@ -121,33 +67,27 @@ def _points(results: Results, accuracy: dict[str, np.ndarray]) -> list[dict[str,
                 "point": point.name,
                 "settings": dict(point.settings),
                 "bytes": {"mean": float(size.mean()), "p50": float(p50), "p95": float(p95)},
-                "tokens": float(results.num_tokens[:, column].mean()),
-                "accuracy": {form: _interval(a[:, column]) for form, a in accuracy.items()},
+                "tokens": float(tallies.picture_values["tokens"][:, column].mean()),
+                "accuracy": {form: Estimate.of(a[:, column]).as_json() for form, a in accuracy.items()},
             }
         )
     return found
 
 
-def _columns(points: Sequence[Point]) -> dict[str, np.ndarray]:
-    """The columns of each system."""
-    systems = [point.system for point in points]
-    return {name: np.flatnonzero([s == name for s in systems]) for name in LABELS if name in systems}
-
-
-def _fronts(results: Results, accuracy: np.ndarray) -> dict[str, list[str]]:
+def _fronts(
+    points: Sequence[Point], columns: dict[str, np.ndarray], size: np.ndarray, accuracy: np.ndarray
+) -> dict[str, list[str]]:
     """Names of the points on the front of each system."""
-    size = results.num_bytes.mean(0)
     return {
-        system: [results.points[columns[i]].name for i in pareto(Curve(size[columns], accuracy[columns]))]
-        for system, columns in _columns(results.points).items()
+        system: [points[own[i]].name for i in pareto(Curve(size[own], accuracy[own]))]
+        for system, own in columns.items()
     }
 
 
-def _systems(points: Sequence[Point], accuracy: np.ndarray, size: np.ndarray) -> dict[str, Any]:
+def _systems(columns: dict[str, np.ndarray], accuracy: np.ndarray, size: np.ndarray) -> dict[str, Any]:
     """By system and group of systems: bytes at the targets, and how TOFC compares with it."""
-    members = {system: [system] for system in _columns(points)}
+    members = {system: [system] for system in columns}
     members |= {name: list(group) for name, group in GROUPS.items() if set(group) <= members.keys()}
-    columns = _columns(points)
     curves = {
         name: [front(Curve(s[chosen], a[chosen])) for s, a in zip(size, accuracy, strict=True)]
         for name, group in members.items()
@@ -207,18 +147,11 @@ def _savings(ours: Sequence[Curve], other: Sequence[Curve], wanted: Sequence[flo
 
 def _over_resamples(figure: Callable[..., float], *series: Sequence[Any]) -> dict[str, Any]:
     """A figure of all pictures with its interval over the resamples."""
-    arguments = list(zip(*series, strict=True))
     try:
-        values = [figure(*arguments[0])]
+        found, computed = over_resamples(figure, *series)
     except NotComputable as error:
         return {"not_computed": str(error)}
-    for sample in arguments[1:]:
-        try:
-            values.append(figure(*sample))
-        except NotComputable:
-            continue
-    computed = (len(values) - 1) / (len(arguments) - 1)
-    if computed < MIN_COMPUTED:
-        why = f"only {100 * computed:.0f} % of the resamples have this figure"
-        return {"value": values[0], "interval_not_computed": why}
-    return {**_interval(np.array(values)), "computed": computed}
+    if isinstance(found, Estimate):
+        return {**found.as_json(), "computed": computed}
+    why = f"only {100 * computed:.0f} % of the resamples have this figure"
+    return {"value": found, "interval_not_computed": why}

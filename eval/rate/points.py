@@ -35,3 +35,25 @@ class Point:
     def name(self) -> str:
         """The settings in words: unique within the system."""
         return ", ".join(f"{name} {value}" for name, value in self.settings) or "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer to question `question` about `picture` through a point.
+
+    It is `right` of `of`, which is 1 but for descriptions; `bytes` travelled for the picture, which had
+    `tokens` visual tokens.
+    """
+
+    system: str
+    point: str
+    picture: str
+    bytes: int
+    tokens: int
+    question: int
+    form: str
+    category: str
+    truth: str
+    answer: str
+    right: int
+    of: int

@@ -8,7 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from eval.rate.analysis import NOT_REACHED, TARGETS
+from eval.lab.intervals import NOT_REACHED
+from eval.rate.analysis import TARGETS
 from eval.rate.points import LABELS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -10,16 +11,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any
 
 import torch
 
 import tofc
+from eval.lab.rows import Store
 from eval.rate.config import RateConfig
 from eval.rate.data import Example, load_data
-from eval.rate.points import Point
+from eval.rate.points import Point, Row
 from eval.rate.senders import Arrived, Pictures, Sender
-from eval.rate.store import Store
 from eval.scenes.accuracy import answer_all
 
 
@@ -34,7 +34,7 @@ class Unit:
 class Worker:
     """Both sides of the model, and the block of pictures that was last worked on."""
 
-    def __init__(self, config: RateConfig, store: Store) -> None:
+    def __init__(self, config: RateConfig, store: Store[Row]) -> None:
         self.config, self.store = config, store
         self.data = load_data(config.data)
         self.device = tofc.Device.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
@@ -52,35 +52,27 @@ class Worker:
         count = 0
         for point, arrived in zip(unit.sender.points, unit.sender.send(self.pictures), strict=True):
             rows = self._rows(point, arrived)
-            self.store.write(point, unit.block, rows)
+            self.store.write(part_name(point, unit.block), rows)
             count += len(rows)
         return count
 
-    def _rows(self, point: Point, arrived: Sequence[Arrived]) -> list[dict[str, Any]]:
+    def _rows(self, point: Point, arrived: Sequence[Arrived]) -> list[Row]:
         asked = [[(q.prompt, q.max_new_tokens) for q in example.questions] for example in self.examples]
         exit = dict(point.settings).get("exit")
         answers = answer_all(self.edge, [one.seen for one in arrived], asked, self.config.batch_size, exit)
         rows = []
         for example, one, given in zip(self.examples, arrived, answers, strict=True):
+            where = (point.system, point.name, example.name, one.num_bytes, one.num_tokens)
             for number, (question, answer) in enumerate(zip(example.questions, given, strict=True)):
-                right, of = question.score(answer)
-                rows.append(
-                    {
-                        "system": point.system,
-                        "point": point.name,
-                        "picture": example.name,
-                        "bytes": one.num_bytes,
-                        "tokens": one.num_tokens,
-                        "question": number,
-                        "form": question.form,
-                        "category": question.category,
-                        "truth": question.truth,
-                        "answer": answer,
-                        "right": right,
-                        "of": of,
-                    }
-                )
+                asked_for = (number, question.form, question.category, question.truth)
+                rows.append(Row(*where, *asked_for, answer, *question.score(answer)))
         return rows
+
+
+def part_name(point: Point, block: range) -> str:
+    """The part of the store that holds the rows of a point about a block of pictures."""
+    key = hashlib.sha256(f"{point.system}: {point.name}".encode()).hexdigest()[:12]
+    return f"{point.system}-{key}-{block.start:06d}-{block.stop:06d}"
 
 
 def blocks(config: RateConfig) -> list[range]:
@@ -89,13 +81,13 @@ def blocks(config: RateConfig) -> list[range]:
     return [range(first, last) for first, last in itertools.pairwise(edges)]
 
 
-def unfinished(config: RateConfig, store: Store) -> list[Unit]:
+def unfinished(config: RateConfig, store: Store[Row]) -> list[Unit]:
     """What is left to do, block after block, so that the features of a block are computed once a process."""
     units = (Unit(sender, block) for block in blocks(config) for sender in config.senders())
-    return [unit for unit in units if not store.has(unit.sender.points, unit.block)]
+    return [u for u in units if not store.has(*(part_name(point, u.block) for point in u.sender.points))]
 
 
-def run(config: RateConfig, store: Store, units: Sequence[Unit], processes: int) -> Iterator[int]:
+def run(config: RateConfig, store: Store[Row], units: Sequence[Unit], processes: int) -> Iterator[int]:
     """Does all units; yields the number of rows of each as it is done, in any order."""
     if processes == 1:
         worker = Worker(config, store)
@@ -116,7 +108,7 @@ def run(config: RateConfig, store: Store, units: Sequence[Unit], processes: int)
 _worker: Worker | None = None  # of this process
 
 
-def _start(config: RateConfig, store: Store, threads: int) -> None:
+def _start(config: RateConfig, store: Store[Row], threads: int) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)

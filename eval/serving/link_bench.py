@@ -22,8 +22,8 @@ from eval.serving.questions import scene
 from eval.serving.shaped import ShapedProxy
 from tofc.serving.client import RemoteEdge
 
-# docs/log/rate.md, the first 160 test pictures: of the yes/no questions TOFC's default answers 93.1 %, 16 tokens
-# 92.0 %; WebP at a quarter of the side 93.1 % from files of 855 bytes in the mean, 92.8 % from 563.
+# docs/log/rate.md, the first 160 test pictures: of the yes/no questions TOFC's default answers 93.1 %, 16
+# tokens 92.0 %; WebP at a quarter of the side 93.1 % from files of 855 bytes in the mean, 92.8 % from 563.
 EQUAL_BYTES = (855, 563)
 SIDE = 112
 

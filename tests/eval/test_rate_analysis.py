@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 
+from eval.lab.rows import write_rows
 from eval.rate.analysis import FULL, MOST, analyse
 from eval.rate.config import RateConfig, Systems
-from eval.rate.points import Point
-from eval.rate.store import ROW_SCHEMA
+from eval.rate.points import Point, Row
 from tofc.errors import UserError
 
 PICTURES, QUESTIONS = 40, 5
@@ -45,8 +43,7 @@ def rows(
 
 
 def summarise(folder: Path, made: dict[Point, list[dict]], **changes) -> dict:
-    table = pyarrow.Table.from_pylist([row for some in made.values() for row in some], ROW_SCHEMA)
-    pyarrow.parquet.write_table(table, folder / "rows.parquet")
+    write_rows(folder / "rows.parquet", [Row(**row) for some in made.values() for row in some], Row)
     return analyse(folder / "rows.parquet", list(made), config(**changes))
 
 
@@ -138,7 +135,7 @@ def test_resamples_that_do_not_reach_the_accuracy_leave_the_interval_open(tmp_pa
 
 def test_rows_that_are_not_whole_are_refused(tmp_path: Path) -> None:
     made = {RAW: rows(RAW, 100, 9), point("tofc", 1): rows(point("tofc", 1), 50, 9)[:-1]}
-    with pytest.raises(UserError, match="not every point has answered every yes_no question"):
+    with pytest.raises(UserError, match="answered every yes_no question"):
         summarise(tmp_path, made)
     with pytest.raises(UserError, match="headline is 'free'; the questions have the forms yes_no"):
         summarise(tmp_path, {RAW: rows(RAW, 100, 9)}, headline="free")

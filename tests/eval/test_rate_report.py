@@ -16,13 +16,13 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from eval.lab.rows import write_rows
 from eval.rate.analysis import FULL, MOST, analyse
 from eval.rate.config import RateConfig, Systems
-from eval.rate.points import Point
+from eval.rate.points import Point, Row
 from eval.rate.report.clusters import cluster_svg
 from eval.rate.report.gallery import EVENLY, HARDEST, choose, tofc_point
 from eval.rate.report.page import page
-from eval.rate.store import ROW_SCHEMA
 
 PICTURES, QUESTIONS = 40, 6
 ACCURACIES = {
@@ -103,7 +103,7 @@ CONFIG = RateConfig(name="made & <plain>", checkpoint="none", systems=Systems(),
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict, list[dict]]:
     """A page of hand-made rows, its summary, and the rows as the csv module reads them."""
     file = tmp_path_factory.mktemp("made") / "rows.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(made_rows(), ROW_SCHEMA), file)
+    write_rows(file, [Row(**row) for row in made_rows()], Row)
     points = [point(system, number) for system, some in ACCURACIES.items() for number in some]
     summary = {"name": CONFIG.name, "checkpoint": "none", "data": "made"} | analyse(file, points, CONFIG)
     text = io.BytesIO()

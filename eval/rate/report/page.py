@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from eval.lab.curves import Curve, bytes_at, front
+from eval.lab.intervals import NotComputable
+from eval.lab.rows import NOTE, ROWS, write_text
 from eval.rate.config import RateConfig
 from eval.rate.data import Data
 from eval.rate.figure import FORM_TITLES, STYLES
-from eval.rate.fronts import Curve, NotComputable, bytes_at, front
 from eval.rate.points import LABELS
 from eval.rate.report import tables
 from eval.rate.report.cards import gallery_html
 from eval.rate.report.gallery import RULE, Card, choose_cards
-from eval.rate.store import ROWS
 
 REPORT = "report.html"
 
@@ -33,7 +34,7 @@ def write(summary: Mapping[str, Any], config: RateConfig, data: Data, out: Path)
     """
     text = page(summary, choose_cards(out / ROWS, summary, config, data), _origin(config, out))
     target = out / REPORT
-    target.write_text(text, encoding="utf-8")
+    write_text(target, text)
     return target
 
 
@@ -125,7 +126,7 @@ def _tofc_bytes(curve: Curve | None, accuracy: float) -> list[Any] | None:
 
 def _origin(config: RateConfig, out: Path) -> dict[str, str]:
     """What the sweep says it was made with."""
-    made_with = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    made_with = json.loads((out / NOTE).read_text(encoding="utf-8"))
     data = made_with["data"]
     software = ", ".join(f"{name} {version}" for name, version in made_with["software"].items() if version)
     return {

@@ -6,7 +6,8 @@ import html
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from eval.rate.analysis import NOT_REACHED, TARGETS
+from eval.lab.intervals import NOT_REACHED
+from eval.rate.analysis import TARGETS
 from eval.rate.figure import FORM_TITLES
 from eval.rate.points import GROUPS, LABELS
 from eval.rate.senders import IMAGE_CODECS

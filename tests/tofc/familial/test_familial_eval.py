@@ -19,9 +19,10 @@ from eval.familial.__main__ import main
 from eval.familial.analysis import AVERAGE, analyse
 from eval.familial.answers import Row, read_rows, systems
 from eval.familial.speed import HALF_BILLION, load_here, open_family, random_family, speeds
+from eval.lab.rows import Store
 from eval.rate.config import RateConfig
+from eval.rate.points import Row as RateRow
 from eval.rate.senders import TofcSender
-from eval.rate.store import Store
 from eval.rate.work import Unit, Worker
 from tests.tofc.conftest import Made
 from tofc import familial
@@ -91,7 +92,7 @@ def test_exits_are_a_system_of_a_sweep(made: Made, tmp_path: Path) -> None:
         ("tofc_exits", "quality 2, tokens 64, exit e1"),
         ("tofc_exits", "quality 2, tokens 64, exit e3-50"),
     ]
-    worker = Worker(config, Store(tmp_path / "sweep", {}))
+    worker = Worker(config, Store(tmp_path / "sweep", RateRow, {}))
     for sender in senders:
         worker.work(Unit(sender, range(1)))
     for (system, name), exit in zip(names, ("full", "e1", "e3-50"), strict=True):

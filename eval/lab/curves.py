@@ -1,6 +1,7 @@
 """Curves of accuracy against bytes: Pareto fronts, bytes at an accuracy, and Bjøntegaard differences.
 
-A curve is a pair of arrays, mean bytes [P] and accuracy in 0..1 [P].
+A curve is a pair of arrays, mean bytes [P] and accuracy [P]: in 0..1, or another figure of which more is
+better.
 """
 
 from __future__ import annotations
@@ -11,11 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from tofc.errors import UserError
-
-
-class NotComputable(UserError):
-    """A figure that these curves do not have; the message says why."""
+from eval.lab.intervals import NotComputable
 
 
 class Curve(NamedTuple):

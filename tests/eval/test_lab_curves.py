@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.rate.fronts import Curve, NotComputable, bd_accuracy, bd_rate, bytes_at, front, pareto
+from eval.lab.curves import Curve, bd_accuracy, bd_rate, bytes_at, front, pareto
+from eval.lab.intervals import NotComputable
 
 
 def curve(*points: tuple[float, float]) -> Curve:

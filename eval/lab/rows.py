@@ -1,0 +1,152 @@
+"""Rows of results: dataclasses in Parquet or CSV files, and the folder of a run that goes on after a kill.
+
+OUT/sweep.json        what every part was made with: weights, data, software
+OUT/parts/            one Parquet file for each part of the work, whole or absent
+OUT/rows.parquet      the rows of all parts in one file
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
+
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+
+from tofc.errors import UserError
+
+ROWS, NOTE, PARTS = "rows.parquet", "sweep.json", "parts"
+_TYPES = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+
+
+class Dataclass(Protocol):
+    """A frozen dataclass whose fields are str, int, float or bool."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+R = TypeVar("R", bound=Dataclass)
+
+
+def schema(kind: type[Dataclass]) -> pyarrow.Schema:
+    """The columns of a kind of row."""
+    hints = get_type_hints(kind)
+    return pyarrow.schema([(field.name, _TYPES[hints[field.name]]) for field in fields(kind)])
+
+
+def write_rows(target: Path, rows: Iterable[Dataclass], kind: type[Dataclass]) -> None:
+    """Writes rows as Parquet, or as CSV where the name ends in .csv; the file appears whole."""
+    table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".csv":
+        write_whole(target, lambda partial: pyarrow.csv.write_csv(table, partial))
+    else:
+        write_whole(target, lambda partial: pyarrow.parquet.write_table(table, partial, compression="zstd"))
+
+
+def read_table(source: Path, kind: type[Dataclass]) -> pyarrow.Table:
+    """The columns of a file of rows; errors of `read_rows`."""
+    columns = schema(kind)
+    try:
+        if source.suffix == ".csv":
+            types = pyarrow.csv.ConvertOptions(column_types=columns, strings_can_be_null=False)
+            table = pyarrow.csv.read_csv(source, convert_options=types)
+        else:
+            table = pyarrow.parquet.read_table(source)
+        return table.select(columns.names).cast(columns)
+    except FileNotFoundError:
+        raise UserError(f"there is no {source}: run what makes it first") from None
+    except (KeyError, pyarrow.ArrowException) as error:
+        raise UserError(
+            f"{source} does not hold the rows {', '.join(columns.names)} ({error}): make it again"
+        ) from error
+
+
+def read_rows(source: Path, kind: type[R]) -> list[R]:
+    """What `write_rows` wrote; UserError for a file that is missing or holds something else."""
+    return [kind(**row) for row in read_table(source, kind).to_pylist()]
+
+
+class Store(Generic[R]):
+    """The parts of one run, under the folder `out`; whoever runs it again does only what is missing.
+
+    `made_with` is all that must be equal for rows to belong together, in JSON's types.
+    """
+
+    def __init__(self, out: Path, kind: type[R], made_with: Mapping[str, Any]) -> None:
+        """Opens the folder, or makes it; UserError where its parts were made with something else."""
+        self.out, self.kind = out, kind
+        note = out / NOTE
+        if note.is_file():
+            _refuse_others(out, json.loads(note.read_text(encoding="utf-8")), made_with)
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} holds something else than a sweep; give another --out")
+        else:
+            (out / PARTS).mkdir(parents=True)
+            write_text(note, json.dumps(made_with, indent=1) + "\n")
+
+    def part(self, name: str) -> Path:
+        """Where the rows of a part of this name belong."""
+        return self.out / PARTS / f"{name}.parquet"
+
+    def has(self, *names: str) -> bool:
+        """Whether all these parts are there."""
+        return all(self.part(name).is_file() for name in names)
+
+    def write(self, name: str, rows: Sequence[R]) -> None:
+        """Keeps the rows of a part; the file appears whole."""
+        write_rows(self.part(name), rows, self.kind)
+
+    def merge(self, names: Iterable[str]) -> Path:
+        """Writes the rows of these parts as one file, in this order; UserError if a part is missing."""
+        columns = schema(self.kind)
+
+        def write(partial: Path) -> None:
+            with pyarrow.parquet.ParquetWriter(partial, columns, compression="zstd") as writer:
+                for part in map(self.part, names):
+                    if not part.is_file():
+                        raise UserError(f"{part} is missing: run this again, which makes what is missing")
+                    writer.write_table(read_table(part, self.kind))
+
+        write_whole(self.out / ROWS, write)
+        return self.out / ROWS
+
+
+def _refuse_others(out: Path, found: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
+    other = sorted(key for key in {*found, *made_with} if found.get(key) != made_with.get(key))
+    if other:
+        was, is_ = ({key: values.get(key) for key in other} for values in (found, made_with))
+        raise UserError(
+            f"{out} holds a sweep with another {', '.join(other)} ({was}, now {is_}): its answers "
+            "cannot be mixed with new ones. Give another --out, or remove that folder"
+        )
+
+
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` make a file that appears whole or not at all; UserError where it cannot be there."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}; choose another place") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes a file of text, whole or not at all."""
+    write_whole(target, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(target: Path, found: Mapping[str, Any]) -> None:
+    """Writes figures as indented JSON, which has no NaN and no infinities."""
+    write_text(target, json.dumps(found, indent=1, allow_nan=False) + "\n")

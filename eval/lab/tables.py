@@ -1,0 +1,62 @@
+"""What an evaluation prints: tables, progress on standard error, and one line of JSON at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from eval.lab.intervals import Estimate
+
+T = TypeVar("T")
+WIDTH = 170  # of what is no terminal
+
+
+def table(title: str, labels: Sequence[str], figures: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table whose first columns are `labels`; the others, `figures`, stand at the right."""
+    made = Table(*labels, title=title, box=None, title_justify="left")
+    for name in figures:
+        made.add_column(name, justify="right")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent, without the sign."""
+    return f"{100 * share:.{digits}f}"
+
+
+def interval(found: Estimate) -> str:
+    """The bounds of a share in percent."""
+    return f"{percent(found.low)} to {percent(found.high)}"
+
+
+def show(*tables: Table) -> None:
+    """Prints tables on standard output, whole even where that is no terminal."""
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH)
+    for one in tables:
+        console.print(one)
+
+
+def print_json(found: Mapping[str, Any]) -> None:
+    """What was found, as the last line of standard output."""
+    print(json.dumps(found))
+
+
+def progress(console: Console | None = None) -> Progress:
+    """A bar on standard error, only where that is a terminal."""
+    console = Console(stderr=True) if console is None else console
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+def track(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The steps one by one, with a bar."""
+    with progress() as bar:
+        yield from bar.track(steps, total=total, description=what)
