@@ -1,16 +1,35 @@
 # Everything a newcomer types. `make` alone lists the targets.
 
+# Versions of the libraries, each choice in an environment of its own:
+#   make test            those of requirements.lock
+#   make test LATEST=1   the newest of everything that pyproject.toml allows, looked up each time
+#   make test LOWEST=1   the oldest that it allows, with the tests of what runs in other people's programs
+CORE := tests/encoders tests/entropy tests/tofc --ignore=tests/tofc/serving
+ifdef LATEST
+VENV := .venv-latest
+UPGRADE := --upgrade --upgrade-strategy eager
+else ifdef LOWEST
+VENV := .venv-lowest
+VERSIONS := $(VENV)/lowest.txt
+TESTS := $(CORE)
+else
 VENV := .venv
+VERSIONS := requirements.lock
+endif
+
 RUN := $(VENV)/bin/python
+# As variables, because pip hands those on to where it builds a library from its sources; newer ones read the second there.
+PINNED := $(if $(VERSIONS),PIP_CONSTRAINT=$(VERSIONS) PIP_BUILD_CONSTRAINT=$(VERSIONS))
 # -q hides progress, not errors; indexes and mirrors come from the user's own pip configuration.
 PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
+RESOLVE := UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/uv pip compile pyproject.toml --quiet --no-annotate
 # An interpreter is tried by running it: version managers put names on the PATH behind which nothing stands.
-CANDIDATES := $(PYTHON) python3.12 python3.11 python3.10 python3 python
-SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+CANDIDATES := $(PYTHON) python3.12 python3.11 python3 python
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench fuzz clean
+.PHONY: help demo test lint format bench fuzz lock clean always
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -18,8 +37,8 @@ help:  ## list the targets
 demo: $(VENV)/.installed-demo  ## answer bundled questions about pictures through the bitstream; writes a figure
 	@$(RUN) -m eval.demo
 
-test: $(VENV)/.installed-dev  ## run the whole test suite
-	@$(RUN) -m pytest -q
+test: $(VENV)/.installed-dev  ## run the whole test suite (LATEST=1, LOWEST=1: with other versions of the libraries)
+	@$(RUN) -m pytest -q $(TESTS)
 
 lint: $(VENV)/.installed-dev  ## check style (ruff) and types (mypy)
 	@$(RUN) -m ruff check .
@@ -39,8 +58,11 @@ fuzz: $(VENV)/.installed-fuzz  ## look for bytes that break the reading of packe
 	@mkdir -p build/fuzz
 	@$(RUN) tests/fuzz/fuzz_packet.py -runs=$(RUNS) -max_len=400 -artifact_prefix=build/ build/fuzz tests/fuzz/corpus
 
-clean:  ## remove the environment, caches and build leftovers
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+lock: $(VENV)/bin/uv  ## write requirements.lock anew: what it has stays where it may (LATEST=1: the newest of everything)
+	@$(RESOLVE) --all-extras --universal --python-version 3.11 $(if $(LATEST),--upgrade) --output-file requirements.lock
+
+clean:  ## remove the environments, caches and build leftovers
+	rm -rf .venv .venv-latest .venv-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -50,13 +72,19 @@ $(VENV)/bin/python:
 	        exec "$$candidate" -m venv $(VENV); \
 	    fi; \
 	done; \
-	echo "No Python 3.10, 3.11 or 3.12 with the venv and ensurepip modules was found on the PATH." >&2; \
+	echo "No Python 3.11 or 3.12 with the venv and ensurepip modules was found on the PATH." >&2; \
 	echo "Install one (Debian, Ubuntu: the packages python3 and python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
 	exit 1
 
-# Installed once for each set of extras; again whenever the list of dependencies changes.
-$(VENV)/.installed-%: pyproject.toml setup.py | $(VENV)/bin/python
+$(VENV)/bin/uv: | $(VENV)/bin/python
+	@$(PIP_INSTALL) 'uv>=0.9'
+
+$(VENV)/lowest.txt: pyproject.toml | $(VENV)/bin/uv
+	@$(RESOLVE) --extra dev --python $(RUN) --resolution lowest-direct --output-file $@
+
+# Installed once for each set of extras; again whenever the versions or the list of dependencies change.
+$(VENV)/.installed-%: pyproject.toml setup.py $(VERSIONS) $(if $(LATEST),always) | $(VENV)/bin/python
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(RUN) -m ensurepip --upgrade >/dev/null
 	@echo "installing tofc[$*] into $(VENV) (the first time downloads PyTorch, which takes minutes)"
-	@$(PIP_INSTALL) -e '.[$*]'
+	@$(PINNED) $(PIP_INSTALL) $(UPGRADE) -e '.[$*]'
 	@touch $@

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,7 +136,7 @@ def draft_answer(
         return packet, shown(growths)
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """Where a server stands among the tiers."""
 
     EDGE = "edge"

@@ -83,7 +83,7 @@ class DraftedAnswers:
         """The next message, "text" or "bytes"; None where the client has closed instead."""
         try:
             message = await asyncio.wait_for(socket.receive(), seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self._metrics.refused.labels("idle").inc()
             raise ApiError(408, f"nothing came for {seconds:g} s", "idle") from None
         if message["type"] == "websocket.disconnect":

@@ -97,7 +97,7 @@ class Gate:
         seconds = self._limits.body_seconds
         try:
             return await asyncio.wait_for(self._collect(receive), seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self._metrics.refused.labels("slow body").inc()
             raise ApiError(408, f"the request was not there within {seconds:g} s", "slow_request") from None
 

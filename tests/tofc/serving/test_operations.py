@@ -96,7 +96,8 @@ def test_the_image_holds_what_an_installation_needs() -> None:
         re.findall(r"^!(\S+)", (ROOT / "deploy" / "Dockerfile.dockerignore").read_text(), flags=re.MULTILINE)
     )
     assert kept == {
-        "encoders", "entropy", "tofc", "eval", "configs", "pyproject.toml", "setup.py", "README.md", "LICENSE"
+        "encoders", "entropy", "tofc", "eval", "configs",
+        "pyproject.toml", "setup.py", "requirements.lock", "README.md", "LICENSE",
     }  # fmt: skip
     assert all((ROOT / name).exists() for name in kept)
 
