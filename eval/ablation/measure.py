@@ -78,6 +78,6 @@ def answers_of(
     grounded: GroundedModel, decoded: torch.Tensor, packed: PackedBatch
 ) -> tuple[list[float], torch.Tensor]:
     """Cross-entropy of each picture's answers in nats, and bool [B, Q], which of them are right."""
-    visual = grounded.visual_embeddings(decoded, decoded.shape[1])
+    visual = grounded.visual_embeddings(decoded)
     found = grounded.answers(visual, packed)
     return found.by_picture.tolist(), found.exact

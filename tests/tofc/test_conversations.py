@@ -21,7 +21,7 @@ from tofc.training.base_model import (
     build_tokenizer,
 )
 from tofc.training.data import Turn
-from tofc.training.grounded import STOCK, GroundedModel
+from tofc.training.grounded import GroundedModel
 from tofc.training.packing import END_WEIGHT, IGNORED, Packer, attention_mask, position_ids
 
 CONFIG = BaseModelConfig(
@@ -94,7 +94,7 @@ def visual_embeddings(parts, pixels: np.ndarray) -> torch.Tensor:
     with torch.no_grad():
         planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         states = grounded.model.model.vision_tower(planes / 127.5 - 1.0, output_hidden_states=True)
-        return grounded.visual_embeddings(states.hidden_states[-1], STOCK)
+        return grounded.visual_embeddings(states.hidden_states[-1], stock=True)
 
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, PUBLISHED, CHATML], ids=["ours", "published", "chatml"])

@@ -16,7 +16,7 @@ from tofc.training.base_model import (
 )
 from tofc.training.data import Turn
 from tofc.training.dense import DenseHeads
-from tofc.training.grounded import STOCK, GroundedModel
+from tofc.training.grounded import GroundedModel
 from tofc.training.packing import IGNORED, Packer, attention_mask, position_ids
 
 CONFIG = BaseModelConfig(
@@ -78,7 +78,7 @@ def test_stock_layout_predicts_what_the_stock_model_predicts(parts):
     with torch.no_grad():
         expected = model(**inputs).logits[0, -1]
         tower = model.model.vision_tower(inputs["pixel_values"][0, :1], output_hidden_states=True)
-        visual = grounded.visual_embeddings(tower.hidden_states[-1], STOCK)
+        visual = grounded.visual_embeddings(tower.hidden_states[-1], stock=True)
         packed = Packer(tokenizer, IMAGE_TOKEN, round_to=1).pack([(TURNS[0],)])
         answer = grounded.answers(visual, packed)
     target = tokenizer(TURNS[0].answer).input_ids[0]

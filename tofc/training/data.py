@@ -53,13 +53,18 @@ class GroundedPicture:
     """A picture at the tower's size with what is known about every patch of it.
 
     `pixels` is uint8 [3, S, S]. `labels` maps the name of a dense target to int64 [N] class ids, -100 where
-    it says nothing; `regions` is float32 [N, R] with NaN where a patch belongs to no object.
+    it says nothing; `regions` is float32 [N, R] with NaN where a patch belongs to no object. From a teacher
+    may come `maps`, float32 [N, C] by name with mean 0 and deviation 1, and `distribution`, its probabilities
+    [K] for the whole; `present`, float32 [P], tells which classes are in the picture, NaN where nobody knows.
     """
 
     pixels: np.ndarray
     labels: dict[str, np.ndarray]
     regions: np.ndarray
     turns: tuple[Turn, ...]
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    present: np.ndarray | None = None
+    distribution: np.ndarray | None = None
 
 
 ExampleT = TypeVar("ExampleT", bound=Example)

@@ -1,9 +1,12 @@
-"""Dense supervision of the vision tower: every patch says what it shows and where its object is.
+"""Dense supervision of the vision tower: every patch says what it shows, where, and what a teacher sees.
 
-Questions alone ground a small tower very slowly; the renderer knows the truth at every patch for free.
+Questions alone ground a small tower very slowly; labels at every patch, or a teacher's maps, do it fast.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +15,22 @@ from torch.nn import functional
 from tofc.training.data import GroundedPicture
 
 
-class DenseHeads(nn.Module):
-    """Linear read-outs on the tower's features, one per kind of label and one for the object's region.
+class DenseKnowledge(Protocol):
+    """What a corpus knows of its pictures: names and sizes of the targets that `GroundedPicture` holds."""
 
-    `label_classes` maps a label's name to its number of classes; `region_size` numbers (in 0..1) describe
-    the region. In the labels that `sparse` names, class 0 means "nothing here" and most patches have it. The
-    heads are thrown away after pretraining.
+    label_classes: dict[str, int]
+    sparse_labels: frozenset[str]  # whose class 0 says "nothing here"
+    region_size: int
+
+
+class DenseHeads(nn.Module):
+    """Linear read-outs on the tower's features, one per kind of target; thrown away after pretraining.
+
+    `label_classes` maps a label's name to its number of classes; `region_size` numbers (in 0..1) describe the
+    region of a patch's object. In the labels that `sparse` names, class 0 means "nothing here" and most
+    patches have it. `map_sizes` maps the name of a teacher's map to its channels. From the mean over a
+    picture's patches are read `num_present` classes that are in it or not, and a teacher's `num_categories`
+    probabilities.
     """
 
     def __init__(
@@ -26,59 +39,139 @@ class DenseHeads(nn.Module):
         label_classes: dict[str, int],
         region_size: int,
         sparse: frozenset[str] = frozenset(),
+        map_sizes: dict[str, int] | None = None,
+        num_present: int = 0,
+        num_categories: int = 0,
     ) -> None:
         super().__init__()
         self.sparse = sparse
         self.norm = nn.LayerNorm(width)
         self.labels = nn.ModuleDict({name: nn.Linear(width, count) for name, count in label_classes.items()})
         self.region = nn.Linear(width, region_size)
+        self.maps = nn.ModuleDict({name: nn.Linear(width, size) for name, size in (map_sizes or {}).items()})
+        self.present = nn.Linear(width, num_present) if num_present else None
+        self.categories = nn.Linear(width, num_categories) if num_categories else None
 
-    def forward(self, features: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Features [B, N, C] to logits by name, each [B, N, classes], and regions [B, N, R]."""
-        hidden = self.norm(features)
-        return {name: head(hidden) for name, head in self.labels.items()}, self.region(hidden)
+    @classmethod
+    def of(cls, corpus: DenseKnowledge, width: int) -> DenseHeads:
+        """Heads for everything that `corpus` knows, on features of `width` channels."""
+        return cls(
+            width,
+            corpus.label_classes,
+            corpus.region_size,
+            corpus.sparse_labels,
+            getattr(corpus, "map_sizes", None),
+            getattr(corpus, "num_present", 0),
+            getattr(corpus, "num_categories", 0),
+        )
 
 
-def dense_targets(pictures: list[GroundedPicture], device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """Stacks the targets of a batch: labels by name [B, N] int64 and regions [B, N, R] float32."""
-    names = pictures[0].labels.keys()
-    labels = {
-        name: torch.stack([torch.from_numpy(picture.labels[name]) for picture in pictures]).to(device)
-        for name in names
-    }
-    regions = torch.stack([torch.from_numpy(picture.regions) for picture in pictures]).to(device)
-    return labels, regions
+@dataclass(frozen=True)
+class DenseTargets:
+    """Targets of a batch; shapes as in `GroundedPicture` with B in front."""
+
+    labels: dict[str, Tensor]
+    regions: Tensor
+    maps: dict[str, Tensor]
+    present: Tensor | None
+    distribution: Tensor | None
+
+    @classmethod
+    def of(cls, pictures: list[GroundedPicture], device: torch.device) -> DenseTargets:
+        """Stacks the targets of `pictures`."""
+        first = pictures[0]
+
+        def stacked(values: list[object]) -> Tensor:
+            return torch.stack([torch.as_tensor(value) for value in values]).to(device)
+
+        return cls(
+            {name: stacked([picture.labels[name] for picture in pictures]) for name in first.labels},
+            stacked([picture.regions for picture in pictures]),
+            {name: stacked([picture.maps[name] for picture in pictures]) for name in first.maps},
+            None if first.present is None else stacked([picture.present for picture in pictures]),
+            None if first.distribution is None else stacked([picture.distribution for picture in pictures]),
+        )
 
 
-def dense_loss(
-    heads: DenseHeads, features: Tensor, labels: dict[str, Tensor], regions: Tensor
-) -> tuple[Tensor, dict[str, float]]:
-    """Sum of the cross-entropies and of the region's smooth L1; also the accuracy of each label by name.
+def dense_losses(
+    heads: DenseHeads, features: Tensor, targets: DenseTargets
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Losses of features [B, N, C] by target: "region", "present", "distribution", names of labels and maps.
 
-    Labels of -100 and regions of NaN do not count. In sparse labels the patches with something and those with
-    nothing weigh the same together, and accuracy is that of the patches with something.
+    Also what the heads get right: the accuracy of each label, mean errors of regions and maps. Labels of
+    -100, regions and presences of NaN do not count. In sparse labels the patches with something and those
+    with nothing weigh the same together, and accuracy is that of the patches with something.
     """
-    logits, estimated = heads(features)
-    total = features.new_zeros((), dtype=torch.float32)
-    accuracy: dict[str, float] = {}
-    for name, target in labels.items():
-        scores = logits[name].float()
-        losses = functional.cross_entropy(scores.transpose(1, 2), target, ignore_index=-100, reduction="none")
-        known = target >= 0
-        if name in heads.sparse:
-            total = total + 0.5 * _mean(losses, target == 0)
-            known = target > 0
-            total = total + 0.5 * _mean(losses, known)
-        else:
-            total = total + _mean(losses, known)
-        accuracy[f"dense/{name}"] = _mean((scores.argmax(-1) == target).float(), known).item()
-    inside = ~regions[..., 0].isnan()
-    truth = torch.where(inside[..., None], regions, 0.0)
-    errors = functional.smooth_l1_loss(estimated.float(), truth, beta=0.05, reduction="none").sum(-1)
+    hidden = heads.norm(features)
+    losses: dict[str, Tensor] = {}
+    seen: dict[str, float] = {}
+    for name, target in targets.labels.items():
+        losses[name], seen[f"dense/{name}"] = _label_loss(
+            heads.labels[name](hidden).float(), target, name in heads.sparse
+        )
+    inside = ~targets.regions[..., 0].isnan()
+    truth = torch.where(inside[..., None], targets.regions, 0.0)
+    estimated = heads.region(hidden).float()
+    errors = functional.smooth_l1_loss(estimated, truth, beta=0.05, reduction="none").sum(-1)
     # A region error of one patch width should weigh about as much as one wrong label.
-    total = total + 8.0 * _mean(errors, inside)
-    accuracy["dense/region_error"] = _mean((estimated.float() - truth).abs().mean(-1), inside).item()
-    return total, accuracy
+    losses["region"] = 8.0 * _mean(errors, inside)
+    seen["dense/region_error"] = _mean((estimated - truth).abs().mean(-1), inside).item()
+    for name, values in targets.maps.items():
+        losses[name] = functional.mse_loss(heads.maps[name](hidden).float(), values)
+        seen[f"dense/{name}_error"] = losses[name].item()
+    pooled = hidden.mean(1)
+    if targets.present is not None and heads.present is not None:
+        known = ~targets.present.isnan()
+        there = torch.where(known, targets.present, 0.0)
+        scores = heads.present(pooled).float()
+        entropy = functional.binary_cross_entropy_with_logits(scores, there, reduction="none")
+        # Summed over a picture's classes: most are absent and soon cost next to nothing.
+        losses["present"] = (entropy * known).sum() / known.any(1).sum().clamp(min=1)
+        seen["dense/present_loss"] = losses["present"].item()
+    if targets.distribution is not None and heads.categories is not None:
+        logs = functional.log_softmax(heads.categories(pooled).float(), -1)
+        losses["distribution"] = functional.kl_div(logs, targets.distribution, reduction="batchmean")
+        seen["dense/distribution_loss"] = losses["distribution"].item()
+    return losses, seen
+
+
+def _label_loss(scores: Tensor, target: Tensor, sparse: bool) -> tuple[Tensor, float]:
+    losses = functional.cross_entropy(scores.transpose(1, 2), target, ignore_index=-100, reduction="none")
+    known = target >= 0
+    if sparse:
+        loss = 0.5 * _mean(losses, target == 0)
+        known = target > 0
+        loss = loss + 0.5 * _mean(losses, known)
+    else:
+        loss = _mean(losses, known)
+    return loss, _mean((scores.argmax(-1) == target).float(), known).item()
+
+
+def average_precision(scores: Tensor, present: Tensor) -> dict[str, float]:
+    """Average precision and best balanced accuracy of yes/no of `scores` [B, P], means over classes.
+
+    `present` [B, P] is 1, 0, or NaN where nobody knows; classes without a picture on either side do not
+    count.
+    """
+    precisions, accuracies = [], []
+    for column, truth in zip(scores.T, present.T, strict=True):
+        known = ~truth.isnan()
+        order = column[known].argsort(descending=True)
+        hits = truth[known][order]
+        positive, negative = hits.sum(), (1 - hits).sum()
+        if positive == 0 or negative == 0:
+            continue
+        found = hits.cumsum(0)
+        ranks = torch.arange(1, len(hits) + 1)
+        precisions.append(((found / ranks) * hits).sum() / positive)
+        rates = found / positive - (ranks - found) / negative
+        accuracies.append(0.5 + 0.5 * rates.max().clamp(min=0))
+    if not precisions:
+        return {}
+    return {
+        "mean_average_precision": torch.stack(precisions).mean().item(),
+        "balanced_accuracy": torch.stack(accuracies).mean().item(),
+    }
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from encoders.merging import dpc_knn, merge_tokens
 from tofc.training.data import GroundedPicture
-from tofc.training.dense import DenseHeads, dense_loss, dense_targets
+from tofc.training.dense import DenseHeads, DenseTargets, dense_losses
 from tofc.training.packing import PackedBatch, attention_mask, position_ids
 from tofc.training.token_loss import token_losses
-
-STOCK = "stock"  # the token layout of the unmodified processor: base tile, then the grid with newlines
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,11 @@ class GroundedModel(nn.Module):
     def tower(self, pixels: Tensor) -> Tensor:
         """Like `features`, for pixels [B, 3, S, S] in 0..255."""
         normalised = pixels.float() / 127.5 - 1.0  # SigLIP's mean and standard deviation of one half
-        states: Tensor = self.model.model.vision_tower(normalised, output_hidden_states=True).hidden_states[
-            -1
-        ]
+        # Pictures may be smaller than the model's own size, which is how a tower learns cheaply at first.
+        outputs = self.model.model.vision_tower(
+            normalised, output_hidden_states=True, interpolate_pos_encoding=True
+        )
+        states: Tensor = outputs.hidden_states[-1]
         return states
 
     @property
@@ -64,29 +63,28 @@ class GroundedModel(nn.Module):
         vision: Any = self.model.config.vision_config
         return (self.image_size // int(vision.patch_size)) ** 2
 
-    def dense(self, pictures: list[GroundedPicture], features: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss and accuracies of the dense heads on `features`."""
+    def dense(
+        self, pictures: list[GroundedPicture], features: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Losses by target, and accuracies, of the dense heads on `features`."""
         if self.heads is None:
             raise ValueError("this model was built without dense heads; give them to the constructor")
-        return dense_loss(self.heads, features, *dense_targets(pictures, features.device))
+        return dense_losses(self.heads, features, DenseTargets.of(pictures, features.device))
 
-    def visual_embeddings(self, features: Tensor, tokens: int | str) -> Tensor:
-        """Features [B, N, C] to embeddings [B, V, D] in one of the layouts that inference uses.
+    def visual_embeddings(self, features: Tensor, stock: bool = False) -> Tensor:
+        """Features [B, N, C], merged or not, to embeddings [B, V, D] in a layout that inference uses.
 
-        `tokens` = "stock" repeats the picture as base tile and grid; a number merges to that many tokens.
+        `stock` repeats the picture as base tile and grid, as the unmodified processor does.
         """
         inner = self.model.model
         newline = inner.image_newline
         batch, num_patches, _ = features.shape
-        if tokens == STOCK:
+        if stock:
             side = int(num_patches**0.5)
             base = inner.multi_modal_projector(features)
             grid = base.unflatten(1, (side, side))
             column = newline.to(base.dtype).expand(batch, side, 1, -1)
             return torch.cat([base, torch.cat([grid, column], dim=2).flatten(1, 2)], dim=1)
-        if int(tokens) < num_patches:
-            clusters = dpc_knn(features.detach().float(), int(tokens))
-            features = merge_tokens(features, clusters)[0]
         merged = inner.multi_modal_projector(features)
         return torch.cat([merged, newline.to(merged.dtype).expand(batch, 1, -1)], dim=1)
 

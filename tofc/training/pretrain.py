@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tofc.config import MergingConfig
 from tofc.errors import UserError
 from tofc.model import save_base
 from tofc.training.base_model import (
@@ -32,11 +33,16 @@ from tofc.training.base_model import (
 )
 from tofc.training.curves import RunLog, draw_curves
 from tofc.training.data import DataConfig, GroundedCorpus, GroundedPicture, load_corpus, picture_batches
-from tofc.training.dense import DenseHeads
-from tofc.training.grounded import STOCK, GroundedModel, roughen
+from tofc.training.dense import DenseHeads, average_precision
+from tofc.training.grounded import GroundedModel, roughen
+from tofc.training.initial import mimetic_tower
 from tofc.training.optimizers import OptimizerConfig, build_optimizers, lr_ratio, set_learning_rates
 from tofc.training.packing import Packer
+from tofc.training.settings import check_ways
 from tofc.training.state import load_state, save_state
+from tofc.training.task import Merge, merge_as
+
+STOCK = "stock"  # the token layout of the unmodified processor: base tile, then the grid with newlines
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,15 @@ class PretrainConfig:
     """A whole pretraining run.
 
     `dense_steps` steps of `dense_batch` pictures teach the tower alone, the rest up to `total_steps`, of
-    `answer_batch` pictures, teach all with the dense loss at `dense_weight`. `layouts` maps a token layout
-    ("stock", or a number of merged tokens) to how often it is drawn. `feature_noise` is in channel
+    `answer_batch` pictures, teach all with the dense loss at `dense_weight`, which is the sum of the targets'
+    losses, each by its weight in `dense_weights` (1 where it has none). `mimetic` gives the tower the first
+    weights of `tofc.training.initial` in the place of random ones. `layouts` maps a token layout ("stock", as
+    the unmodified processor has it, or a number of merged tokens) to how often it is drawn; the pictures of a
+    batch are merged in the `ways` in turn, those of validation in the first. `feature_noise` is in channel
     deviations; a picture's questions fill at most `max_text_tokens`. `precision` is "auto" (bf16 where the
     hardware has it), "bf16" or "fp32". `start_from`, a checkpoint's folder that this command wrote, gives the
-    first weights and the vocabulary in the place of random ones; `model` must be of its geometry.
+    first weights and the vocabulary in the place of random ones; `tower_from` gives those of the tower alone;
+    `model` must be of its geometry.
     """
 
     name: str = "scenes-tiny"
@@ -61,11 +71,15 @@ class PretrainConfig:
     dense_steps: int = 900
     total_steps: int = 5300
     dense_weight: float = 0.25
+    dense_weights: dict[str, float] = field(default_factory=dict)
+    mimetic: bool = False
     layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
+    ways: tuple[str, ...] = ("dpc_knn",)
     feature_noise: float = 0.2
     max_text_tokens: int = 192
     precision: str = "auto"
     start_from: str | None = None
+    tower_from: str | None = None
     validation_pictures: int = 128
     validate_every: int = 200
     save_every: int = 100
@@ -73,15 +87,20 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision is {self.precision!r}: choose auto, bf16 or fp32")
-        if not 0 <= self.dense_steps < self.total_steps:
+        if not 0 <= self.dense_steps <= self.total_steps:
             raise ValueError(
-                f"dense_steps {self.dense_steps} must lie in 0..total_steps-1 ({self.total_steps - 1})"
+                f"dense_steps {self.dense_steps} must lie in 0..total_steps ({self.total_steps})"
             )
         for layout, share in self.layouts.items():
             if (layout != STOCK and not layout.isdigit()) or share < 0:
                 raise ValueError(
                     f"layouts has {layout!r}: {share}; keys are '{STOCK}' or a number of tokens, shares >= 0"
                 )
+        check_ways(self.ways)
+        if not self.ways:
+            raise ValueError("ways is empty: name at least one, e.g. [dpc_knn]")
+        if self.start_from is not None and self.tower_from is not None:
+            raise ValueError("start_from and tower_from both give a tower: name one of them")
         if not sum(self.layouts.values()) > 0:
             raise ValueError("layouts is empty: name at least one, e.g. {'64': 1.0}")
 
@@ -108,6 +127,8 @@ class Pretrainer:
         self.heads = self._heads()
         self.grounded = GroundedModel(model, self.heads).to(self.device)
         self.packer = Packer(tokenizer, IMAGE_TOKEN)
+        self.merge: Merge = merge_as(MergingConfig(), config.ways)
+        self.validation_merge: Merge = merge_as(MergingConfig(), config.ways[:1])
         self.optimizers: list[Optimizer] = build_optimizers(
             list(self.grounded.named_parameters()), config.optimizer
         )
@@ -134,28 +155,47 @@ class Pretrainer:
     def _model(self, tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditionalGeneration:
         config = self.config
         if config.start_from is None:
-            return build_model(config.model, tokenizer, config.seed)
-        model = LlavaOnevisionForConditionalGeneration.from_pretrained(config.start_from, dtype=torch.float32)
+            model = build_model(config.model, tokenizer, config.seed)
+            if config.tower_from is not None:
+                self._copy_tower(model, config.tower_from)
+            elif config.mimetic:
+                mimetic_tower(model.model.vision_tower, torch.Generator().manual_seed(config.seed))
+            return model
+        return self._read(config.start_from)
+
+    def _copy_tower(self, model: LlavaOnevisionForConditionalGeneration, source: str) -> None:
+        model.model.vision_tower.load_state_dict(self._read(source).model.vision_tower.state_dict())
+
+    def _read(self, source: str) -> LlavaOnevisionForConditionalGeneration:
+        """The checkpoint in `source`, whose tower must have the geometry of the configuration."""
+        model = LlavaOnevisionForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
         vision: Any = model.config.vision_config  # typed by transformers as possibly absent
+        config = self.config
         widths = (vision.hidden_size, (vision.image_size // vision.patch_size) ** 2)
         if widths != (config.model.vision_width, config.model.num_patches):
             raise UserError(
-                f"{config.start_from} has a tower of width {widths[0]} with {widths[1]} patches, the "
+                f"{source} has a tower of width {widths[0]} with {widths[1]} patches, the "
                 f"configuration one of {config.model.vision_width} with {config.model.num_patches}: "
                 "describe the checkpoint's own geometry under model"
             )
         return model
 
-    def _heads(self) -> DenseHeads:
-        corpus, config = self.corpus, self.config
+    def _heads(self) -> DenseHeads | None:
+        """None for a corpus that knows nothing of patches: only a language model can learn from it."""
+        if not hasattr(self.corpus, "label_classes"):
+            if self.config.dense_steps or self.config.optimizer.tower_ratio:
+                raise UserError(
+                    f"{self.config.data.source} has no dense targets for a tower: set dense_steps and "
+                    "optimizer.tower_ratio to 0, and tower_from or start_from to a tower that has learnt"
+                )
+            return None
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            return DenseHeads(
-                config.model.vision_width, corpus.label_classes, corpus.region_size, corpus.sparse_labels
-            )
+            torch.manual_seed(self.config.seed)
+            return DenseHeads.of(self.corpus, self.config.model.vision_width)
 
     def _modules(self) -> dict[str, torch.nn.Module]:
-        return {"model": self.grounded.model, "heads": self.heads}
+        heads = {} if self.heads is None else {"heads": self.heads}
+        return {"model": self.grounded.model, **heads}
 
     @contextmanager
     def _precision(self) -> Iterator[None]:
@@ -181,8 +221,9 @@ class Pretrainer:
                 scalars["pictures_per_second"] = 20 * len(pictures) / (time.monotonic() - started)
                 started = time.monotonic()
                 log.add(self.step, scalars)
-            if self.step > self.config.dense_steps and self.step % self.config.validate_every == 0:
-                log.add(self.step, self.validate())
+            if self.step % self.config.validate_every == 0:
+                asked = self.step > self.config.dense_steps
+                log.add(self.step, self.validate() if asked else self.validate_dense())
                 draw_curves(log.path, self.folder / "curves.png")
             if self.step % self.config.save_every == 0 or self.step == self.config.total_steps:
                 save_state(self.state_path, self.step, self._modules(), self.optimizers)
@@ -204,13 +245,14 @@ class Pretrainer:
             with torch.set_grad_enabled(not frozen):
                 features = self.grounded.features(pictures, self.device)
             if not frozen:
-                loss, scalars = self.grounded.dense(pictures, features)
+                losses, scalars = self.grounded.dense(pictures, features)
+                loss = sum((self._weight(name) * part for name, part in losses.items()), loss)
                 scalars["loss/dense"] = loss.item()
             if asking:
                 layout = self._draw_layout()
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
                 rough = roughen(features, config.feature_noise, generator)
-                visual = self.grounded.visual_embeddings(rough, layout)
+                visual = self._visual(rough, layout, self.merge)
                 turns = [picture.turns for picture in pictures]
                 packed = self.packer.pack(turns, config.max_text_tokens).to(self.device)
                 answer = self.grounded.answers(visual, packed)
@@ -225,11 +267,18 @@ class Pretrainer:
             optimizer.zero_grad(set_to_none=True)
         return scalars
 
-    def _draw_layout(self) -> int | str:
+    def _weight(self, target: str) -> float:
+        return self.config.dense_weights.get(target, 1.0)
+
+    def _visual(self, features: torch.Tensor, layout: str, merge: Merge) -> torch.Tensor:
+        if layout != STOCK and int(layout) < features.shape[1]:
+            features = merge(features, int(layout))
+        return self.grounded.visual_embeddings(features, stock=layout == STOCK)
+
+    def _draw_layout(self) -> str:
         names, shares = list(self.config.layouts), np.array(list(self.config.layouts.values()))
         rng = np.random.default_rng([self.config.seed, self.step])
-        layout = names[int(rng.choice(len(names), p=shares / shares.sum()))]
-        return layout if layout == STOCK else int(layout)
+        return names[int(rng.choice(len(names), p=shares / shares.sum()))]
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -244,7 +293,7 @@ class Pretrainer:
             ]
             with self._precision():
                 features = self.grounded.features(pictures, self.device)
-                visual = self.grounded.visual_embeddings(features, layout if layout == STOCK else int(layout))
+                visual = self._visual(features, layout, self.validation_merge)
                 packed = self.packer.pack([picture.turns for picture in pictures]).to(self.device)
                 exact = self.grounded.answers(visual, packed).exact
             for picture, row in zip(pictures, exact.tolist(), strict=True):
@@ -253,6 +302,30 @@ class Pretrainer:
                     if turn.weight == 1.0:
                         right["all"].append(hit)
         return {f"validation/{name}": sum(hits) / len(hits) for name, hits in sorted(right.items())}
+
+    @torch.no_grad()
+    def validate_dense(self) -> dict[str, float]:
+        """What the heads get right on validation pictures, and how well they tell which classes are there."""
+        seen: defaultdict[str, list[float]] = defaultdict(list)
+        scores, present = [], []
+        count = min(self.config.validation_pictures, self.corpus.num_pictures("validation") or 1 << 30)
+        for start in range(0, count, self.config.answer_batch):
+            pictures = [
+                self.corpus.picture("validation", index, self.config.seed)
+                for index in range(start, min(count, start + self.config.answer_batch))
+            ]
+            with self._precision():
+                features = self.grounded.features(pictures, self.device)
+                for name, value in self.grounded.dense(pictures, features)[1].items():
+                    seen[f"validation/{name}"].append(value)
+                if self.heads is not None and self.heads.present is not None:
+                    scores.append(self.heads.present(self.heads.norm(features).mean(1)).float().cpu())
+                    present.append(torch.stack([torch.as_tensor(picture.present) for picture in pictures]))
+        means = {name: sum(values) / len(values) for name, values in seen.items()}
+        if scores:
+            told = average_precision(torch.cat(scores), torch.cat(present))
+            means |= {f"validation/present/{name}": value for name, value in told.items()}
+        return means
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes model (float16) and processor as transformers would."""

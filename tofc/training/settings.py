@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from entropy import CodecConfig
-from tofc.config import QUALITIES, CheckpointConfig
+from tofc.config import MERGINGS, QUALITIES, CheckpointConfig
 from tofc.training.adapters import AdapterConfig
 from tofc.training.data import DataConfig
 
@@ -22,9 +22,10 @@ class TrainConfig:
     base as it is; checkpoint: what the checkpoint says of itself; merge_adapters: whether the checkpoint
     holds the changed base model, or names the base and holds the change as adapters/.
 
-    tokens: numbers of merged tokens ("all" for no merging) and how often each is drawn; uncoded_share: of
-    steps with all tokens and no coding, so that pictures can still be answered without a codec (1 trains the
-    adapters alone).
+    tokens: numbers of merged tokens ("all" for no merging) and how often each is drawn; ways: of merging,
+    which the pictures of a step take in turn (none: the checkpoint's own alone); uncoded_share: of steps with
+    all tokens and no coding, so that pictures can still be answered without a codec (1 trains the adapters
+    alone).
 
     total_steps: none for one epoch of the corpus; the first feature_steps train the codec alone, by the
     squared error in the coordinates that `init_pictures` pictures show to matter (plain_share in (0, 1] of
@@ -48,6 +49,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     merge_adapters: bool = True
     tokens: dict[str, float] = field(default_factory=lambda: {"64": 0.7, "32": 0.2, "all": 0.1})
+    ways: tuple[str, ...] = ()
     uncoded_share: float = 0.1
     init_pictures: int = 256
     plain_share: float = 0.1
@@ -78,6 +80,7 @@ class TrainConfig:
         for name in self.tokens:
             if name != "all" and (not name.isdigit() or int(name) < 1):
                 raise ValueError(f"tokens has {name!r}; keys are numbers of at least 1, or 'all'")
+        check_ways(self.ways)
         if not 0.0 <= self.uncoded_share <= 1.0 or not 0.0 < self.plain_share <= 1.0:
             raise ValueError("uncoded_share must be in [0, 1], plain_share in (0, 1]")
         if min(*self.rate_weight, *self.temperature, self.codec_lr, self.clip_norm) <= 0:
@@ -138,6 +141,13 @@ class TrainConfig:
         """Levels that validation looks at: name -> level from 0, -1 for uncoded features."""
         last = len(self.codec.steps) - 1
         return {"uncoded": -1} | {f"quality_{level + 1}": level for level in (0, last // 2, last)}
+
+
+def check_ways(ways: tuple[str, ...]) -> None:
+    """Raises ValueError where one of the ways of merging is unknown."""
+    unknown = [way for way in ways if way not in MERGINGS]
+    if unknown:
+        raise ValueError(f"ways has {unknown[0]!r}; choose from {', '.join(MERGINGS)}")
 
 
 def check_share(batch_size: int, processes: int) -> None:

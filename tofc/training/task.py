@@ -8,7 +8,7 @@ squared difference between the entropy models' use and equal use.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,14 +43,22 @@ class TaskOutput(NamedTuple):
 class TaskModel(nn.Module):
     """LLaVA-OneVision with a codec between merging and projector.
 
-    `grounded` holds the base model (with adapters or without), `merge` takes features [B, N, C] to [B, K, C],
+    `grounded` holds the base model (with adapters or without), `merge` takes features [B, N, C] to [B, K, C]
+    (`training_merge` while the model trains),
     `bf16` lets the base model compute in bfloat16 where it may; the codec always computes in float32.
     """
 
-    def __init__(self, grounded: GroundedModel, codec: TrainableCodec, merge: Merge, bf16: bool) -> None:
+    def __init__(
+        self,
+        grounded: GroundedModel,
+        codec: TrainableCodec,
+        merge: Merge,
+        bf16: bool,
+        training_merge: Merge | None = None,
+    ) -> None:
         super().__init__()
         self.grounded, self.codec = grounded, codec
-        self.merge, self.bf16 = merge, bf16
+        self.merge, self.training_merge, self.bf16 = merge, training_merge or merge, bf16
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +71,7 @@ class TaskModel(nn.Module):
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()), self.precision():
             features = self.grounded.tower(pixels).float()
             if tokens is not None and tokens < features.shape[1]:
-                features = self.merge(features, tokens)
+                features = (self.training_merge if self.training else self.merge)(features, tokens)
         return features
 
     def forward(
@@ -105,7 +113,7 @@ class TaskModel(nn.Module):
             none = torch.ones(batch, 0, dtype=torch.bool, device=features.device)
             return TaskOutput(zero, rate, error, usage, counts, none)
         with self.precision():
-            visual = self.grounded.visual_embeddings(decoded, num_tokens)
+            visual = self.grounded.visual_embeddings(decoded)
             answers = self.grounded.answers(visual, packed)
         return TaskOutput(answers.by_picture.sum(), rate, error, usage, counts, answers.exact)
 
@@ -114,15 +122,22 @@ class TaskModel(nn.Module):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
-def merge_as(merging: MergingConfig) -> Merge:
-    """The merging of base tiles that devices do."""
+def merge_as(merging: MergingConfig, ways: Sequence[str] = ()) -> Merge:
+    """The merging of base tiles that devices do; with `ways`, the rows of a batch take these in turn.
+
+    A model that learns from several ways is not made for one of them.
+    """
+    turns = tuple(ways) or (merging.way,)
 
     def merge(features: Tensor, tokens: int) -> Tensor:
         side = math.isqrt(features.shape[1])
-        clusters = cluster_tokens(
-            features.detach(), tokens, merging.way, ((side, side),), k=merging.neighbours
-        )
-        return merge_tokens(features, clusters)[0]
+        parts = []
+        for turn, way in enumerate(turns[: len(features)]):
+            rows = features[turn :: len(turns)]
+            clusters = cluster_tokens(rows.detach().float(), tokens, way, ((side, side),), merging.neighbours)
+            parts.append(merge_tokens(rows, clusters)[0])
+        order = torch.cat([torch.arange(len(features))[turn :: len(turns)] for turn in range(len(parts))])
+        return torch.cat(parts)[order.argsort().to(features.device)]
 
     return merge
 

@@ -87,7 +87,8 @@ class Run:
         codec = first_codec(config).to(accelerator.device)
         merge = merge or merge_as(config.checkpoint.merging)
         bf16 = choose_bf16(config.precision, accelerator.device)
-        self.task = TaskModel(GroundedModel(model), codec, merge, bf16)
+        in_turn = merge_as(config.checkpoint.merging, config.ways) if config.ways else None
+        self.task = TaskModel(GroundedModel(model), codec, merge, bf16, in_turn)
         work.mkdir(parents=True, exist_ok=True)
         if config.codec_from is None and not (work / STATE_NAME).exists():
             with console.status("looking at features, and at which of their errors matter"):
@@ -209,7 +210,7 @@ def survey(
         packed = packer.pack([example.turns for example in examples], config.max_text_tokens)
         probe = merged.detach().requires_grad_()
         with task.precision():
-            visual = task.grounded.visual_embeddings(probe, probe.shape[1])
+            visual = task.grounded.visual_embeddings(probe)
             loss = task.grounded.answers(visual, packed.to(task.device)).loss
         (gradient,) = torch.autograd.grad(loss, probe)
         flat = gradient.flatten(0, 1).double().cpu()

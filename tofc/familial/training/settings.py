@@ -9,6 +9,7 @@ import numpy as np
 from tofc.config import QUALITIES
 from tofc.training.adapters import AdapterConfig
 from tofc.training.data import DataConfig
+from tofc.training.settings import check_ways
 
 WAYS = ("frozen", "lora", "full")
 CHOICES = ("all", "random", "sequential", "loss")
@@ -59,9 +60,9 @@ class FamilyConfig:
     muon_lr, adamw_lr: learning rates of the branches: Muon's for the matrices (none: AdamW for all), AdamW's
     for the rest; adapters have their own; all warm up over warmup_steps and fall along a cosine.
 
-    tokens, uncoded_share: numbers of merged tokens and how often each is drawn, and the share of pictures
-    left uncoded; qualities: of the others. calibration_pictures: whose inputs whiten the
-    decomposition.
+    tokens, ways, uncoded_share: numbers of merged tokens and how often each is drawn, ways of merging that
+    the pictures of a batch take in turn (none: the checkpoint's), and the share of pictures left uncoded;
+    qualities: of the others. calibration_pictures: whose inputs whiten the decomposition.
     """
 
     base: str = "scenes-tiny"
@@ -83,6 +84,7 @@ class FamilyConfig:
     warmup_steps: int = 50
     clip_norm: float = 1.0
     tokens: dict[str, float] = field(default_factory=lambda: {"64": 1.0})
+    ways: tuple[str, ...] = ()
     uncoded_share: float = 0.2
     qualities: tuple[int, int] = (QUALITIES[0], QUALITIES[-1])
     calibration_pictures: int = 64
@@ -117,6 +119,7 @@ class FamilyConfig:
             raise ValueError("steps, pictures and members must be at least 1")
         if not self.tokens or any(name != "all" and not name.isdigit() for name in self.tokens):
             raise ValueError(f"tokens is {self.tokens}; keys are numbers of tokens or 'all'")
+        check_ways(self.ways)
         low, high = self.qualities
         if not QUALITIES[0] <= low <= high <= QUALITIES[-1]:
             raise ValueError(f"qualities are {low} to {high}; choose from 1 to {QUALITIES[-1]}")

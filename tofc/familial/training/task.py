@@ -95,7 +95,7 @@ class FamilyTask(nn.Module):
             pairs = zip(features, qualities, strict=True)
             features = torch.stack([row if q is None else self._coded(row, q) for row, q in pairs])
         with self.precision():
-            return self.grounded.visual_embeddings(features, features.shape[1])
+            return self.grounded.visual_embeddings(features)
 
     def _coded(self, features: Tensor, quality: int) -> Tensor:
         """Features [K, C] as an edge decodes them."""

@@ -66,7 +66,7 @@ class Run:
         corpus: Corpus = load_corpus(config.data.source, **config.data.options)
         model.requires_grad_(False)
         self.codec = load_codec(self.checkpoint) if self.checkpoint.has_codec else None
-        merge = merge_as(self.checkpoint.config.merging)
+        merge = merge_as(self.checkpoint.config.merging, config.ways)
         bf16 = choose_bf16(config.precision, accelerator.device)
         task = FamilyTask(GroundedModel(model), [], self.codec, merge, bf16, None, config.temperature)
         with console.status("looking at what the blocks see"):
