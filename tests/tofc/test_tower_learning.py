@@ -96,7 +96,8 @@ def test_patches_begin_as_different_waves_of_equal_strength_in_pictures():
     shade = np.fft.ifft2(spectrum).real
     shade *= 0.5 / shade.std()
     pixels = torch.from_numpy(np.repeat(shade[:, None], 3, 1)).float()
-    bright = (waves[:, 0] - waves[:, 1]).abs().amax((1, 2)) < 1e-6  # brightness alone: such are these pictures
+    # These pictures are grey: the waves of brightness alone answer to them.
+    bright = (waves[:, 0] - waves[:, 1]).abs().amax((1, 2)) < 1e-6
     seen = torch.nn.functional.conv2d(pixels, waves[bright], stride=16).std((0, 2, 3))
     assert seen.max() < 6 * PATCH_DEVIATION
     assert seen.min() > PATCH_DEVIATION / 6
