@@ -234,19 +234,19 @@ def serve(
         raise UserError("--replicas is about servers under Ray; add --ray")
     try:
         from tofc.serving.keys import Keys
+        from tofc.serving.logs import write_json_lines
         from tofc.serving.models import ServedModels
+        from tofc.serving.output import json_output
         from tofc.serving.run import serve as run
         from tofc.serving.verification import Upstream
     except ModuleNotFoundError as error:
         raise need_extra(error) from None
     keys = Keys.read(api_keys)
-    above = None
-    if upstream is not None:
-        with working(f"reaching {upstream}"):
-            above = Upstream.reach(upstream, model, exit_)
-    with working(f"loading {model}"):
+    with json_output():
+        write_json_lines()
+        above = None if upstream is None else Upstream.reach(upstream, model, exit_)
         models = ServedModels.load(model, images=images, device=device)
-    run(models, listen, limits, keys, threads, above)
+        run(models, listen, limits, keys, threads, above)
 
 
 def _serve_replicas(

@@ -13,7 +13,7 @@ LOGGER = logging.getLogger("tofc.serving")
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: time (UTC), level, event, and the fields that were given."""
+    """One object a line: time (UTC), level, event, the fields that were given, and a library's name."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record; a traceback stands in "trace"."""
@@ -24,6 +24,8 @@ class JsonLines(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
+        if record.name != LOGGER.name:
+            line["logger"] = record.name
         if record.exc_info:
             line["trace"] = "".join(traceback.format_exception(*record.exc_info))
         return json.dumps(line, default=str)
@@ -35,13 +37,19 @@ def log(event: str, level: int = logging.INFO, fault: BaseException | None = Non
 
 
 def write_json_lines() -> None:
-    """Sends what the server and uvicorn say to standard error, as JSON lines."""
+    """Sends what the server and its libraries log or warn of to standard error, as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("tofc.serving", "uvicorn", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").handlers = []
-    logging.getLogger("uvicorn.error").propagate = True
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and any(map(_is_console, logger.handlers)):
+            logger.handlers = [other for other in logger.handlers if not _is_console(other)]
+            logger.propagate = True
+    for name in (LOGGER.name, "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger("uvicorn.access").disabled = True
+
+
+def _is_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)

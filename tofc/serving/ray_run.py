@@ -13,6 +13,7 @@ from ray.serve.config import HTTPOptions
 
 from tofc.errors import UserError
 from tofc.serving.logs import log, write_json_lines
+from tofc.serving.output import json_output
 from tofc.serving.ray_app import QUIET, ROUTING, Replicated, application
 from tofc.serving.settings import Listen
 
@@ -32,8 +33,12 @@ def serve_replicated(wanted: Replicated, listen: Listen) -> None:
             "Ray's proxies do not ask clients for certificates: leave out --tls-clients, and let a proxy of "
             "your own ask for them in front"
         )
-    write_json_lines()
-    app = application(wanted)
+    with json_output():
+        write_json_lines()
+        _serve(application(wanted), wanted, listen)
+
+
+def _serve(app: serve.Application, wanted: Replicated, listen: Listen) -> None:
     _reach_ray(wanted)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):  # not sooner: Ray sets handlers of its own
