@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from transformers import (
     LlavaOnevisionConfig,
@@ -22,9 +26,51 @@ from tofc.config import CheckpointConfig, MergingConfig
 from tofc.model import save_checkpoint
 from tofc.training.base_model import CHAT_TEMPLATE, build_tokenizer
 
+# What people set for their terminal, and a width at which no path wraps.
+TERMINAL = {"COLUMNS": "1000", "TERM": "dumb", "FORCE_COLOR": "", "NO_COLOR": "1"}
 TILE, PATCH, WIDTH = 48, 8, 32  # 6 x 6 = 36 tokens a tile
 # Up to 16 tiles: more than `anyres_max_9` lets through unscaled.
 PINPOINTS = [[TILE * rows, TILE * columns] for rows in range(1, 5) for columns in range(1, 5)]
+
+
+# The same examples every time, on a machine of any speed; `--hypothesis-profile=default` looks for others.
+settings.register_profile(
+    "repeatable", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
+
+
+class Deprecations(logging.Handler):
+    """Makes a warning of what a library only logs, so that it is the error that every warning is here."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "deprecated" in record.getMessage():
+            warnings.warn(record.getMessage(), FutureWarning, stacklevel=2)
+
+
+def pytest_configure() -> None:
+    logging.getLogger("transformers").addHandler(Deprecations(logging.WARNING))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    """Fixtures see no terminal of the person who runs the tests."""
+    with wide_terminal():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    with wide_terminal():
+        return (yield)
+
+
+@contextmanager
+def wide_terminal() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in TERMINAL.items():
+            patch.setenv(name, value)
+        yield
 
 
 def tiny_base(folder: Path, seed: int = 0) -> Path:

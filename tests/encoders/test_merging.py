@@ -75,7 +75,7 @@ def test_order_survives_where_the_published_density_underflows() -> None:
 
 
 @given(seed=st.integers(0, 2**31), num_clusters=st.integers(1, 39))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_permuting_tokens_changes_only_ids(seed: int, num_clusters: int) -> None:
     features = random_features(seed, 1, 40, 12)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
@@ -91,7 +91,7 @@ def test_permuting_tokens_changes_only_ids(seed: int, num_clusters: int) -> None
     num_clusters=st.integers(1, 20),
     k=st.integers(1, 8),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_tokens_with_ties_give_a_partition(grid: list[int], num_clusters: int, k: int) -> None:
     features = torch.tensor(grid[: len(grid) // 2 * 2], dtype=torch.float32).view(1, -1, 2)
     num_tokens = features.shape[1]

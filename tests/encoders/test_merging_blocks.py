@@ -17,7 +17,7 @@ GRIDS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, ma
 
 
 @given(grids=GRIDS, data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_blocks_are_equal_rectangles_that_cover_the_grids(
     grids: tuple[tuple[int, int], ...], data: st.DataObject
 ) -> None:

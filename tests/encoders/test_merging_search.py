@@ -119,7 +119,7 @@ def test_arrays_and_tensors_merge_alike(name: str) -> None:
     num_clusters=st.integers(1, 71),
     k=st.integers(1, 12),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_screening_changes_nothing_whatever_the_tokens(
     seed: int, shape: tuple[int, int, int], levels: int, share: float, num_clusters: int, k: int
 ) -> None:

@@ -199,7 +199,7 @@ def golden_codec() -> FeatureCodec:
     return FeatureCodec.load(GOLDEN)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_damaged_payloads_raise_or_decode_to_whole_features(data: st.DataObject) -> None:
     """The coder's final state is a check of 23 bits; whatever slips through, a packet's checksum catches."""
@@ -221,7 +221,7 @@ def test_damaged_payloads_raise_or_decode_to_whole_features(data: st.DataObject)
     assert np.isfinite(decoded).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_any_bytes_raise_or_decode(payload: bytes) -> None:
     codec = golden_codec()

@@ -61,7 +61,7 @@ def test_full_int32_under_every_scale() -> None:
     assert len(data) <= TABLES.cost(symbols.astype(np.int32), indices).sum() / 8 + 3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SYMBOLS)
 def test_reference_reads_what_the_encoder_writes(pairs: list[tuple[int, int]]) -> None:
     symbols, indices = [s for s, _ in pairs], [i for _, i in pairs]
@@ -70,7 +70,7 @@ def test_reference_reads_what_the_encoder_writes(pairs: list[tuple[int, int]]) -
     assert rans_reference.decode(data, indices, FREQUENCIES, MINIMUM) == symbols
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=40), st.lists(st.integers(0, NUM_SCALES - 1), max_size=20))
 def test_reference_and_kernel_agree_on_any_bytes(data: bytes, indices: list[int]) -> None:
     def outcome(read: Callable[[], Iterable[int]]) -> object:
@@ -83,7 +83,7 @@ def test_reference_and_kernel_agree_on_any_bytes(data: bytes, indices: list[int]
     assert fast == outcome(lambda: rans_reference.decode(data, indices, FREQUENCIES, MINIMUM))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SYMBOLS.filter(len), st.data())
 def test_damage_is_noticed_or_changes_nothing_silently(
     pairs: list[tuple[int, int]], draw: st.DataObject
@@ -122,7 +122,7 @@ def test_finish_before_the_end_is_an_error(rng: np.random.Generator) -> None:
         decoder.finish()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_rows_can_be_cut_where_they_end(num_rows: int, width: int, seed: int) -> None:
     """A stream cut behind a row gives all rows up to it, to kernel and reference; one byte off is noticed."""

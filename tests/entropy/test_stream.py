@@ -171,7 +171,7 @@ def test_the_reference_reads_what_the_codec_writes(leading: tuple[int, ...]) -> 
         assert fast == slow != StreamError
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_reference_and_kernel_agree_on_damage(data: st.DataObject) -> None:
     payload = bytearray(

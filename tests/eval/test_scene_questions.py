@@ -403,7 +403,7 @@ def test_false_facts_are_found_out():
     }  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.text(
         alphabet=st.sampled_from("A street with two cars, and. On the left there is red dog says\n"),
@@ -415,7 +415,7 @@ def test_the_parser_takes_any_text(text):
         assert describing.is_true(fact, TRAIN[0]) in (True, False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 149), st.integers(0, 10**6))
 def test_cutting_a_description_never_makes_it_wrong_in_its_whole_sentences(index, cut):
     scene = TRAIN[index]

@@ -53,7 +53,7 @@ def growing_sizes(draw) -> np.ndarray:
     return 12 + np.cumsum(np.cumsum(steps, axis=0), axis=1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(growing_sizes(), st.integers(1, 6000), st.integers(1, 64))
 def test_a_budget_is_used_wherever_any_point_uses_it(sizes, max_bytes: int, tokens: int) -> None:
     search, asked = search_in(sizes, max_bytes)
@@ -72,7 +72,7 @@ def test_a_budget_is_used_wherever_any_point_uses_it(sizes, max_bytes: int, toke
     assert len(asked) == len(set(asked)), "a point was coded twice"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(growing_sizes(), st.integers(1, 6000), st.integers(0, 2**32))
 def test_sizes_that_do_not_always_grow_never_break_the_budget(sizes, max_bytes: int, seed: int) -> None:
     noisy = np.maximum(1, sizes + np.random.default_rng(seed).integers(-40, 41, sizes.shape))
@@ -83,7 +83,7 @@ def test_sizes_that_do_not_always_grow_never_break_the_budget(sizes, max_bytes: 
         assert noisy[0, 0] > max_bytes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(growing_sizes(), st.integers(1, 6000), st.integers(1, 8))
 def test_with_one_of_both_fixed_the_other_is_the_most_that_fits(sizes, max_bytes: int, quality: int) -> None:
     search, _ = search_in(sizes, max_bytes)

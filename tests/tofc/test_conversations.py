@@ -129,7 +129,7 @@ def test_the_tokenizers_own_template_is_the_default(parts) -> None:
 words = st.text(st.characters(exclude_categories=["Cs", "Co"], exclude_characters="<"), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(words, words, st.booleans()), min_size=1, max_size=5), st.booleans())
 def test_what_is_learned_is_the_answers_and_their_ends(parts, drawn, shown: bool) -> None:
     tokenizer = parts[0].tokenizer

@@ -85,7 +85,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.dictionaries(st.text(max_size=6), values, max_size=4), max_size=6),
     st.integers(1, 40),

@@ -151,7 +151,7 @@ def test_resized_pictures_have_equal_pixels(exported, with_torch, make_picture, 
 @given(
     st.tuples(*[st.integers(1, 90)] * 4), st.sampled_from([2, 3]), st.booleans(), st.integers(0, 2**32 - 1)
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_resizing_is_torchvisions_to_the_byte(sizes, resample: int, noise: bool, seed: int) -> None:
     height, width, *size = sizes
     rng = np.random.default_rng(seed)
@@ -170,7 +170,7 @@ def test_a_filter_that_only_pytorch_has_is_named() -> None:
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 5), st.integers(1, 5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_tiles_lie_where_the_stock_model_has_them(height: int, width: int, rows: int, columns: int) -> None:
     pinpoints = [[48 * r, 48 * c] for r in range(1, rows + 1) for c in range(1, columns + 1)]
     geometry = Geometry(48, 8, tuple((r, c) for r, c in pinpoints))

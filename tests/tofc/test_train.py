@@ -46,13 +46,17 @@ save_every: 10
 precision: fp32
 """
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def environment() -> dict[str, str]:
+    """Of a process that trains: like the one that runs the tests, on one core."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def start(*command: object) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
     words = [sys.executable, *map(str, command)]
-    return subprocess.Popen(words, cwd=ROOT, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=pipe, stderr=pipe, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:

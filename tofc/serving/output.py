@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _LONGEST = 1 << 20  # bytes of a line; a longer one becomes several
@@ -41,10 +41,8 @@ def json_output() -> Iterator[None]:
         for number, file in zip((1, 2), before, strict=True):
             os.dup2(file, number)
             os.close(file)
-        try:
+        with suppress(subprocess.TimeoutExpired):  # a child that lives on may still write
             wrapper.wait(5)
-        except subprocess.TimeoutExpired:
-            pass  # a child that lives on may still write; the wrapper ends after it
 
 
 def as_line(text: str, seconds: float) -> str:

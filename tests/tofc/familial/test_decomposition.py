@@ -46,7 +46,7 @@ def measured_loss(matrix: Tensor, spectrum: Spectrum, rank: int, inputs: Tensor)
 
 
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(0, 1000), st.floats(0.1, 0.9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_predicted_loss_is_the_measured_one(outputs: int, inputs: int, seed: int, share: float) -> None:
     seen, matrix = correlated(200, inputs, seed), weight(outputs, inputs, seed + 1)
     spectrum = decompose(matrix, calibrated(seen))

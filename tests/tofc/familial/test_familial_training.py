@@ -28,7 +28,6 @@ from tofc.model import save_checkpoint
 from tofc.training.base_model import BaseModelConfig, build_model, build_processor, build_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 SETTINGS: dict[str, Any] = {
     "seed": 3,
     "data": {"options": {"size": 112, "questions": 3, "describe_share": 0.0}, "num_workers": 0},
@@ -47,6 +46,11 @@ SETTINGS: dict[str, Any] = {
     "validate_every": 12,
     "precision": "fp32",
 }
+
+
+def environment() -> dict[str, str]:
+    """Of a process that trains: like the one that runs the tests, on one core."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(base: Path, tmp_path: Path) -> Non
     file = tmp_path / "family.yaml"
     file.write_text(json.dumps(values))
     command = [sys.executable, "-m", "tofc", "train-familial", str(file), "--out", str(tmp_path / "broken")]
-    broken = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    broken = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
     state = tmp_path / "broken-run" / "state.safetensors"
     while not state.exists():
         assert broken.poll() is None, broken.communicate()

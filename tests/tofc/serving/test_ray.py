@@ -18,6 +18,7 @@ import yaml
 
 from eval.serving.process import Server, running_server
 from tests.tofc.serving.asking import message, url_of
+from tests.tofc.serving.talkative import all_was_said, log_lines, talkative
 from tofc import RemoteEdge
 from tofc.errors import ConfigError, UserError
 
@@ -33,7 +34,7 @@ from tofc.serving.settings import Listen
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "0123456789abcdef-0123456789abcdef"
 CHAT = "/v1/chat/completions"
-PATIENCE = 400  # seconds that machines with other work may take
+START, PATIENCE = 600, 120  # seconds that Ray, and anything that is asked of it, may take beside other work
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (folder / "keys.txt").write_text(f"tests:{KEY}\n")
     options = ["--ray", "--replicas", "2", "--packets-only", "--api-keys", str(folder / "keys.txt")]
     # Ray would run replicas behind everything else that a machine does.
-    environment = {"RAY_ADDRESS": "local", "RAY_worker_niceness": "0"}
-    with running_server(folder, *options, patience=PATIENCE, **environment) as running:
+    environment = {"RAY_ADDRESS": "local", "RAY_worker_niceness": "0", "PYTHONPATH": talkative(folder)}
+    with running_server(folder, *options, patience=START, **environment) as running:
         yield running
 
 
@@ -66,24 +67,30 @@ def remote(cluster: Server, **more: Any) -> RemoteEdge:
     return RemoteEdge(cluster.url, api_key=KEY, timeout=PATIENCE, connect_timeout=30, retries=60, **more)
 
 
-def counted(http: httpx.Client, series: str) -> dict[str, float]:
+def series_of(http: httpx.Client, name: str) -> dict[str, float]:
     """A series summed by replica, as the metrics show it."""
     found: dict[str, float] = {}
-    lines = re.findall(rf"^{series}{{(.*)}} (\S+)$", http.get("/metrics").text, flags=re.MULTILINE)
+    lines = re.findall(rf"^{name}{{(.*)}} (\S+)$", http.get("/metrics").text, flags=re.MULTILINE)
     for labels, value in lines:
         (replica,) = re.findall(r'replica="([^"]+)"', labels)
         found[replica] = found.get(replica, 0) + float(value)
     return found
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+def counted(http: httpx.Client, name: str) -> dict[str, float]:
+    """The same, once both replicas show their pages; a series may be absent where nothing was counted."""
+    until("the pages of two replicas", lambda: len(series_of(http, "tofc_prompt_tokens_total")) == 2)
+    return series_of(http, name)
+
+
+def until(what: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, f"waited {seconds} seconds for {what}"
         time.sleep(0.2)
 
 
-def test_answers_are_those_of_one_server(cluster: Server, http: httpx.Client, edge, asked, known) -> None:
+def test_answers_are_those_of_one_server(cluster: Server, edge, asked, known) -> None:
     with remote(cluster) as far:
         assert far.models() == [
             "scenes-tiny",
@@ -93,8 +100,17 @@ def test_answers_are_those_of_one_server(cluster: Server, http: httpx.Client, ed
         assert [answer.text for answer in answers] == [text for *_, text in known]
         (member,) = edge.answer_many(asked[:1], exit="e1")
         assert far.answer(*asked[0], exit="e1") == member
-    until(lambda: len(counted(http, "tofc_prompt_tokens_total")) == 2)
-    assert all(counted(http, "tofc_prompt_tokens_total").values())  # both have answered
+
+
+def test_both_replicas_answer(cluster: Server, http: httpx.Client, asked) -> None:
+    """Chance says which of them gets a request: some are asked until each has had one."""
+
+    def both_have_answered() -> bool:
+        far.answer(*asked[0])
+        return all(counted(http, "tofc_prompt_tokens_total").values())
+
+    with remote(cluster) as far:
+        until("both replicas to answer", both_have_answered)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +147,7 @@ def test_a_repeated_request_finds_the_replica_that_remembers_it(http: httpx.Clie
     for key in ("first", "second", "third", "fourth"):
         ids = {http.post(CHAT, json=body, headers={"idempotency-key": key}).json()["id"] for _ in range(3)}
         assert len(ids) == 1
-    until(lambda: sum(counted(http, "tofc_repeated_total").values()) == before + 8)
+    until("8 repeated", lambda: sum(counted(http, "tofc_repeated_total").values()) == before + 8)
 
 
 def test_streams_grow_and_who_leaves_is_noticed(http: httpx.Client, known) -> None:
@@ -149,7 +165,7 @@ def test_streams_grow_and_who_leaves_is_noticed(http: httpx.Client, known) -> No
     before = left()
     with http.stream("POST", CHAT, json=body) as stream:
         next(stream.iter_lines())
-    until(lambda: left() == before + 1)
+    until("the replica to notice that its client left", lambda: left() == before + 1)
 
 
 def test_drafts_are_verified_over_a_websocket(cluster: Server, known) -> None:
@@ -162,7 +178,6 @@ def test_drafts_are_verified_over_a_websocket(cluster: Server, known) -> None:
 
 def test_a_replica_is_killed_under_load(cluster: Server, http: httpx.Client, known) -> None:
     """Every request is answered with its own answer: clients try again under their idempotency keys."""
-    until(lambda: len(counted(http, "tofc_requests_total")) == 2)
     victim = min(counted(http, "tofc_requests_total"))
     enough = threading.Semaphore(0)
 
@@ -179,10 +194,24 @@ def test_a_replica_is_killed_under_load(cluster: Server, http: httpx.Client, kno
     with ThreadPoolExecutor(6) as pool:
         clients = [pool.submit(client, number) for number in range(6)]
         for _ in range(6):
-            assert enough.acquire(timeout=PATIENCE)
+            assert enough.acquire(timeout=PATIENCE), "no answers before a replica was killed"
         os.kill(int(victim.rsplit("-", 1)[1]), signal.SIGKILL)
         assert [wrong for done in clients for wrong in done.result()] == []
-    until(lambda: victim not in counted(http, "tofc_requests_total"))  # its page is forgotten
+    until("the killed replica's page to go", lambda: victim not in series_of(http, "tofc_requests_total"))
+
+
+def test_whatever_a_replica_says_is_a_line_of_the_log(cluster: Server) -> None:
+    """Of the process that started Ray, and of each replica under its name."""
+
+    def three_said_it() -> bool:
+        said: dict[str, list[dict[str, Any]]] = {}
+        for line in log_lines(cluster.log):
+            if line.get("worker", "here").startswith(("here", "ServeReplica:tofc:Edge")):
+                said.setdefault(line.get("pid", "here"), []).append(line)
+        return sum(map(all_was_said, said.values())) >= 3
+
+    (cluster.log.parent / "speak").touch()
+    until("what the library says in three processes", three_said_it)
 
 
 def test_pages_stand_side_by_side() -> None:

@@ -19,10 +19,10 @@ from tofc.errors import UserError
 
 @pytest.fixture(scope="module")
 def outcome(edge, asked, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """Twenty seconds of many clients; in the middle the server is killed and started anew."""
+    """Ten seconds of many clients; in the middle the server is killed and started anew."""
     answers = edge.answer_many(asked)
     known = [Question(*pair, answer.text) for pair, answer in zip(asked, answers, strict=True)]
-    load = Load(clients=12, seconds=20, malformed=0.2, cut=0.1, twice=0.05, kill=True)
+    load = Load(clients=12, seconds=10, malformed=0.2, cut=0.1, twice=0.05, kill=True)
     return soak(load, tmp_path_factory.mktemp("soak"), known)
 
 
@@ -30,8 +30,7 @@ def test_every_good_request_gets_its_own_answer(outcome: Outcome) -> None:
     assert not outcome.wrong
     assert not outcome.lost
     assert not outcome.odd
-    assert outcome.counts["good"] >= 12
-    assert len(outcome.latencies) == outcome.counts["good"]
+    assert len(outcome.latencies) == outcome.counts["good"] > 0
     assert outcome.counts["malformed"]
 
 
@@ -88,13 +87,7 @@ def test_nothing_that_is_sent_breaks_the_server(
     checks = [check for check in CHECKS.get_all() if check.__name__ not in LEFT_OUT]
     statuses = Counter()
 
-    @settings(
-        max_examples=30,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def send(case: schemathesis.Case) -> None:
         response = case.call()
