@@ -25,6 +25,7 @@ from tofc.training.data import Turn, resize
 
 SETS = ("voc", "coco", "coco-more", "voc2012-animals", "flickr8k", "daquar", "caltech101", "imagenette")
 SPLITS = ("train", "val", "test")
+ALIASES = {"validation": "val"}  # what training calls the split
 LIST_WEIGHT = 0.4  # of each token of a list, which has several where other answers have one
 _ASPECT = 1.25  # most that a crop's shape differs from the picture's
 
@@ -69,6 +70,7 @@ class PhotoCorpus:
 
         Raises `UserError` for an unknown split, and where no set has it.
         """
+        split = ALIASES.get(split, split)
         if split not in SPLITS:
             raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
         if split not in self._photos:
@@ -92,7 +94,7 @@ class PhotoCorpus:
         """Photograph `index` of `split`, in training cropped and mirrored; drawn by (seed, split, index)."""
         photos = self.photos(split)
         photo = photos[index % len(photos)]
-        rng = np.random.default_rng([seed, SPLITS.index(split), index])
+        rng = np.random.default_rng([seed, SPLITS.index(ALIASES.get(split, split)), index])
         crop, flip = self.augmentation(rng) if split == "train" else (WHOLE, False)
         turns = self.turns(photo, rng, self.questions, crop, flip)
         if not turns:  # nothing sure is left in the crop

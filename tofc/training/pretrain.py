@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from tofc.training.settings import check_ways
 from tofc.training.state import load_state, save_state
 from tofc.training.task import Merge, merge_as
 
+NAME_REPEATS = 300  # of each name among the tokenizer's texts: an answer should be one token
 STOCK = "stock"  # the token layout of the unmodified processor: base tile, then the grid with newlines
 
 
@@ -99,8 +101,6 @@ class PretrainConfig:
         check_ways(self.ways)
         if not self.ways:
             raise ValueError("ways is empty: name at least one, e.g. [dpc_knn]")
-        if self.start_from is not None and self.tower_from is not None:
-            raise ValueError("start_from and tower_from both give a tower: name one of them")
         if not sum(self.layouts.values()) > 0:
             raise ValueError("layouts is empty: name at least one, e.g. {'64': 1.0}")
 
@@ -146,7 +146,11 @@ class Pretrainer:
             if config.start_from is not None:
                 processor = LlavaOnevisionProcessor.from_pretrained(config.start_from)
             else:
-                texts = self.corpus.texts(config.data.tokenizer_texts, config.seed)
+                names = getattr(self.corpus, "names", tuple)()
+                texts = chain(
+                    (f"{name}\n {name}" for name in names for _ in range(NAME_REPEATS)),
+                    self.corpus.texts(config.data.tokenizer_texts, config.seed),
+                )
                 tokenizer = build_tokenizer(texts, config.model.vocab_size)
                 processor = build_processor(tokenizer, config.model)
             processor.save_pretrained(base)
@@ -156,15 +160,14 @@ class Pretrainer:
         config = self.config
         if config.start_from is None:
             model = build_model(config.model, tokenizer, config.seed)
-            if config.tower_from is not None:
-                self._copy_tower(model, config.tower_from)
-            elif config.mimetic:
+            if config.mimetic:
                 mimetic_tower(model.model.vision_tower, torch.Generator().manual_seed(config.seed))
-            return model
-        return self._read(config.start_from)
-
-    def _copy_tower(self, model: LlavaOnevisionForConditionalGeneration, source: str) -> None:
-        model.model.vision_tower.load_state_dict(self._read(source).model.vision_tower.state_dict())
+        else:
+            model = self._read(config.start_from)
+        if config.tower_from is not None:
+            other = self._read(config.tower_from)
+            model.model.vision_tower.load_state_dict(other.model.vision_tower.state_dict())
+        return model
 
     def _read(self, source: str) -> LlavaOnevisionForConditionalGeneration:
         """The checkpoint in `source`, whose tower must have the geometry of the configuration."""
