@@ -11,6 +11,7 @@ UPGRADE := --upgrade --upgrade-strategy eager
 else ifdef LOWEST
 VENV := .venv-lowest
 VERSIONS := $(VENV)/lowest.txt
+TESTED := test
 TESTS := $(CORE)
 else
 VENV := .venv
@@ -37,7 +38,7 @@ help:  ## list the targets
 demo: $(VENV)/.installed-demo  ## answer bundled questions about pictures through the bitstream; writes a figure
 	@$(RUN) -m eval.demo
 
-test: $(VENV)/.installed-dev  ## run the whole test suite (LATEST=1, LOWEST=1: with other versions of the libraries)
+test: $(VENV)/.installed-$(or $(TESTED),dev)  ## run the whole test suite (LATEST=1, LOWEST=1: with other versions of the libraries)
 	@$(RUN) -m pytest -q $(TESTS)
 
 lint: $(VENV)/.installed-dev  ## check style (ruff) and types (mypy)
@@ -80,7 +81,7 @@ $(VENV)/bin/uv: | $(VENV)/bin/python
 	@$(PIP_INSTALL) 'uv>=0.9'
 
 $(VENV)/lowest.txt: pyproject.toml | $(VENV)/bin/uv
-	@$(RESOLVE) --extra dev --python $(RUN) --resolution lowest-direct --output-file $@
+	@$(RESOLVE) --extra test --python $(RUN) --resolution lowest-direct --upgrade --output-file $@
 
 # Installed once for each set of extras; again whenever the versions or the list of dependencies change.
 $(VENV)/.installed-%: pyproject.toml setup.py $(VERSIONS) $(if $(LATEST),always) | $(VENV)/bin/python

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -95,12 +96,11 @@ def test_an_installation_answers_as_the_checkout_does(installed: Path, tmp_path:
     import tofc
 
     assert run([installed / "tofc", "--version"], tmp_path).split()[-1] == tofc.__version__
-    run([installed / "tofc", "encode", PICTURE, "-o", "street.tofc"], tmp_path)
-    packet = tofc.Device.from_pretrained("scenes-tiny").encode(PICTURE)
-    assert (tmp_path / "street.tofc").read_bytes() == bytes(packet)
     question = "How many cars are there?"
+    asked = json.loads(run([installed / "tofc", "ask", PICTURE, question, "--json"], tmp_path))
+    packet = tofc.Device.from_pretrained("scenes-tiny").encode(PICTURE)
     answer = tofc.Edge.from_pretrained("scenes-tiny").answer(packet, question)
-    assert answer.text in run([installed / "tofc", "answer", "street.tofc", question], tmp_path)
+    assert (asked["answer"], asked["bytes"]) == (answer.text, len(bytes(packet)))
 
 
 def test_an_installation_finds_its_configs_and_is_found_by_lmms_eval(installed: Path, tmp_path: Path) -> None:
