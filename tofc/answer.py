@@ -13,7 +13,8 @@ class Answer:
     `exit` names the branch that said it, `tokens` are the ids it generated (without the one that ends the
     turn), `timing` holds seconds by stage: "decode", "project" and "generate"; of a batch, each answer's
     share. `fallback` says why the device itself answered in place of the edge that was asked; empty where
-    nothing like that happened.
+    nothing like that happened. `confidence` is the least probability that the model gave any of its tokens,
+    the one that ends the turn included, above 0 to 1; None where it is not known, as with beams and drafts.
     """
 
     text: str
@@ -21,3 +22,4 @@ class Answer:
     tokens: tuple[int, ...]
     timing: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
     fallback: str = field(default="", compare=False)
+    confidence: float | None = field(default=None, compare=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +17,25 @@ from transformers import (
 )
 
 from entropy import FeatureCodec
-from entropy.errors import StreamError
-from tofc.adapters import LANGUAGE_SIDE, add_adapters
 from tofc.answer import Answer
 from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.device import Device
-from tofc.errors import CheckpointError, PacketError, UserError
+from tofc.errors import CheckpointError, UserError
 from tofc.familial.family import Family
-from tofc.familial.members import AUTO, FULL
-from tofc.familial.policy import Policy, decide
+from tofc.familial.members import AUTO
+from tofc.familial.policy import Policy
 from tofc.familial.store import loader, read_index
 from tofc.features import Features
-from tofc.generation import generate
 from tofc.images import MAX_PIXELS
-from tofc.model import (
-    block_number,
-    choose_device,
-    choose_dtype,
-    load_base_config,
-    load_codec,
-    load_language_side,
-    visual_embeddings,
-)
-from tofc.packet import TAG_BYTES, Packet
-from tofc.prompt import Prompt, chat_template, end_tokens, left_pad
-from tofc.tiling import tile_layout
+from tofc.language.generate import Generated, generate, generate_by_choice, generate_with_settings
+from tofc.language.load import load_edge_model
+from tofc.language.model import FULL, LanguageModel
+from tofc.language.prompt import Prompt, chat_template, end_ids
+from tofc.language.text import answer_text
+from tofc.model import choose_device, choose_dtype, load_base_config, load_codec, visual_embeddings
+from tofc.packet import Packet
+from tofc.unpack import codec_of, unpack
 
 MAX_NEW_TOKENS = 80
 BATCH_SIZE = 16
@@ -82,15 +77,17 @@ class Edge:
         self.codec = codec
         self.policy = policy
         self.exit = self.family.default
+        self.ends = end_ids(tokenizer, model)
         self._device_side = device_side
+        self.model: LlavaOnevisionForConditionalGeneration = self.family.model()
         # Published generation settings sample; answers here are greedy unless the caller says otherwise.
-        model.generation_config = GenerationConfig(
+        padding = tokenizer.pad_token_id
+        self._defaults = GenerationConfig(
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
-            eos_token_id=end_tokens(tokenizer, model),
-            pad_token_id=left_pad(tokenizer, model),
+            eos_token_id=sorted(self.ends),
+            pad_token_id=min(self.ends) if padding is None else padding,
         )
-        self.model: LlavaOnevisionForConditionalGeneration = self.family.model()
 
     @classmethod
     def from_pretrained(
@@ -120,14 +117,8 @@ class Edge:
         # One block at least: it shows of what kind those of branches are.
         num_layers = None if member is None else max(1, member.exit_layer)
         codec = load_codec(checkpoint) if checkpoint.has_codec else None
-        base_config = load_base_config(base)
-        chosen = choose_dtype(dtype, where, base_config)
-        model = load_language_side(base, base_config, where, chosen, num_layers)
-        if checkpoint.adapters:
-            reach = len(model.model.language_model.layers)
-            add_adapters(
-                model, checkpoint.adapters, LANGUAGE_SIDE, wanted=lambda name: block_number(name) < reach
-            )
+        chosen = choose_dtype(dtype, where, load_base_config(base))
+        model = load_edge_model(checkpoint, where, chosen, num_layers)
         family = None
         if index is not None and checkpoint.family is not None:
             load = loader(checkpoint.family, model)
@@ -153,33 +144,12 @@ class Edge:
 
     def decode_features(self, packet: Packet | bytes) -> list[Features]:
         """The pictures of a packet as decoded features with their layout; errors of `decode`."""
-        packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
-        codec = self._check(packet)
-        counts = [*packet.token_counts, packet.num_tokens - sum(packet.token_counts)]
-        if min(counts) < 1:
-            raise PacketError(f"the packet's token counts {counts} leave a picture without tokens")
-        layouts = [tile_layout(size, packet.tiling, self.model.config) for size in packet.image_sizes]
-        for count, (height, width), layout in zip(counts, packet.image_sizes, layouts, strict=True):
-            if count > layout.num_tokens:  # looked at first: no more is decoded than a picture can hold
-                raise PacketError(
-                    f"the packet holds {count} tokens for a picture of {width}x{height}, "
-                    f"which has {layout.num_tokens}"
-                )
-        watch = Stopwatch(torch.device("cpu"))
-        try:
-            decoded = torch.from_numpy(codec.decode(packet.payload))  # [sum K, C]
-        except StreamError as error:
-            raise PacketError(f"the packet's payload cannot be decoded: {error}") from error
-        timing = {"decode": watch.lap() / len(counts)}
-        return [
-            Features(tokens, size, packet.tiling, layout, timing=timing)
-            for tokens, size, layout in zip(decoded.split(counts), packet.image_sizes, layouts, strict=True)
-        ]
+        return unpack(packet, self.codec, self.model.config)
 
     def sections(self, packet: Packet | bytes) -> dict[str, float]:
         """Bytes by part, those of the payload too; they sum to the packet's size. Errors of `decode`."""
         packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
-        return packet.sections_with(self._check(packet))
+        return packet.sections_with(codec_of(packet, self.codec))
 
     def answer(
         self, packet: Packet | bytes, question: str, *, exit: str | None = None, **generation: Any
@@ -254,26 +224,11 @@ class Edge:
             raise UserError("this edge was loaded without the vision tower; load it with images=True")
         features = self._device_side.features(image, tokens, max_pixels=max_pixels)
         answer = self.answer_features(features, question, exit=exit, **generation)[0]
-        return Answer(answer.text, answer.exit, answer.tokens, {**features.timing, **answer.timing})
-
-    def _check(self, packet: Packet) -> FeatureCodec:
-        """The codec, if it is the one that made the packet."""
-        if self.codec is None:
-            raise CheckpointError(
-                "this is a plain LLaVA-OneVision model without codec: it cannot read packets. "
-                "Load a checkpoint of tofc that has it as its base"
-            )
-        tag = self.codec.fingerprint[:TAG_BYTES]
-        if packet.model_tag != tag:
-            raise PacketError(
-                f"the packet was made by another model (its tag is {packet.model_tag.hex()}, this edge "
-                f"has {tag.hex()}): load the checkpoint that encoded it, or encode again with this one"
-            )
-        return self.codec
+        return replace(answer, timing={**features.timing, **answer.timing})
 
     def _check_generation(self, generation: Mapping[str, Any]) -> None:
         for key in generation:
-            if not hasattr(self.model.generation_config, key):
+            if not hasattr(self._defaults, key):
                 raise UserError(
                     f"unknown generation setting {key}; transformers' GenerationConfig lists them"
                 )
@@ -306,43 +261,39 @@ class Edge:
             )
         return AUTO
 
-    def _decide(
-        self, prompts: Sequence[Prompt], batch_size: int, generation: Mapping[str, Any]
-    ) -> list[Answer]:
-        """Answers by whichever member is sure."""
-        more = set(generation) - {"max_new_tokens"}
-        if more:
-            raise UserError(
-                f"exit {AUTO!r} decodes greedily and takes max_new_tokens alone, not {more.pop()}"
-            )
-        assert self.policy is not None
-        most = generation.get("max_new_tokens") or MAX_NEW_TOKENS
-        ends = end_tokens(self.tokenizer, self.family.main)
-        answers: list[Answer] = []
-        for first in range(0, len(prompts), batch_size):
-            part = prompts[first : first + batch_size]
-            watch = Stopwatch(self.model.device)
-            found = decide(self.family, self.policy, part, ends, most)
-            seconds = watch.lap() / len(part)
-            for prompt, one in zip(part, found, strict=True):
-                text = str(self.tokenizer.decode(one.ids, skip_special_tokens=True)).strip()
-                answers.append(Answer(text, one.exit, tuple(one.ids), {**prompt.timing, "generate": seconds}))
-        return answers
-
     def _answer(
         self, prompts: Sequence[Prompt], exit: str, batch_size: int, generation: Mapping[str, Any]
     ) -> list[Answer]:
+        settings = {name: value for name, value in generation.items() if value is not None}
+        most = settings.get("max_new_tokens", MAX_NEW_TOKENS)
+        if most < 1:
+            raise UserError(f"max_new_tokens is {most}; give at least 1")
+        plain = {"max_new_tokens"} if settings.get("do_sample") else {"max_new_tokens", "do_sample"}
+        unusual = sorted(settings.keys() - plain)
+        language = self.family.language
         if exit == AUTO:
-            return self._decide(prompts, batch_size, generation)
-        named = generation.get("eos_token_id", self.model.generation_config.eos_token_id)
-        ends = {named} if isinstance(named, int) else set(named)
-        produced = generate(self.family.model(exit), prompts, batch_size, generation)
-        answers = []
-        for prompt, (ids, seconds) in zip(prompts, produced, strict=True):
-            stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-            text = str(self.tokenizer.decode(ids[:stop], skip_special_tokens=True)).strip()
-            answers.append(Answer(text, exit, tuple(ids[:stop]), {**prompt.timing, "generate": seconds}))
-        return answers
+            if unusual:
+                raise UserError(
+                    f"exit {AUTO!r} decodes greedily and takes max_new_tokens alone, not {unusual[0]}"
+                )
+            assert self.policy is not None
+            stages = self.policy.exits(self.family)
+            found = generate_by_choice(language, stages, prompts, self.ends, most, batch_size)
+        elif unusual:
+            stock = copy.copy(self.family.model(exit))  # what was given keeps settings of its own
+            stock.generation_config = self._defaults
+            named = settings.get("eos_token_id", self.ends)
+            ends = frozenset([named] if isinstance(named, int) else named)
+            found = generate_with_settings(LanguageModel(stock), exit, prompts, ends, settings, batch_size)
+        else:
+            chosen = self.family.exit(exit)
+            found = generate(language, chosen, prompts, self.ends, most, batch_size)
+        return [self._said(prompt, one) for prompt, one in zip(prompts, found, strict=True)]
+
+    def _said(self, prompt: Prompt, one: Generated) -> Answer:
+        timing = {**prompt.timing, "generate": one.seconds}
+        text = answer_text(self.tokenizer, one.ids)
+        return Answer(text, one.exit, one.ids, timing, confidence=one.confidence)
 
 
 def _as_list(pictures: Features | Sequence[Features]) -> list[Features]:

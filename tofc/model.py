@@ -1,9 +1,7 @@
-"""The language side of a LLaVA-OneVision model without its vision tower; writing whole checkpoints."""
+"""The base model: its configuration, what projects features into it, and writing it as a checkpoint."""
 
 from __future__ import annotations
 
-import copy
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,29 +11,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    ProcessorMixin,
-)
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, ProcessorMixin
 
 from entropy import FeatureCodec
 from tofc.adapters import CONFIG_FILE, WEIGHTS_FILE
 from tofc.config import CONFIG_NAME, Checkpoint, CheckpointConfig, write_config
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
-from tofc.hub import fetch, read_tensors
-
-# Published checkpoints (and save_pretrained, which keeps their layout) name tensors as older transformers
-# did.
-_RENAMES = (
-    (re.compile(r"^language_model\.model\."), "model.language_model."),
-    (re.compile(r"^language_model\.lm_head\."), "lm_head."),
-    (re.compile(r"^multi_modal_projector\."), "model.multi_modal_projector."),
-    (re.compile(r"^image_newline$"), "model.image_newline"),
-)
-_BLOCK = re.compile(r"language_model\.(?:model\.)?layers\.(\d+)\.")
-_LANGUAGE_SIDE = ("model.language_model.", "model.multi_modal_projector.", "model.image_newline", "lm_head.")
+from tofc.hub import fetch
 
 
 def load_base_config(base: str | Path) -> LlavaOnevisionConfig:
@@ -72,93 +55,6 @@ def choose_dtype(
     if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
         raise UserError(f"dtype is {dtype!r}; choose float32, bfloat16 or float16")
     return chosen
-
-
-def language_skeleton(config: LlavaOnevisionConfig) -> LlavaOnevisionForConditionalGeneration:
-    """Projector, newline embedding and language model on the meta device: no memory, and no tower."""
-    with torch.device("meta"):
-        model = LlavaOnevisionForConditionalGeneration(config)
-    model.model.vision_tower = None
-    return model.eval()
-
-
-def load_language_side(
-    base: str | Path,
-    config: LlavaOnevisionConfig | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    num_layers: int | None = None,
-) -> LlavaOnevisionForConditionalGeneration:
-    """The stock model with `vision_tower` None; of the tower not one byte is read.
-
-    `base` is a folder or a hub id. With `num_layers` only so many first blocks of the language model are
-    read, and the model has no more: what a member of a family needs (`tofc.familial`). Raises
-    CheckpointError where a tensor is missing or has another shape than the config says.
-    """
-    config = load_base_config(base) if config is None else config
-    if num_layers is not None:
-        config = copy.deepcopy(config)
-        text: Any = config.text_config
-        text.num_hidden_layers = num_layers
-        text.layer_types = text.layer_types[:num_layers]
-    model = language_skeleton(config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    tensors = {}
-
-    def wanted(name: str) -> bool:
-        return _is_language_side(name) and (num_layers is None or block_number(name) < num_layers)
-
-    for name, tensor in read_tensors(base, wanted, device):
-        key = _canonical(name)
-        if key in tied:
-            continue
-        if key not in shapes:
-            raise CheckpointError(
-                f"{base} holds {name}, which its config does not know: the two do not belong together"
-            )
-        if tensor.shape != shapes[key]:
-            raise CheckpointError(
-                f"{base}: {name} is {list(tensor.shape)}, its config asks for {list(shapes[key])}"
-            )
-        tensors[key] = tensor.to(dtype, copy=True)  # not a view of the mapped file
-    missing = sorted(shapes.keys() - tied - tensors.keys())
-    if missing:
-        raise CheckpointError(
-            f"{base} lacks {len(missing)} tensors, the first is {missing[0]}: get the whole checkpoint"
-        )
-    model.load_state_dict(tensors, strict=False, assign=True)
-    model.tie_weights()
-    _fill_rotary_tables(model, device)
-    return model.requires_grad_(False)
-
-
-def block_number(name: str) -> int:
-    """Which block of the language model a tensor belongs to, counted from 0; -1 for none."""
-    match = _BLOCK.search(name)
-    return int(match[1]) if match else -1
-
-
-def _canonical(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = pattern.sub(replacement, name)
-    return name
-
-
-def _is_language_side(name: str) -> bool:
-    return _canonical(name).startswith(_LANGUAGE_SIDE)
-
-
-def _fill_rotary_tables(model: LlavaOnevisionForConditionalGeneration, device: str | torch.device) -> None:
-    """Rotary frequencies are in no checkpoint, and a model that was built on meta has none."""
-    text = model.model.language_model
-    # Computed on the CPU like the stock model's, so that they agree to the bit, then moved.
-    text.rotary_emb = type(text.rotary_emb)(config=text.config).to(device)
-    empty = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
-    if empty:
-        raise CheckpointError(
-            f"this kind of language model is not supported: nothing fills {', '.join(empty)}"
-        )
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from tofc.decoding.reading import Shared, readers
 from tofc.decoding.rounds import Round, Verdict
 from tofc.decoding.verifier import Above, Verifier
 from tofc.familial.family import Family
-from tofc.prompt import Prompt
+from tofc.language.prompt import Prompt
 
 
 def grow_apart(answer: Growing, family: Family, prompt: Prompt, tiers: Sequence[str], drafts: int) -> Counts:

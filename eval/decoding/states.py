@@ -31,7 +31,7 @@ from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
 from tofc.familial.family import Family
-from tofc.prompt import Prompt
+from tofc.language.prompt import Prompt
 
 DRAFTS = (1, 4, 8)
 _BEFORE = 16  # tokens of the answer in front of a pass

@@ -17,8 +17,9 @@ from eval.scenes.scoring import is_correct
 from eval.scenes.world import make_scene
 from tofc import Device, Edge
 from tofc.errors import UserError
-from tofc.familial.policy import Decided, Policy, decide
-from tofc.prompt import end_tokens
+from tofc.familial.policy import Policy, cost
+from tofc.language.exits import Decided
+from tofc.language.text import answer_text
 
 BATCH = 16
 
@@ -54,7 +55,6 @@ def choose(device: Device, edge: Edge, split: str, scenes: int, quality: int | N
     """Lets policy and full member answer the scenes; pictures travel as packets, uncoded without quality."""
     if edge.policy is None:
         raise UserError("this family has no policy: calibrate one with `tofc familial calibrate`")
-    ends = end_tokens(edge.tokenizer, edge.family.main)
     for index in range(scenes):
         scene, pixels, _ = make_scene(split, index)
         asked = [question for question in benchmark_questions(scene) if question.form != "describe"]
@@ -64,16 +64,15 @@ def choose(device: Device, edge: Edge, split: str, scenes: int, quality: int | N
         found: list[list[Decided]] = [[], []]
         for start in range(0, len(prompts), BATCH):
             for into, policy in zip(found, (edge.policy, Policy()), strict=True):
-                into += decide(edge.family, policy, prompts[start : start + BATCH], ends, SHORT_ANSWER)
-        texts = [[_text(edge, one) for one in some] for some in found]
+                into += policy.decide(edge.family, prompts[start : start + BATCH], edge.ends, SHORT_ANSWER)
+        texts = [[answer_text(edge.tokenizer, one.ids) for one in some] for some in found]
         right, right_full = (sum(map(is_correct, asked, some)) for some in texts)
-        macs, macs_full = (sum(one.macs for one in some) for some in found)
+        macs, macs_full = (
+            sum(cost(edge.family, p.length, one.attempts).macs for p, one in zip(prompts, some, strict=True))
+            for some in found
+        )
         exits = Counter(one.exit for one in found[0])
         yield Picture(len(asked), right, right_full, macs, macs_full, exits)
-
-
-def _text(edge: Edge, decided: Decided) -> str:
-    return str(edge.tokenizer.decode(decided.ids, skip_special_tokens=True)).strip()
 
 
 def summarise(pictures: Sequence[Picture], seed: int = 0) -> Chosen:

@@ -18,11 +18,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tofc.config import resolve
 from tofc.errors import UserError
-from tofc.familial.branches import Branch, decomposed_block, text_model
+from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.causal import BASE, FAMILY, load_family
 from tofc.familial.decomposition import Spectrum, rank_for_ratio
 from tofc.familial.family import Family, main_spec
 from tofc.familial.store import INDEX, save_family
+from tofc.language.model import text_model
 
 # The language model of llava-onevision-qwen2-0.5b-ov.
 HALF_BILLION = {

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    GenerationConfig,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessor,
@@ -25,8 +24,8 @@ from eval.latency.pictures import Picture
 from tofc.config import TILINGS, CheckpointConfig, load_yaml
 from tofc.errors import UserError
 from tofc.features import Features
-from tofc.model import language_skeleton
-from tofc.prompt import Prompt
+from tofc.language.load import language_skeleton
+from tofc.language.prompt import Prompt
 from tofc.training.estimate import base_shape
 from tofc.training.settings import TrainConfig
 from tofc.vision import TorchVision
@@ -187,5 +186,4 @@ def random_language_side(
     generator = torch.Generator(where).manual_seed(seed)
     for parameter in model.requires_grad_(False).parameters():
         parameter.normal_(0.0, 0.02, generator=generator)
-    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
     return model

@@ -18,7 +18,8 @@ from encoders import VisionEncoder
 from eval.latency.config import Rates
 from eval.latency.rows import MODELLED, Timing
 from tofc.features import Features
-from tofc.model import language_skeleton, visual_embeddings
+from tofc.language.load import language_skeleton
+from tofc.model import visual_embeddings
 from tofc.tiling import TileLayout, tile_layout
 from tofc.training.operations import count_operations
 

@@ -18,9 +18,10 @@ from eval.latency.config import ALL, Machine, Rates
 from eval.latency.count import Counts
 from eval.latency.pictures import Picture
 from eval.latency.rows import MEASURED, MODELLED, Timing
-from tofc.generation import generate
+from tofc.language.batch import Batch, Generation
+from tofc.language.model import LanguageModel
+from tofc.language.prompt import Prompt
 from tofc.model import visual_embeddings
-from tofc.prompt import Prompt
 
 _CPU = torch.device("cpu")
 
@@ -165,10 +166,10 @@ class MeasuredNetworks:
         return self._model.prompt(embeddings)
 
     def _generate(self, prompt: Prompt, count: int) -> None:
-        settings = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False}
-        ((ids, _),) = generate(self._language, [prompt], 1, settings)
-        if len(ids) != count:
-            raise ValueError(f"the language model gave {len(ids)} tokens where {count} were asked for")
+        model = LanguageModel(self._language)
+        batch = Batch(model, model.full, frozenset())  # no token ends it
+        batch.join([Generation(prompt, count)])
+        batch.run()
 
     def _timing(self, call: Callable[[], object]) -> Timing:
         return Timing(self._clock.seconds(call, self._runs_on), MEASURED, self._how)

@@ -20,7 +20,7 @@ from tofc.decoding.blocks import Layer
 from tofc.decoding.growing import Growing
 from tofc.decoding.together import end_ids, prompt_of
 from tofc.errors import ConfigError
-from tofc.prompt import Prompt
+from tofc.language.prompt import Prompt
 
 
 def test_the_rate_at_which_states_take_as_long_as_they_save() -> None:

@@ -13,10 +13,11 @@ from transformers import LlavaOnevisionForConditionalGeneration
 import tofc
 from entropy import FeatureCodec
 from tofc.config import CheckpointConfig, MergingConfig
-from tofc.familial.branches import Branch, decomposed_block, text_model
+from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.calibration import spectra, watch_inputs
 from tofc.familial.family import Family, main_spec
 from tofc.familial.store import save_family
+from tofc.language.model import text_model
 from tofc.model import save_checkpoint
 
 EXITS = (1, 3)

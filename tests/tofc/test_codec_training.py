@@ -15,7 +15,8 @@ import tofc
 from entropy import CodecConfig, TrainableCodec
 from tofc.adapters import LANGUAGE_SIDE, add_adapters
 from tofc.errors import CheckpointError
-from tofc.model import load_language_side, save_checkpoint
+from tofc.language.load import load_language_side
+from tofc.model import save_checkpoint
 from tofc.training.adapters import AdapterConfig, attach
 from tofc.training.codec import idle_experts, load_trainable, make_codec, save_trainable
 from tofc.training.codec_prior import make_density

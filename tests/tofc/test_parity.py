@@ -12,8 +12,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaOnevis
 
 import tofc
 from tofc.config import MergingConfig, resolve
-from tofc.model import load_language_side, visual_embeddings
-from tofc.prompt import Prompt
+from tofc.language.load import load_language_side
+from tofc.language.prompt import Prompt
+from tofc.model import visual_embeddings
 
 # (width, height): one tile, padded grids, a full grid, and one above the stock model's token limit.
 SIZES = [(48, 48), (100, 70), (41, 130), (96, 96), (400, 390)]
@@ -123,8 +124,7 @@ def test_answers_are_the_stock_generations(size: tuple[int, int], stock, plain, 
     length = inputs["input_ids"].shape[1]
     expected = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0, length:].tolist()
     answer = edge.answer_image(picture, QUESTION, max_new_tokens=20)
-    ends = edge.model.generation_config.eos_token_id
-    assert list(answer.tokens) == [t for t in expected if t not in ends]
+    assert list(answer.tokens) == [t for t in expected if t not in edge.ends]
     assert answer.text == processor.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip()
 
 

@@ -21,7 +21,8 @@ import tofc
 from encoders import VisionEncoder
 from entropy import CodecConfig, TrainableCodec
 from tofc.config import CheckpointConfig, MergingConfig
-from tofc.model import language_skeleton, save_checkpoint, visual_embeddings
+from tofc.language.load import language_skeleton
+from tofc.model import save_checkpoint, visual_embeddings
 from tofc.tiling import tile_layout
 from tofc.training.base_model import CHAT_TEMPLATE
 

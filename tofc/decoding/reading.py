@@ -17,9 +17,9 @@ from torch import Tensor
 from tofc.decoding.blocks import Grown, Layer, turns
 from tofc.decoding.rounds import MessageError, Round
 from tofc.errors import UserError
-from tofc.familial.branches import text_model
 from tofc.familial.family import Family
-from tofc.prompt import Prompt
+from tofc.language.model import text_model
+from tofc.language.prompt import Prompt
 
 _LARGEST = 1e6  # of any number in a state; those of large models reach some ten thousands
 

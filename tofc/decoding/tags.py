@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tofc.edge import Edge
-from tofc.familial.branches import text_model
+from tofc.language.model import text_model
 
 _known: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
 

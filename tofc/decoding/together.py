@@ -20,9 +20,9 @@ from tofc.decoding.reading import Read, readers
 from tofc.decoding.verifier import Above, Verifier
 from tofc.edge import MAX_NEW_TOKENS, Edge
 from tofc.errors import UserError
+from tofc.language.prompt import Prompt
 from tofc.model import visual_embeddings
 from tofc.packet import Packet
-from tofc.prompt import Prompt
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 from tofc.familial.causal import BASE, FAMILY
 from tofc.familial.family import Family
-from tofc.familial.members import AUTO, FULL, Member, Roster
+from tofc.familial.members import AUTO, Member, Roster
 from tofc.familial.store import INDEX, read_index
+from tofc.language.model import FULL
 
 __all__ = ["AUTO", "FULL", "Family", "Member", "Roster", "family", "member"]
 

@@ -16,6 +16,7 @@ from tofc.errors import UserError
 from tofc.familial.calibration import linears
 from tofc.familial.decomposition import Spectrum, rank_for_ratio
 from tofc.familial.low_rank import LowRankLinear
+from tofc.language.model import text_model
 
 
 class Branch(nn.Module):
@@ -72,30 +73,18 @@ def _at_ratio(module: nn.Module, ratio: float) -> nn.Module:
     """The module tree again, around the same tensors, with every low-rank layer at `ratio` of its ranks."""
     if isinstance(module, LowRankLinear):
         return module.at_rank(kept_rank(module.complete, ratio))
-    view = _shallow(module)
+    view = shallow_copy(module)
     for name, child in module._modules.items():
         view._modules[name] = None if child is None else _at_ratio(child, ratio)
     return view
 
 
-def _shallow(module: Any) -> Any:
+def shallow_copy(module: Any) -> Any:
     """A module with its own table of children and the same children, parameters and buffers."""
     view = copy.copy(module)
     for table in ("_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks"):
         setattr(view, table, copy.copy(getattr(module, table)))
     return view
-
-
-def text_model(model: Any) -> Any:
-    """The stack of decoder blocks inside a LLaVA-OneVision model or a causal language model."""
-    inner = getattr(model, "model", None)
-    text = getattr(inner, "language_model", inner)
-    if not hasattr(text, "layers") or not hasattr(text, "norm"):
-        raise UserError(
-            f"{type(model).__name__} has no family: it needs decoder blocks under model.layers or "
-            "model.language_model.layers, as LLaVA-OneVision and Qwen2 have them"
-        )
-    return text
 
 
 def member_model(model: Any, branch: Branch, ratio: float = 1.0) -> Any:
@@ -110,7 +99,7 @@ def member_model(model: Any, branch: Branch, ratio: float = 1.0) -> Any:
             f"branch {branch.name} exits after block {branch.exit_layer}, the model has {len(text.layers)}"
         )
     layers = [*text.layers[: branch.exit_layer], *branch.at(ratio)]
-    view, view_text = _shallow(model), _shallow(text)
+    view, view_text = shallow_copy(model), shallow_copy(text)
     view.config = copy.deepcopy(model.config)
     config = view.config.get_text_config()
     kinds = list(getattr(config, "layer_types", None) or ["full_attention"] * len(text.layers))
@@ -125,7 +114,7 @@ def member_model(model: Any, branch: Branch, ratio: float = 1.0) -> Any:
     if text is model.model:
         view.model = view_text
     else:
-        view.model = _shallow(model.model)
+        view.model = shallow_copy(model.model)
         view.model.config = view.config
         view.model.language_model = view_text
     return view

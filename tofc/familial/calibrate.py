@@ -13,9 +13,10 @@ from PIL import Image
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
-from tofc.familial.members import FULL
-from tofc.familial.policy import Policy, Stage, decide
-from tofc.prompt import Prompt, end_tokens
+from tofc.familial.policy import Policy, Stage, cost
+from tofc.language.model import FULL
+from tofc.language.prompt import Prompt
+from tofc.language.text import answer_text
 from tofc.training.data import Corpus
 
 GRID = 25  # thresholds tried for each stage
@@ -23,7 +24,7 @@ PICTURES_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class Asked:
+class MemberAnswers:
     """What members said to N validation questions, a column a member, the full one last.
 
     `right` and `confidence` [N, M]; `macs` [N, M] is what a member costs alone, `shared` [N, M] the part
@@ -48,7 +49,7 @@ class Calibrated:
 
 def ask(
     device: Device, edge: Edge, members: Sequence[str], corpus: Corpus, pictures: int, seed: int
-) -> Asked:
+) -> MemberAnswers:
     """Lets each member answer the questions about validation pictures, which travel as packets do by default.
 
     An answer is right where it equals the corpus' but for case and a final dot. Turns that continue a
@@ -72,7 +73,7 @@ def ask(
     if not rows:
         raise UserError("the corpus has no questions about validation pictures: give another source")
     table = np.array(rows)  # [N, M, 4]
-    return Asked(tuple(names), table[..., 0], table[..., 1], table[..., 2], table[..., 3])
+    return MemberAnswers(tuple(names), table[..., 0], table[..., 1], table[..., 2], table[..., 3])
 
 
 def _alone(
@@ -82,17 +83,19 @@ def _alone(
     policy = Policy(()) if name == FULL else Policy((Stage(name, 0.0),))
     tokenizer: Any = edge.tokenizer
     longest = max(len(tokenizer(answer)["input_ids"]) for answer in answers) + 1
-    found = decide(edge.family, policy, prompts, end_tokens(tokenizer, edge.family.main), longest)
-    said = [_plain(tokenizer.decode(one.ids, skip_special_tokens=True)) for one in found]
+    found = policy.decide(edge.family, prompts, edge.ends, longest)
+    said = [_plain(answer_text(tokenizer, one.ids)) for one in found]
+    costs = [cost(edge.family, p.length, one.attempts) for p, one in zip(prompts, found, strict=True)]
     right = [text == _plain(answer) for text, answer in zip(said, answers, strict=True)]
-    return [(hit, one.confidence, one.macs, one.shared_macs) for hit, one in zip(right, found, strict=True)]
+    rows = zip(right, found, costs, strict=True)
+    return [(hit, one.confidence, spent.macs, spent.shared) for hit, one, spent in rows]
 
 
 def _plain(text: str) -> str:
     return text.strip().removesuffix(".").strip().casefold()
 
 
-def calibrate(asked: Asked, keep: float) -> Calibrated:
+def calibrate(asked: MemberAnswers, keep: float) -> Calibrated:
     """The cheapest thresholds with at least `keep` of the full member's accuracy on these questions.
 
     UserError where none keep so much, which happens only above what the full member reaches itself.
@@ -113,7 +116,7 @@ def calibrate(asked: Asked, keep: float) -> Calibrated:
     return Calibrated(policy, float(kept), float(best[0] / full_macs))
 
 
-def outcome(asked: Asked, thresholds: Sequence[float]) -> tuple[float, float]:
+def outcome(asked: MemberAnswers, thresholds: Sequence[float]) -> tuple[float, float]:
     """Right answers and cost of all questions, where one goes deeper while a member is less sure."""
     undecided = np.ones(len(asked.right), dtype=bool)
     right = macs = 0.0

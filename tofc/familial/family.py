@@ -15,10 +15,12 @@ from tofc.familial.branches import (
     direct_exit,
     member_model,
     on_device_of,
-    text_model,
 )
 from tofc.familial.low_rank import LowRankLinear
-from tofc.familial.members import FULL, BranchSpec, MainSpec, Member, Roster
+from tofc.familial.members import BranchSpec, MainSpec, Member, Roster
+from tofc.language.model import FULL, Exit, LanguageModel, text_model
+from tofc.language.prompt import Prompt
+from tofc.language.sequences import Sequences
 
 Load = Callable[[BranchSpec, float], Branch]
 
@@ -39,12 +41,13 @@ class Family(Sequence[Member]):
         load: Load | None = None,
         default: str = FULL,
     ) -> None:
-        self.main = model
+        self.main, self.language = model, LanguageModel(model)
         self.roster = roster or Roster(main_spec(model), tuple(branch_spec(branch) for branch in branches))
         self.default = default
         self._held = {branch.name: (branch, 1.0) for branch in branches}
         self._load = load
         self._views: dict[str, Any] = {}
+        self._exits: dict[str, Exit] = {}
 
     @property
     def num_blocks(self) -> int:
@@ -106,18 +109,17 @@ class Family(Sequence[Member]):
             raise UserError(f"no member decodes a token within {limit} ms here: {shown}")
         return fitting[-1]
 
-    @torch.inference_mode()
     def step_seconds(self, name: str, context: int = 96, repeats: int = 9) -> float:
         """Seconds that member `name` takes for one token behind `context` others: the least of `repeats`."""
-        model = self.model(name)
-        text = text_model(model)
-        embeds = torch.zeros(1, context, text.config.hidden_size).to(text.norm.weight)
-        cache = text(inputs_embeds=embeds, use_cache=True).cache
+        exit = self.exit(name)
+        sequences = Sequences(self.language, [exit], keep=False)
+        sequences.extend([Prompt(torch.zeros(context, dtype=torch.int64), (), {})])
+        sequences.run(name)
         seconds = []
         for _ in range(repeats):
             start = time.perf_counter()
-            state = text(inputs_embeds=embeds[:, :1], cache=cache, use_cache=True)
-            float(model.lm_head(state.last_hidden_state)[0, 0, 0])  # waits for the device
+            sequences.append([[0]])
+            float(sequences.logits(name)[0, 0, 0])  # waits for the device
             seconds.append(time.perf_counter() - start)
         return min(seconds)
 
@@ -144,6 +146,22 @@ class Family(Sequence[Member]):
             branch = self.branch(member.branch, member.ratio)
             self._views[member.name] = member_model(self.main, branch, member.ratio)
         return self._views[member.name]
+
+    def exit(self, name: str | None = None) -> Exit:
+        """A member as `tofc.language` runs it; None for the default, UserError where it is not to be had."""
+        member = self.named(name)
+        if member.branch is None:
+            return self.language.full
+        if member.name not in self._exits:
+            branch, full = self.branch(member.branch, member.ratio), self.language.full
+            self._exits[member.name] = Exit(
+                member.name,
+                member.exit_layer,
+                branch.at(member.ratio),
+                full.norm if branch.norm is None else branch.norm,
+                full.head if branch.head is None else branch.head,
+            )
+        return self._exits[member.name]
 
     def direct(self, exit_layer: int) -> Any:
         """Norm and head straight on the state after `exit_layer` blocks, as a model: the baseline."""

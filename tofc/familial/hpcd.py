@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tofc.errors import UserError
-from tofc.familial.branches import Branch, decomposed_block, member_model, text_model
+from tofc.familial.branches import Branch, decomposed_block, member_model
 from tofc.familial.calibration import linears
 from tofc.familial.decomposition import Covariance, Whitening, decompose, rank_for_ratio
 from tofc.familial.low_rank import LowRankLinear
+from tofc.language.model import text_model
 
 DISTILLATION = 0.4  # share of the divergence from the teacher in the loss
 BETAS = (0.9, 0.95)

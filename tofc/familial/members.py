@@ -9,8 +9,8 @@ from typing import Any
 
 from tofc.errors import UserError
 from tofc.familial.branches import kept_rank
+from tofc.language.model import FULL
 
-FULL = "full"
 AUTO = "auto"
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}
 _NAME = re.compile(r"(?P<branch>[a-z][a-z0-9_]*)(?:-(?P<percent>[1-9]\d?))?$")

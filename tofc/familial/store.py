@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from tofc.config import from_mapping
 from tofc.errors import CheckpointError
-from tofc.familial.branches import Branch, kept_rank, text_model
+from tofc.familial.branches import Branch, kept_rank
 from tofc.familial.family import Load, branch_spec
 from tofc.familial.low_rank import LowRankLinear
 from tofc.familial.members import BranchSpec, MainSpec, Roster
 from tofc.familial.policy import Policy
 from tofc.hub import fetch, read_tensors
+from tofc.language.model import text_model
 
 INDEX = "family.json"
 FORMAT_VERSION = 1

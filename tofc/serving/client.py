@@ -301,7 +301,8 @@ class RemoteEdge:
             self.link.see(len(body) + ENVELOPE_BYTES // 2, timing["link"])
         self._learn("server", timing["server"])
         message = given["choices"][0]["message"]
-        return Answer(message["content"], extras["exit"], tuple(extras["tokens"]), timing)
+        sure = extras.get("confidence")  # servers of earlier releases say none
+        return Answer(message["content"], extras["exit"], tuple(extras["tokens"]), timing, confidence=sure)
 
     def _learn(self, what: str, seconds: float) -> None:
         self._seconds[what] += 0.3 * (seconds - self._seconds[what])

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tofc.errors import UserError
-from tofc.serving.decoding import Batch, Row
+from tofc.language.batch import Batch, Generation
+from tofc.language.text import TextStream, answer_text
 from tofc.serving.errors import ApiError, not_now, our_fault, too_busy, too_late, wrong
 from tofc.serving.job import Job, Result
 from tofc.serving.logs import log
 from tofc.serving.metrics import Metrics
 from tofc.serving.models import Prepared, ServedModels
 from tofc.serving.settings import Limits
-from tofc.serving.text import GrowingText
 
 # Positions that are prefilled between two tokens of what is being answered, and one request more at most:
 # what bounds how long a stream stands still.
@@ -32,9 +32,9 @@ class _Sequence:
     """A job in the model, with the row that is decoded for it."""
 
     job: Job
-    row: Row
+    row: Generation
     prepared: Prepared
-    text: GrowingText
+    text: TextStream
     admitted: float
     seen: int = 0  # tokens of the row that the text has
 
@@ -47,7 +47,7 @@ class Engine:
 
     def __init__(self, models: ServedModels, limits: Limits, metrics: Metrics) -> None:
         self._models, self._limits, self._metrics = models, limits, metrics
-        self._capacity = limits.batch if models.can_pad else 1
+        self._capacity = limits.batch
         self._queue: deque[tuple[Job, asyncio.AbstractEventLoop]] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -124,7 +124,7 @@ class Engine:
             self._batches[name] = self._new_batch(name)
 
     def _new_batch(self, name: str) -> Batch:
-        return Batch(self._models.members[name][1], self._models.ends, self._limits.kept_positions)
+        return self._models.batch(name, self._limits.kept_positions)
 
     def _admitted(self) -> dict[str, list[_Sequence]]:
         """The jobs that join before the next token, by the model that they name."""
@@ -156,7 +156,7 @@ class Engine:
             return None
         asked = job.asked
         try:
-            prepared = self._models.prepare(asked.turns, asked.seen, asked.sampling.max_new_tokens)
+            prepared = self._models.prepare(asked.turns, asked.seen, asked.max_new_tokens)
         except ApiError as error:
             self._end(job, error)
         except UserError as error:
@@ -165,8 +165,8 @@ class Engine:
             log("a request could not be prepared", logging.ERROR, error, request_id=job.request_id)
             self._end(job, our_fault())
         else:
-            text = GrowingText(self._models.text, asked.sampling.stop)
-            row = Row(prepared.prompt, asked.sampling, prepared.prefix_key)
+            text = TextStream(self._models.edge.tokenizer, asked.stop)
+            row = Generation(prepared.prompt, asked.max_new_tokens, asked.sampling, prepared.prefix_key)
             return _Sequence(job, row, prepared, text, now)
         return None
 
@@ -197,7 +197,7 @@ class Engine:
 
     def _add_text(self, sequence: _Sequence) -> None:
         row, asked = sequence.row, sequence.job.asked
-        if not asked.stream and not asked.sampling.stop:
+        if not asked.stream and not asked.stop:
             return
         fresh = row.tokens[sequence.seen :]
         sequence.seen += len(fresh)
@@ -211,8 +211,8 @@ class Engine:
 
     def _finish(self, name: str, sequence: _Sequence, now: float) -> None:
         job, row, prepared = sequence.job, sequence.row, sequence.prepared
-        told = job.asked.stream or job.asked.sampling.stop
-        text = sequence.text.text if told else self._models.text(row.tokens).strip()
+        is_known = job.asked.stream or job.asked.stop
+        text = sequence.text.text if is_known else answer_text(self._models.edge.tokenizer, row.tokens)
         timing = {
             "queue": sequence.admitted - job.began,
             **prepared.timing,
@@ -223,7 +223,8 @@ class Engine:
             text=text,
             tokens=tuple(row.tokens),
             finish_reason=row.finish_reason or "stop",
-            exit=self._models.members[name][0],
+            exit=self._models.members[name].name,
+            confidence=row.confidence,
             prompt_tokens=row.prompt.length,
             visual_tokens=prepared.visual_tokens,
             timing=timing,

@@ -19,6 +19,7 @@ class Result:
     tokens: tuple[int, ...]
     finish_reason: str
     exit: str
+    confidence: float
     prompt_tokens: int
     visual_tokens: int
     timing: Mapping[str, float]

@@ -15,13 +15,14 @@ from PIL import Image
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
-from tofc.familial.members import FULL
 from tofc.features import Features
+from tofc.language.batch import Batch
+from tofc.language.cache import LeastRecentCache
+from tofc.language.model import FULL, Exit
+from tofc.language.prompt import Prompt
 from tofc.model import visual_embeddings
 from tofc.packet import Packet
-from tofc.prompt import Prompt
 from tofc.serving.errors import wrong
-from tofc.serving.kept import Kept
 from tofc.tiling import TileLayout, tile_layout
 
 _KEPT_ROWS = 8192  # embeddings of packets that may be asked about again
@@ -46,17 +47,17 @@ class Prepared:
 class ServedModels:
     """An edge with its members, and the device side where ordinary pictures are answered too.
 
-    `members` maps model ids to (exit, model): the checkpoint's name for the full model, which comes first,
+    `members` maps model ids to exits: the checkpoint's name for the full model, which comes first,
     NAME:MEMBER for the others of its family.
     """
 
     def __init__(self, name: str, edge: Edge, device_side: Device | None) -> None:
         self.name, self.edge, self.device_side = name, edge, device_side
         self.created = int(time.time())
-        self._projected: Kept[tuple[list[torch.Tensor], int]] = Kept(_KEPT_ROWS)
+        self._projected: LeastRecentCache[tuple[list[torch.Tensor], int]] = LeastRecentCache(_KEPT_ROWS)
         exits = [FULL, *(exit for exit in edge.family.names if exit != FULL)]
-        self.members: dict[str, tuple[str, Any]] = {
-            name if exit == FULL else f"{name}:{exit}": (exit, edge.family.model(exit)) for exit in exits
+        self.members: dict[str, Exit] = {
+            name if exit == FULL else f"{name}:{exit}": edge.family.exit(exit) for exit in exits
         }
 
     @classmethod
@@ -79,21 +80,9 @@ class ServedModels:
         found = f"{self.name}{colon}{exit}" if name == DEFAULT else asked
         return found if found in self.members else None
 
-    @property
-    def ends(self) -> frozenset[int]:
-        """Ids that end an answer."""
-        named = self.edge.model.generation_config.eos_token_id
-        return frozenset([named] if isinstance(named, int) else named)
-
-    @property
-    def can_pad(self) -> bool:
-        """Whether rows of different lengths may stand in one batch: not where layers see a window only."""
-        kinds = set(getattr(self.edge.model.config.text_config, "layer_types", None) or ())
-        return kinds <= {"full_attention"}
-
-    def text(self, ids: Sequence[int]) -> str:
-        """What ids say."""
-        return str(self.edge.tokenizer.decode(list(ids), skip_special_tokens=True))
+    def batch(self, name: str, kept_positions: int = 0) -> Batch:
+        """An empty batch of one of the members."""
+        return Batch(self.edge.family.language, self.members[name], self.edge.ends, kept_positions)
 
     def layouts(self, seen: Seen, several: bool) -> list[TileLayout]:
         """The tiles of each picture, known before anything is decoded; `several`: of many in one request."""

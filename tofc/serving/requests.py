@@ -16,8 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from tofc.edge import MAX_NEW_TOKENS
 from tofc.errors import UserError
 from tofc.images import open_image
+from tofc.language.sampling import Sampling
 from tofc.packet import Packet
-from tofc.serving.decoding import Sampling
 from tofc.serving.errors import ApiError, wrong
 from tofc.serving.models import Seen, ServedModels
 from tofc.serving.schema import ChatRequest, ImagePart, Message
@@ -37,6 +37,8 @@ class Asked:
     turns: Sequence[Mapping[str, Any]]
     seen: Sequence[Seen]
     sampling: Sampling
+    max_new_tokens: int
+    stop: Sequence[str]
     stream: bool
     include_usage: bool
     deadline: float  # seconds
@@ -51,7 +53,7 @@ async def understand(body: ChatRequest, models: ServedModels, limits: Limits) ->
         raise ApiError(
             404, f"there is no model of that name here; there are: {there}", "model_not_found", "model"
         )
-    sampling = _sampling(body, limits)
+    most, stop = _bounds(body, limits)
     if body.messages[-1].role != "user":
         raise wrong("the last message must be the user's", "messages")
     urls = [part.image_url.url for message in body.messages for part in _pictures(message)]
@@ -69,7 +71,13 @@ async def understand(body: ChatRequest, models: ServedModels, limits: Limits) ->
         model=model,
         turns=_turns(body.messages, seen, limits.text_chars),
         seen=seen,
-        sampling=sampling,
+        sampling=Sampling(
+            temperature=body.temperature or 0.0,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            seed=body.seed,
+        ),
+        max_new_tokens=most,
+        stop=stop,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         deadline=min(limits.deadline, (body.deadline_ms or 1e3 * limits.deadline) / 1e3),
@@ -77,20 +85,15 @@ async def understand(body: ChatRequest, models: ServedModels, limits: Limits) ->
     )
 
 
-def _sampling(body: ChatRequest, limits: Limits) -> Sampling:
+def _bounds(body: ChatRequest, limits: Limits) -> tuple[int, Sequence[str]]:
+    """The most tokens that may come, and the strings that end an answer."""
     wanted = body.max_completion_tokens or body.max_tokens or min(MAX_NEW_TOKENS, limits.new_tokens)
     if wanted > limits.new_tokens:
         raise wrong(f"{wanted} tokens of answer; at most {limits.new_tokens} are given", "max_tokens")
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if len(stop) > 4 or not all(1 <= len(word) <= 200 for word in stop):
         raise wrong("give at most 4 stop strings of 1 to 200 characters", "stop")
-    return Sampling(
-        max_new_tokens=wanted,
-        temperature=body.temperature or 0.0,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        seed=body.seed,
-        stop=tuple(stop),
-    )
+    return wanted, tuple(stop)
 
 
 def _pictures(message: Message) -> list[ImagePart]:

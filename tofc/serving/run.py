@@ -10,7 +10,7 @@ import uvicorn
 from PIL import Image
 
 from tofc.errors import UserError
-from tofc.serving.decoding import Batch, Row, Sampling
+from tofc.language.batch import Generation
 from tofc.serving.keys import Keys
 from tofc.serving.logs import log, write_json_lines
 from tofc.serving.models import ServedModels
@@ -79,7 +79,7 @@ def warm_up(models: ServedModels) -> None:
         codec.decode(codec.encode(np.zeros((4, codec.width), np.float32), codec.qualities[0]))
     if models.device_side is not None:
         models.device_side.features(Image.new("RGB", (32, 32)), "all")
-    for _, model in models.members.values():
-        batch = Batch(model, models.ends)
-        batch.join([Row(models.prepare(turns, [], 2).prompt, Sampling(max_new_tokens=2))])
-        batch.step()
+    for name in models.members:
+        batch = models.batch(name)
+        batch.join([Generation(models.prepare(turns, [], 2).prompt, max_new_tokens=2)])
+        batch.run()

@@ -96,12 +96,14 @@ class Usage(BaseModel):
 class Extras(BaseModel):
     """What this server tells beyond OpenAI's fields.
 
-    `exit` is the branch that answered, `tokens` its ids, `visual_tokens` those of the pictures, `timing`
-    seconds by stage, and "server" from the whole request to the whole answer.
+    `exit` is the branch that answered, `tokens` its ids, `confidence` the least probability that it gave any
+    of them, `visual_tokens` those of the pictures, `timing` seconds by stage, and "server" from the whole
+    request to the whole answer.
     """
 
     exit: str
     tokens: list[int]
+    confidence: float
     visual_tokens: int
     timing: dict[str, float]
 

@@ -25,6 +25,7 @@ def extras(result: Result) -> dict[str, Any]:
     return {
         "exit": result.exit,
         "tokens": list(result.tokens),
+        "confidence": round(result.confidence, 6),
         "visual_tokens": result.visual_tokens,
         "timing": {stage: round(seconds, 6) for stage, seconds in result.timing.items()},
     }

@@ -173,7 +173,7 @@ class Verifiers:
                 "draft",
                 "verifier_too_small",
             )
-        prompt = self.models.prepare(asked.turns, asked.seen, asked.sampling.max_new_tokens).prompt
+        prompt = self.models.prepare(asked.turns, asked.seen, asked.max_new_tokens).prompt
         # What the drafter drew from is recomputed here, so that it need not travel: if it is the very same.
         knows = bool(body.draft_tag) and _tag(edge, body.draft) == body.draft_tag
         depth = self._shares(body, exit)
@@ -194,8 +194,8 @@ class Verifiers:
         verifier = Verifier(
             read,
             choice.policy(stream=1 if upstream is not None else 2),
-            self.models.ends,
-            asked.sampling.max_new_tokens,
+            self.models.edge.ends,
+            asked.max_new_tokens,
             drafter=reads.get(body.draft) if knows else None,
             tokens=tuple(body.tokens),
             above=above,

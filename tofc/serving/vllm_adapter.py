@@ -15,45 +15,41 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
-from tofc.adapters import LANGUAGE_SIDE, add_adapters
-from tofc.config import resolve
-from tofc.edge import Edge
+from entropy import FeatureCodec
+from tofc.config import CheckpointConfig, resolve
 from tofc.errors import PacketError, UserError
-from tofc.model import (
-    block_number,
-    choose_device,
-    choose_dtype,
-    load_base_config,
-    load_codec,
-    load_language_side,
-    visual_embeddings,
-)
+from tofc.familial.branches import shallow_copy
+from tofc.language.load import load_edge_model
+from tofc.model import choose_device, choose_dtype, load_base_config, load_codec, visual_embeddings
 from tofc.packet import Packet
-from tofc.prompt import chat_template
+from tofc.unpack import unpack
 
 
 class VllmInputs:
-    """Decodes and projects packets; of the language model it keeps nothing.
+    """Decodes and projects packets; of the language model nothing is kept.
 
+    `model` is the language side of which projector and newline embedding are used, `config` the checkpoint's.
     vLLM 0.33.0 stacks the pictures of all requests in a step, and fails where one has another number of
     rows than the next. So all have `rows` here: a picture of K merged tokens has K + 1, the last being the
-    embedding that ends a row of patches.
+    embedding that ends a row of patches. UserError where `rows` is needed.
     """
 
-    def __init__(self, edge: Edge, rows: int | None = None) -> None:
-        merged = edge.config.merging.tokens
+    def __init__(
+        self, model: Any, codec: FeatureCodec, config: CheckpointConfig, rows: int | None = None
+    ) -> None:
+        merged = config.merging.tokens
         if rows is None and not isinstance(merged, int):
             raise UserError(
                 "this checkpoint merges to no fixed number of tokens, and vLLM takes pictures of one number "
                 "of rows only: give rows=, the tokens of your packets and one more"
             )
         self.rows: int = int(merged) + 1 if rows is None else rows
-        self._edge = edge
+        self._codec = codec
         # Only projector and newline embedding are used; what answers is elsewhere.
-        edge.model.model.language_model = None
-        edge.model.lm_head = None
+        self._model = shallow_copy(model)
+        self._model.model = shallow_copy(model.model)
+        self._model.model.language_model = self._model.lm_head = None
 
     @classmethod
     def from_pretrained(
@@ -68,15 +64,9 @@ class VllmInputs:
         passes through memory. Raises UserError where `rows` is needed, CheckpointError for what is not whole.
         """
         checkpoint, where = resolve(src), choose_device(device)
-        base, config = checkpoint.base, load_base_config(checkpoint.base)
-        model = load_language_side(base, config, where, choose_dtype(dtype, where, config), num_layers=1)
-        if checkpoint.adapters:
-            add_adapters(
-                model, checkpoint.adapters, LANGUAGE_SIDE, wanted=lambda name: block_number(name) < 1
-            )
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        template = chat_template(base, tokenizer)
-        return cls(Edge(model, tokenizer, template, checkpoint.config, load_codec(checkpoint)), rows)
+        dtype = choose_dtype(dtype, where, load_base_config(checkpoint.base))
+        model = load_edge_model(checkpoint, where, dtype, num_layers=1)
+        return cls(model, load_codec(checkpoint), checkpoint.config, rows)
 
     @torch.inference_mode()
     def image_embeds(self, packet: Packet | bytes) -> list[torch.Tensor]:
@@ -86,7 +76,7 @@ class VllmInputs:
         a picture in the prompt. Raises PacketError for a packet of another model, for one that is not whole
         and for a picture with another number of rows.
         """
-        embeds = visual_embeddings(self._edge.model, self._edge.decode_features(packet))
+        embeds = visual_embeddings(self._model, unpack(packet, self._codec, self._model.config))
         found = sorted({len(one) for one in embeds} - {self.rows})
         if found:
             raise PacketError(

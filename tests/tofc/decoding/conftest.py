@@ -13,12 +13,13 @@ from eval.scenes.world import make_scene
 from tests.tofc.decoding.fakes import QUESTION
 from tofc.config import resolve
 from tofc.decoding.together import prompt_of
-from tofc.familial.branches import Branch, decomposed_block, text_model
+from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.calibration import spectra, watch_inputs
 from tofc.familial.family import main_spec
 from tofc.familial.store import save_family
+from tofc.language.model import text_model
+from tofc.language.prompt import Prompt
 from tofc.model import save_checkpoint
-from tofc.prompt import Prompt
 
 EXITS = (1, 3)
 

@@ -16,8 +16,8 @@ from tofc.decoding.blocks import Layer
 from tofc.decoding.reading import readers
 from tofc.decoding.together import prompt_of
 from tofc.errors import UserError
-from tofc.familial.branches import text_model
-from tofc.prompt import Prompt
+from tofc.language.model import text_model
+from tofc.language.prompt import Prompt
 
 TIERS = [*combinations(["e1-50", "e3", "full"], 2), ("e1-50", "e3", "full")]
 

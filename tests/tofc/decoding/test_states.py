@@ -25,8 +25,8 @@ from tofc.decoding.rounds import MessageError, Round, told
 from tofc.decoding.tags import drafter_tag, shared_tag, vocabulary_tag
 from tofc.decoding.together import end_ids, prompt_of
 from tofc.decoding.verifier import Above, Verifier
-from tofc.familial.branches import text_model
-from tofc.prompt import Prompt
+from tofc.language.model import text_model
+from tofc.language.prompt import Prompt
 
 WIDTH = 192
 

@@ -11,10 +11,10 @@ import tofc
 from tests.tofc.conftest import Made
 from tofc.config import from_mapping
 from tofc.errors import UserError
-from tofc.familial.branches import count_parameters, text_model
-from tofc.familial.calibrate import Asked, calibrate, outcome
-from tofc.familial.policy import Policy, Stage, decide
-from tofc.prompt import end_tokens
+from tofc.familial.branches import count_parameters
+from tofc.familial.calibrate import MemberAnswers, calibrate, outcome
+from tofc.familial.policy import Policy, Stage, cost
+from tofc.language.model import text_model
 
 QUESTIONS = ("How many?", "What colour is it?", "Yes or no, and why is it that way?")
 MOST = 8
@@ -52,12 +52,13 @@ def test_sure_of_nothing_is_the_full_member(edge: tofc.Edge, asked: list[Any]) -
 
 def test_each_answer_is_whole_and_its_members_own(edge: tofc.Edge, asked: list[Any]) -> None:
     prompts = [prompt for pair in asked for prompt in edge.prompts([pair])]
-    ends = end_tokens(edge.tokenizer, edge.family.main)
-    sure = [one.confidence for one in decide(edge.family, Policy((Stage("e1", 0.0),)), prompts, ends, MOST)]
-    edge = with_policy(edge, ("e1", float(np.median(sure))), ("e3", 0.05))
+    first = Policy((Stage("e1", 0.0),))
+    sure = [one.confidence for one in first.decide(edge.family, prompts, edge.ends, MOST)]
+    between = float(np.mean(sorted(sure)[3:5]))  # batches of another size round otherwise
+    edge = with_policy(edge, ("e1", between), ("e3", 0.05))
     found = edge.answer_many(asked, exit="auto", max_new_tokens=MOST)
     exits = [answer.exit for answer in found]
-    assert exits.count("e1") == sum(value >= np.median(sure) for value in sure)
+    assert exits.count("e1") == sum(value >= between for value in sure)
     assert len(set(exits)) >= 2
     alone = {exit: edge.answer_many(asked, exit=exit, max_new_tokens=MOST) for exit in set(exits)}
     assert found == [alone[exit][place] for place, exit in enumerate(exits)]
@@ -67,19 +68,32 @@ def test_each_answer_is_whole_and_its_members_own(edge: tofc.Edge, asked: list[A
 def test_going_deeper_computes_nothing_twice(edge: tofc.Edge, asked: list[Any]) -> None:
     """By hand: each block once over the prompt, though two members were asked; one head each."""
     prompt = edge.prompts(asked[:1])[0]
-    family, ends = edge.family, end_tokens(edge.tokenizer, edge.family.main)
-    (one,) = decide(family, Policy((Stage("e1", 1.0),)), [prompt], ends, 1)
+    family = edge.family
     text = text_model(family.main)
     blocks = [*text.layers, *family.branch("e1").blocks]
+    passed = [0] * len(blocks)
+    hooks = []
+    for number, block in enumerate(blocks):
+
+        def count(_: Any, args: Any, number: int = number) -> None:
+            passed[number] += args[0].shape[1]
+
+        hooks.append(block.input_layernorm.register_forward_pre_hook(count))
+    (one,) = Policy((Stage("e1", 1.0),)).decide(family, [prompt], edge.ends, 1)
+    for hook in hooks:
+        hook.remove()
+    assert passed == [prompt.length] * len(blocks)
     pairs = prompt.length * (prompt.length + 1) // 2
     weights = sum(count_parameters(block) for block in blocks) * prompt.length
     attention = len(blocks) * 2 * pairs * text.config.hidden_size
-    assert one.macs == weights + attention + 2 * family.main.lm_head.weight.numel()
-    (full,) = decide(family, Policy(), [prompt], ends, 1)
+    spent = cost(family, prompt.length, one.attempts)
+    assert spent.macs == weights + attention + 2 * family.main.lm_head.weight.numel()
+    (full,) = Policy().decide(family, [prompt], edge.ends, 1)
     first = count_parameters(text.layers[0]) * prompt.length + 2 * pairs * text.config.hidden_size
-    (early,) = decide(family, Policy((Stage("e1", 0.0),)), [prompt], ends, 1)
-    assert early.shared_macs == first
-    assert one.macs == full.macs + early.macs - first
+    (early,) = Policy((Stage("e1", 0.0),)).decide(family, [prompt], edge.ends, 1)
+    alone, shallow = (cost(family, prompt.length, other.attempts) for other in (full, early))
+    assert shallow.shared == first
+    assert spent.macs == alone.macs + shallow.macs - first
 
 
 def test_calibration_finds_the_cheapest_that_is_good_enough() -> None:
@@ -92,7 +106,7 @@ def test_calibration_finds_the_cheapest_that_is_good_enough() -> None:
         "macs": np.tile([40.0, 100.0], (2000, 1)),
         "shared": np.tile([30.0, 100.0], (2000, 1)),
     }
-    asked = Asked(("e1", "full"), **columns)
+    asked = MemberAnswers(("e1", "full"), **columns)
     found = calibrate(asked, 0.95)
     (stage,) = found.policy.stages
     # Above t a share (1 - t) answers early and is right (1 + t) / 2 of the time: lost is (1 - t)^2 / 2.

@@ -19,7 +19,7 @@ import tofc
 from tests.tofc.conftest import Made
 from tests.tofc.language.recorded import DESCRIBE, EXITS, FILE, HOT, MOST, SEED, sampled_here, served
 from tofc.familial.policy import Policy, Stage
-from tofc.prompt import Prompt
+from tofc.language.prompt import Prompt
 from tofc.serving.asking import chat_request, data_url
 from tofc.serving.models import ServedModels
 from tofc.serving.server import build_app
@@ -83,7 +83,7 @@ def test_a_server_says_and_streams_the_same(edge: tofc.Edge, pairs: Pairs, recor
 # -- against the stock model, on random weights of another shape --
 
 
-def stock_greedy(model: Any, prompt: Prompt, ends: set[int], most: int) -> tuple[list[int], float]:
+def stock_greedy(model: Any, prompt: Prompt, ends: frozenset[int], most: int) -> tuple[list[int], float]:
     """Ids and the least of their probabilities, each token from a pass over all before it."""
     embeds, _ = Prompt.batch([prompt], model)
     embedding, ids, least = model.get_input_embeddings(), [], 1.0
@@ -112,7 +112,7 @@ def random_pairs(made: Made, make_picture: Any) -> Pairs:
 
 
 def test_each_member_says_what_the_stock_model_says(random_edge: tofc.Edge, random_pairs: Pairs) -> None:
-    ends = set(random_edge.model.generation_config.eos_token_id)
+    ends = random_edge.ends
     prompts = [prompt for pair in random_pairs for prompt in random_edge.prompts([pair])]
     said: dict[str, list[tuple[list[int], float]]] = {}
     for exit in random_edge.family.names:

@@ -8,8 +8,8 @@ import logging
 import pytest
 
 import tofc
-from tests.tofc.conftest import Made, deep_base, made  # noqa: F401
-from tofc.serving.decoding import Sampling
+from tests.tofc.conftest import Made
+from tofc.language.sampling import Sampling
 from tofc.serving.engine import Engine
 from tofc.serving.errors import ApiError
 from tofc.serving.job import Job, Result
@@ -22,7 +22,7 @@ QUESTIONS = ("How many cars are there?", "What colour is it?", "Yes?")
 
 
 @pytest.fixture(scope="module")
-def edge(made: Made) -> tofc.Edge:  # noqa: F811
+def edge(made: Made) -> tofc.Edge:
     return tofc.Edge.from_pretrained(made.folder)
 
 
@@ -32,7 +32,7 @@ def models(edge: tofc.Edge) -> ServedModels:
 
 
 @pytest.fixture(scope="module")
-def packets(made: Made, make_picture) -> list[tofc.Packet]:  # noqa: F811
+def packets(made: Made, make_picture) -> list[tofc.Packet]:
     device = tofc.Device.from_pretrained(made.folder)
     return [
         device.encode(make_picture(90, 60, seed), tokens=tokens) for seed, tokens in enumerate((4, 12, 30))
@@ -41,7 +41,7 @@ def packets(made: Made, make_picture) -> list[tofc.Packet]:  # noqa: F811
 
 def ask(model: str, packet: tofc.Packet, question: str, deadline: float = 60.0) -> Asked:
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    return Asked(model, turns, [packet], Sampling(12), False, False, deadline, len(packet))
+    return Asked(model, turns, [packet], Sampling(), 12, (), False, False, deadline, len(packet))
 
 
 def run(engine: Engine, asked: list[Asked]) -> list[Result | ApiError]:

@@ -18,10 +18,9 @@ from entropy import CodecConfig, TrainableCodec
 from tests.tofc.test_published_shapes import CONFIG_05B, CONFIG_7B
 from tofc.config import CheckpointConfig, MergingConfig
 from tofc.errors import PacketError, UserError
-from tofc.model import language_skeleton
+from tofc.language.load import language_skeleton
 from tofc.packet import TAG_BYTES, Packet
 from tofc.serving.vllm_adapter import VllmInputs
-from tofc.training.base_model import CHAT_TEMPLATE, build_tokenizer
 
 
 def test_rows_are_what_the_edge_prompts_with(checkpoint_folder: Path, make_picture) -> None:
@@ -87,10 +86,9 @@ def test_published_shapes(values: dict[str, Any], picture) -> None:
     trainable.fit_transform(features)
     codec = trainable.export(features)
     settings = CheckpointConfig(merging=MergingConfig(tokens=64))
-    edge = tofc.Edge(model, build_tokenizer(["Is there a bus?"], 300), CHAT_TEMPLATE, settings, codec)
     payload = codec.encode(features[0].numpy(), codec.qualities[0])
     packet = Packet(payload, ((384, 384),), codec.fingerprint[:TAG_BYTES])
-    (embeds,) = VllmInputs(edge).image_embeds(packet)
+    (embeds,) = VllmInputs(model, codec, settings).image_embeds(packet)
     assert embeds.shape == (65, hidden)
     assert embeds.dtype == torch.float32
     assert torch.equal(embeds[-1], model.model.image_newline)
@@ -104,6 +102,6 @@ def test_pictures_of_other_sizes_are_refused(checkpoint_folder: Path, anyres_fol
     with pytest.raises(PacketError, match="too few for a packet"):
         inputs.content(b"no packet")
     edge = tofc.Edge.from_pretrained(checkpoint_folder)
-    edge.config = CheckpointConfig(merging=MergingConfig(tokens="all"))
+    assert edge.codec is not None
     with pytest.raises(UserError, match="give rows="):
-        VllmInputs(edge)
+        VllmInputs(edge.model, edge.codec, CheckpointConfig(merging=MergingConfig(tokens="all")))

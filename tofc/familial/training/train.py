@@ -19,15 +19,16 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from tofc.config import Checkpoint, resolve
 from tofc.errors import UserError
-from tofc.familial.branches import Branch, decomposed_block, text_model
+from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.calibration import spectra, watch_inputs
 from tofc.familial.family import branch_spec, main_spec
-from tofc.familial.members import FULL, Roster
+from tofc.familial.members import Roster
 from tofc.familial.store import save_family
 from tofc.familial.training.settings import FamilyConfig
 from tofc.familial.training.task import FamilyTask, Teacher
 from tofc.familial.training.trainer import FamilyTrainer
 from tofc.hub import read_tensors
+from tofc.language.model import FULL, text_model
 from tofc.model import load_codec, save_base, save_checkpoint
 from tofc.training.adapters import attach
 from tofc.training.data import Corpus, Example, load_corpus

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from tofc.config import CheckpointConfig
-from tofc.familial.members import FULL, Member, Roster
+from tofc.familial.members import Member, Roster
 from tofc.familial.training.settings import FamilyConfig
 from tofc.familial.training.task import FamilyTask, MemberLoss
+from tofc.language.model import FULL
 from tofc.training.data import Corpus, Example
 from tofc.training.loop import TrainingLoop, pixels_of
 from tofc.training.optimizers import OptimizerConfig, build_optimizers

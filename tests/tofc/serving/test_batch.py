@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache
 
-from tofc.serving.decoding import Batch, Row, Sampling
+from tofc.language.batch import Generation
+from tofc.language.cache import LeastRecentCache
+from tofc.language.prompt import Prompt
+from tofc.language.sampling import Sampling
+from tofc.language.text import TextStream
 from tofc.serving.models import ServedModels
-from tofc.serving.prefixes import PrefixCache, length
-from tofc.serving.text import GrowingText
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +21,18 @@ def models(edge, device) -> ServedModels:
     return ServedModels("scenes-tiny", edge, device)
 
 
-def row(models: ServedModels, packet: bytes, question: str, sampling: Sampling) -> Row:
+def row(models: ServedModels, packet: bytes, question: str, most: int, **sampling: Any) -> Generation:
     from tofc.packet import Packet
 
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     prepared = models.prepare(turns, [Packet.from_bytes(packet)], 1)
-    return Row(prepared.prompt, sampling, prepared.prefix_key)
+    return Generation(prepared.prompt, most, Sampling(**sampling), prepared.prefix_key)
 
 
-def run(models: ServedModels, rows: list[Row], seed: int, most: int = 6, kept: int = 0) -> None:
+def run(models: ServedModels, rows: list[Generation], seed: int, most: int = 6, kept: int = 0) -> None:
     """Decodes rows that join at random moments, at most `most` at a time."""
     chance = random.Random(seed)
-    batch, waiting = Batch(models.edge.model, models.ends, kept), list(rows)
+    batch, waiting = models.batch("scenes-tiny", kept), list(rows)
     while waiting or batch.rows:
         free = most - len(batch.rows)
         count = min(free, len(waiting), chance.randint(0, 3))
@@ -42,7 +44,7 @@ def run(models: ServedModels, rows: list[Row], seed: int, most: int = 6, kept: i
 @pytest.mark.parametrize("kept", [0, 150, 8192])
 def test_answers_are_those_of_the_edge(models, edge, asked, kept: int) -> None:
     """With beginnings of prompts kept for further questions, few of them, or none."""
-    rows = [row(models, packet, question, Sampling(40)) for packet, question in asked]
+    rows = [row(models, packet, question, 40) for packet, question in asked]
     run(models, rows, seed=kept, kept=kept)
     answers = edge.answer_many(asked, max_new_tokens=40)
     assert [tuple(r.tokens) for r in rows] == [answer.tokens for answer in answers]
@@ -52,8 +54,8 @@ def test_answers_are_those_of_the_edge(models, edge, asked, kept: int) -> None:
 
 def test_a_row_that_leaves_changes_no_other(models, edge, asked) -> None:
     packet, question = asked[-1]
-    rows = [row(models, p, q, Sampling(20)) for p, q in (asked[-1], asked[4], asked[-1])]
-    batch = Batch(models.edge.model, models.ends)
+    rows = [row(models, p, q, 20) for p, q in (asked[-1], asked[4], asked[-1])]
+    batch = models.batch("scenes-tiny")
     batch.join(rows)
     for _ in range(3):
         batch.step()
@@ -69,57 +71,52 @@ def test_what_was_asked_about_is_prefilled_once(models, asked) -> None:
     first = models.edge.model.model.language_model.layers[0].input_layernorm
     hook = first.register_forward_pre_hook(lambda _, args: positions.append(args[0].shape[1]))
     packet, _ = asked[-1]
-    batch = Batch(models.edge.model, models.ends, 8192)
+    batch = models.batch("scenes-tiny", 8192)
     for question in ("Is there a bus?", "Is there a cat?", "Describe the picture."):
-        batch.join([row(models, packet, question, Sampling(1))])
+        batch.join([row(models, packet, question, 1)])
     hook.remove()
     assert positions[0] > 196
     assert max(positions[1:]) < 30
 
 
 def test_kept_beginnings_are_bounded_and_the_last_used_stay() -> None:
-    cache = DynamicCache()
-    cache.update(torch.arange(20.0).view(1, 1, 20, 1), torch.zeros(1, 1, 20, 1), 0)
-    held = PrefixCache(10)
-    held.keep(b"a", cache, 0, 2, 6)
-    held.keep(b"b", cache, 0, 0, 4)
-    assert held.get(b"a")[0][0].flatten().tolist() == [2, 3, 4, 5]
-    held.keep(b"c", cache, 0, 0, 5)
+    held: LeastRecentCache[str] = LeastRecentCache(10)
+    held.put(b"a", "A", 4)
+    held.put(b"b", "B", 4)
+    assert held.get(b"a") == "A"
+    held.put(b"c", "C", 5)
     assert held.get(b"b") is None
-    assert held.get(b"a") is not None
-    held.keep(b"d", cache, 0, 0, 11)
+    assert held.get(b"a") == "A"
+    held.put(b"d", "D", 11)
     assert held.get(b"d") is None
-    held.keep(None, cache, 0, 0, 2)
     assert held.get(None) is None
-    assert length(held.get(b"c")) == 5
 
 
 def test_a_packet_that_is_asked_about_again_is_neither_decoded_nor_prefilled(
     models, asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = Batch(models.edge.model, models.ends, kept_positions=500)
-    first = row(models, asked[0][0], "Is there a bus?", Sampling(1))
+    batch = models.batch("scenes-tiny", 500)
+    first = row(models, asked[0][0], "Is there a bus?", 1)
     assert batch.positions(first) == first.prompt.length
     batch.join([first])
     monkeypatch.setattr(models.edge, "decode_features", None)
-    second = row(models, asked[0][0], "Is there a cat?", Sampling(1))
+    second = row(models, asked[0][0], "Is there a cat?", 1)
     assert batch.positions(second) == second.prompt.length - second.prompt.num_shared < 30
     assert all(map(torch.equal, first.prompt.pictures, second.prompt.pictures))
 
 
 def test_an_empty_batch_gives_its_memory_back(models, asked) -> None:
-    batch = Batch(models.edge.model, models.ends)
-    batch.join([row(models, *asked[0], Sampling(1))])
+    batch = models.batch("scenes-tiny")
+    batch.join([row(models, *asked[0], 1)])
     batch.step()
     assert not batch.rows
-    assert not batch._cache.layers
-    assert batch._mask.numel() == 0
+    assert batch._sequences is None
 
 
 def test_a_seed_repeats_what_is_drawn_whatever_else_is_there(models, asked) -> None:
     def draw(others: int, seed: int) -> list[int]:
-        mine = row(models, *asked[2], Sampling(6, temperature=3.0, seed=seed))
-        run(models, [*(row(models, *asked[i], Sampling(8)) for i in range(others)), mine], seed=others)
+        mine = row(models, *asked[2], 6, temperature=3.0, seed=seed)
+        run(models, [*(row(models, *asked[i], 8) for i in range(others)), mine], seed=others)
         return mine.tokens
 
     assert draw(0, seed=1) == draw(4, seed=1)
@@ -127,7 +124,7 @@ def test_a_seed_repeats_what_is_drawn_whatever_else_is_there(models, asked) -> N
 
 
 def test_a_small_nucleus_is_greedy(models, edge, asked) -> None:
-    mine = row(models, *asked[-1], Sampling(12, temperature=1.5, top_p=1e-6, seed=3))
+    mine = row(models, *asked[-1], 12, temperature=1.5, top_p=1e-6, seed=3)
     run(models, [mine], seed=0)
     assert tuple(mine.tokens) == edge.answer(*asked[-1], max_new_tokens=12).tokens
 
@@ -136,9 +133,9 @@ def test_drawn_tokens_follow_their_shares() -> None:
     """Of shares 0.6, 0.3, 0.1 the nucleus 0.7 keeps two, at 2 : 1."""
     logits = torch.tensor([0.1, 0.6, 0.3]).log()
     counts = [0, 0, 0]
-    mine = Row(None, Sampling(10**9, temperature=1.0, top_p=0.7, seed=0))  # type: ignore[arg-type]  # no packet is asked for
+    mine = Generation(Prompt(torch.zeros(0), (), {}), 10**9, Sampling(temperature=1.0, top_p=0.7, seed=0))
     for _ in range(3000):
-        mine.take(logits, 1, frozenset())
+        mine.take(logits, 1, 0.6, frozenset())
         counts[mine.tokens[-1]] += 1
     assert counts[0] == 0
     assert counts[1] / 3000 == pytest.approx(2 / 3, abs=0.03)
@@ -147,12 +144,15 @@ def test_drawn_tokens_follow_their_shares() -> None:
 BYTES = [b" A", b" caf", b"\xc3", b"\xa9", b".", b" End", b" now"]
 
 
-def decode(ids: list[int]) -> str:
-    return b"".join(BYTES[i] for i in ids).decode("utf-8", "replace")
+class Bytes:
+    """A tokenizer of a few tokens, two of which are halves of a character."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return b"".join(BYTES[i] for i in ids).decode("utf-8", "replace")
 
 
 def test_growing_text_never_takes_back() -> None:
-    text = GrowingText(decode)
+    text = TextStream(Bytes())
     pieces = [text.push(i) for i in range(5)]
     assert pieces == ["A", " caf", "", "é", "."]
     assert text.close() == ""
@@ -163,7 +163,7 @@ def test_growing_text_never_takes_back() -> None:
     "stop, left", [("fé", "A ca"), (". End", "A café"), (" ", "A"), ("zzz", "A café. End now")]
 )
 def test_stop_strings_end_the_text_before_them(stop: str, left: str) -> None:
-    text = GrowingText(decode, (stop,))
+    text = TextStream(Bytes(), (stop,))
     pieces = [text.push(i) for i in range(len(BYTES))] + [text.close()]
     assert "".join(pieces) == text.text == left.strip()
     assert text.is_stopped == (stop != "zzz")

@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
-    """The values that were used last, of at most `most` in size together; may be used by several threads."""
+class LeastRecentCache(Generic[T]):
+    """The values that were used last, of at most `capacity` in size together; for use by several threads."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._held = most, 0
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._used = capacity, 0
         self._entries: OrderedDict[bytes, tuple[T, int]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -28,13 +28,17 @@ class Kept(Generic[T]):
             self._entries.move_to_end(key)
             return self._entries[key][0]
 
+    def has_room(self, key: bytes, size: int) -> bool:
+        """Whether `put` would keep a value of this size: it is new, and no larger than everything."""
+        return key not in self._entries and 0 < size <= self._capacity
+
     def put(self, key: bytes, value: T, size: int) -> None:
-        """Keeps a value of this size, unless it is there or there is no room for it; the oldest make room."""
+        """Keeps a value of this size where there is room for it; the oldest make room."""
         with self._lock:
-            if key in self._entries or not 0 < size <= self._most:
+            if not self.has_room(key, size):
                 return
-            while self._held + size > self._most:
+            while self._used + size > self._capacity:
                 _, (_, freed) = self._entries.popitem(last=False)
-                self._held -= freed
+                self._used -= freed
             self._entries[key] = value, size
-            self._held += size
+            self._used += size

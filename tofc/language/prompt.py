@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import (
     LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionProcessor,
     PreTrainedTokenizerBase,
 )
@@ -93,14 +92,11 @@ class Prompt:
         return cls(ids.repeat_interleave(repeats), pictures, dict(timing or {}), num_shared)
 
     @staticmethod
-    def batch(
-        prompts: Sequence[Prompt], model: LlavaOnevisionForConditionalGeneration
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(prompts: Sequence[Prompt], model: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded `inputs_embeds` [B, L, D] and attention mask int64 [B, L] of several prompts."""
-        embedding: Any = model.get_input_embeddings()
+        embedding = model.get_input_embeddings()
         longest = max(prompt.length for prompt in prompts)
-        pad = model.generation_config.pad_token_id
-        ids = torch.full((len(prompts), longest), pad, dtype=torch.int64)
+        ids = torch.zeros(len(prompts), longest, dtype=torch.int64)  # nothing ever attends to padding
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, longest - prompt.length :] = prompt.ids
@@ -127,12 +123,9 @@ def chat_template(base: str | Path, tokenizer: PreTrainedTokenizerBase) -> str:
     return template
 
 
-def end_tokens(
-    tokenizer: PreTrainedTokenizerBase, model: LlavaOnevisionForConditionalGeneration
-) -> list[int]:
+def end_ids(tokenizer: PreTrainedTokenizerBase, model: Any) -> frozenset[int]:
     """Ids that end an answer: of the sequence, of a turn, and what the model's config names."""
-    text: Any = model.config.text_config
-    named = text.eos_token_id
+    named = model.config.get_text_config().eos_token_id
     ends = {named} if isinstance(named, int) else set(named or ())
     if tokenizer.eos_token_id is not None:
         ends.add(tokenizer.eos_token_id)
@@ -141,11 +134,4 @@ def end_tokens(
         ends.add(turn)
     if not ends:
         raise CheckpointError("neither tokenizer nor config says which token ends an answer (eos_token)")
-    return sorted(ends)
-
-
-def left_pad(tokenizer: PreTrainedTokenizerBase, model: LlavaOnevisionForConditionalGeneration) -> int:
-    """Id that fills the left of shorter prompts in a batch; nothing ever attends to it."""
-    if tokenizer.pad_token_id is not None:
-        return tokenizer.pad_token_id
-    return end_tokens(tokenizer, model)[0]
+    return frozenset(ends)

@@ -1,0 +1,6 @@
+"""The one way in which a language model is run.
+
+`load` reads it, `prompt` makes what it is asked, `sequences` takes prompts and tokens through its blocks
+(`blocks`), `sampling` chooses tokens, `batch` decodes rows that come and go, `exits` lets members of a family
+answer in turn, `generate` answers many prompts, `text` is what the tokens say.
+"""
