@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from entropy.tables import (
     quantize_frequencies,
     reconstruction_offsets,
 )
-from entropy.trainable import TrainableCodec, to_numpy
+
+if TYPE_CHECKING:
+    from entropy.trainable import TrainableCodec
 
 GRID = 2.0**-14  # of the transform's inputs and outputs, in units of their root mean square
 HIDDEN_LIMIT = 255  # 8-bit activations in the synthesis
@@ -197,3 +199,8 @@ def _cut_tails(mass: NDArray[np.float64]) -> tuple[NDArray[np.uint16], int]:
     last = min(last, share.size - 1)
     kept = share[first : last + 1]
     return quantize_frequencies(np.append(kept, 1.0 - kept.sum())), first - HYPER_LIMIT
+
+
+def to_numpy(values: Tensor) -> np.ndarray:
+    """A detached float64 copy on the host."""
+    return values.detach().cpu().double().numpy()

@@ -262,8 +262,3 @@ def _matrix_root(weight: Tensor | None, width: int, device: torch.device) -> Ten
         min=float(values[-1]) * 1e-4
     )  # directions that hardly matter must still be invertible
     return (vectors * values.sqrt()) @ vectors.T
-
-
-def to_numpy(values: Tensor) -> np.ndarray:
-    """A detached float64 copy on the host."""
-    return values.detach().cpu().double().numpy()

@@ -71,6 +71,61 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
     assert not faults, "\n".join(faults)
 
 
+def modules() -> dict[str, Path]:
+    """Every module of the rooms by its dotted name."""
+    found = {}
+    for path in sources(*ROOMS):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(tree: ast.AST, names: set[str]) -> Iterator[str]:
+    """The modules among `names` that a file imports, anywhere but for its types alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name in names)
+        elif isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                part = f"{node.module}.{name.name}"
+                yield from {part if part in names else str(node.module)} & names
+        else:
+            yield from imported(node, names)
+
+
+def test_no_files_import_each_other() -> None:
+    """Neither directly nor through others: taking away what needs no one, or nobody needs, leaves nothing."""
+    found = modules()
+    left = {name: set(imported(parse(path), set(found))) - {name} for name, path in found.items()}
+    left["encoders.merging_torch"].discard("encoders.merging")  # loaded by it where torch is there
+    free = list(left)
+    while free:
+        needed = set().union(*left.values())
+        free = [name for name, needs in left.items() if name not in needed or not needs & left.keys()]
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert not left, "\n".join(f"{name} -> {sorted(needs & left.keys())}" for name, needs in left.items())
+
+
+# Training runs blocks with gradients and without a cache.
+BLOCK_RUNNERS = {"tofc/language/blocks.py", "tofc/familial/training/task.py"}
+
+
+def test_decoder_blocks_are_run_in_one_place() -> None:
+    """What calls a decoder block gives it rotary tables; what calls a whole model with a cache names that."""
+    faults = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}"
+        for path in sources(*ROOMS)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call)
+        and {word.arg for word in node.keywords} & {"position_embeddings", "past_key_values", "use_cache"}
+        and not any(word.arg == "use_cache" and ast.unparse(word.value) == "False" for word in node.keywords)
+        and str(path.relative_to(ROOT)) not in BLOCK_RUNNERS
+    ]
+    assert not faults, "ask tofc.language: " + ", ".join(faults)
+
+
 @pytest.mark.parametrize("room", sorted(ALLOWED))
 def test_rooms_load_only_their_libraries(room: str) -> None:
     known = ALLOWED[room] | set(sys.stdlib_module_names) | {room, "__future__"}
@@ -202,6 +257,26 @@ def test_ci_goes_on_without_a_browser(tmp_path: Path, user: int, words: str) -> 
     assert done.returncode == 0
     assert words in done.stderr
     assert bool(words) == bool(done.stderr)
+
+
+def test_the_path_of_a_picture_is_short() -> None:
+    """CONTRIBUTING names what a reader must read from pixels to the answer: all of it is there."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("### The path of a picture")[1]
+    lines, file = 0, ""
+    for step, read in re.findall(r"^\|[^|]*\|([^|]*)\|([^|]*)\|$", text, flags=re.MULTILINE):
+        file = step.strip().strip("`")
+        if not file.endswith(".py"):
+            continue
+        found = {
+            node.name: node.end_lineno - node.lineno + 1
+            for node in ast.walk(parse(ROOT / file))
+            if isinstance(node, ast.FunctionDef)
+        }
+        names = re.findall(r"`(\w+)`", read)
+        missing = [name for name in names if name not in found]
+        assert not missing, f"{file} has no {missing}: put right the path of a picture in CONTRIBUTING.md"
+        lines += sum(found[name] for name in names)
+    assert 500 < lines <= 1200
 
 
 # The README: what it shows must run.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+UNSURE_BELOW = 0.5  # of `Answer.confidence`: what was said is no likelier than all else together
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -23,3 +25,8 @@ class Answer:
     timing: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
     fallback: str = field(default="", compare=False)
     confidence: float | None = field(default=None, compare=False)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the model would rather have said something else at some token than not."""
+        return self.confidence is not None and self.confidence < UNSURE_BELOW

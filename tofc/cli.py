@@ -22,6 +22,7 @@ from tofc.cli_files import STREAM, check_input, check_output, read_input, write_
 from tofc.cli_packet import byte_sections, find_codec, packet_fields
 from tofc.cli_report import (
     JsonOption,
+    answer_line,
     milliseconds,
     note,
     print_json,
@@ -180,7 +181,7 @@ def ask(
         told |= {} if decoded is None else cli_decoding.decoding_fields(decoded)
         print_json({**fields, **told, "timing": {**packet.timing, **answer.timing}})
         return
-    typer.echo(answer.text)
+    typer.echo(answer_line(answer))
     if answer.fallback:
         note(f"answered on this device, by {answer.exit}: {answer.fallback}")
     if decoded is not None and decoded.counts.rounds:
@@ -292,7 +293,7 @@ def answer(
         fields = packet_fields(packet, edge.codec)
         print_json({**_answer_fields(result), **fields, "timing": dict(result.timing)})
         return
-    typer.echo(result.text)
+    typer.echo(answer_line(result))
     note(f"{len(packet)} bytes; {_timing(result.timing)}")
 
 
@@ -333,7 +334,12 @@ def _rate_options(quality: int | None, max_bytes: int | None, tokens: str | None
 
 def _answer_fields(answer: Answer) -> dict[str, Any]:
     """An answer, ready for JSON; `answer_tokens` counts those that the language model generated."""
-    return {"answer": answer.text, "exit": answer.exit, "answer_tokens": len(answer.tokens)}
+    return {
+        "answer": answer.text,
+        "exit": answer.exit,
+        "answer_tokens": len(answer.tokens),
+        "confidence": answer.confidence,
+    }
 
 
 def _summary(packet: Packet, device: Device) -> str:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.text import Text
 
-    from tofc.decoding.drafting import Watch
-    from tofc.decoding.growth import Growth
-    from tofc.decoding.together import Decoded
     from tofc.device import Device
+    from tofc.drafting.drafter import Watch
+    from tofc.drafting.progress import Progress
+    from tofc.drafting.speculate import Decoded
     from tofc.edge import Edge
     from tofc.packet import Packet
     from tofc.serving.client import RemoteEdge
@@ -95,23 +95,15 @@ def drafted(
     return Drafted(draft=draft, tiers=None if tiers is None else len(names))
 
 
-def largest(names: Sequence[str], model: str) -> str:
-    """The member among `names` that all others are part of: the one to load."""
-    from tofc.familial import family
-
-    members = family(model)
-    return max((members.named(name) for name in names), key=lambda member: member.exit_layer).name
-
-
-def tiers_here(edge: Edge, packet: Packet, question: str, names: Sequence[str]) -> Iterator[Growth]:
+def tiers_here(edge: Edge, packet: Packet, question: str, names: Sequence[str]) -> Iterator[Progress]:
     """The answer of the last of several members of `edge`, while it grows."""
-    from tofc.decoding import speculate
-    from tofc.decoding.growth import growths
+    from tofc.drafting import speculate
+    from tofc.drafting.progress import follow_progress
 
     def run(watch: Watch) -> Decoded:
         return speculate(edge, packet, question, names, watch=watch)
 
-    return growths(run, edge.tokenizer)
+    return follow_progress(run, edge.tokenizer)
 
 
 def draft_answer(
@@ -125,15 +117,17 @@ def draft_answer(
 ) -> tuple[Packet, Decoded]:
     """The packet, and what several tiers made of it: here, or here and far away."""
     if remote is None:
-        edge = load_edge(model, largest(drafted.names, model))
+        from tofc.familial import family
+
+        edge = load_edge(model, family(model).deepest(drafted.names).name)
         packet = encode_picture(device, picture, rate)
         return packet, shown(tiers_here(edge, packet, question, drafted.names))
     packet = encode_picture(device, picture, rate)
     with remote:
         with working(f"loading {drafted.draft} of {model}"):
             quieten_libraries()
-            growths = remote.stream(packet, question)
-        return packet, shown(growths)
+            progress = remote.stream(packet, question)
+        return packet, shown(progress)
 
 
 class Role(StrEnum):
@@ -221,39 +215,39 @@ def decoding(
     print_evaluation(run(settings, folder), tables, folder, json_)
 
 
-def shown(growths: Iterator[Growth]) -> Decoded:
-    """The end of an answer, whose growth is shown where standard error is a terminal."""
+def shown(progress: Iterator[Progress]) -> Decoded:
+    """The end of an answer, whose progress is shown where standard error is a terminal."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console(stderr=True)
     live = Live(console=console, transient=True, auto_refresh=False)
     with live if console.is_terminal else nullcontext():
-        for growth in growths:
+        for state in progress:
             if console.is_terminal:
-                live.update(growing_text(growth), refresh=True)
-    assert growth.decoded is not None
-    return growth.decoded
+                live.update(progress_text(state), refresh=True)
+    assert state.decoded is not None
+    return state.decoded
 
 
 _STYLES = {"final": "", "checked": "italic", "drafted": "dim italic"}
 _CORRECTED = "underline"
 
 
-def growing_text(growth: Growth) -> Text:
+def progress_text(progress: Progress) -> Text:
     """Final tokens plain, those that one tier has verified in italics, drafts dim besides; and a legend."""
     from rich.text import Text
 
     text = Text()
-    for piece in growth.pieces:
+    for piece in progress.pieces:
         text.append(
             piece.text, style=f"{_STYLES[piece.state]} {_CORRECTED if piece.corrected else ''}".strip()
         )
     said = {"final": "verified", "checked": "not by the cloud yet", "drafted": "drafted"}
     text.append("\n\n")
-    for state in sorted({piece.state for piece in growth.pieces}, key=list(_STYLES).index):
+    for state in sorted({piece.state for piece in progress.pieces}, key=list(_STYLES).index):
         text.append(said[state], style=_STYLES[state])
         text.append("  ")
-    if any(piece.corrected for piece in growth.pieces):
+    if any(piece.corrected for piece in progress.pieces):
         text.append("corrected", style=_CORRECTED)
     return text

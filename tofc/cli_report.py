@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tofc.answer import Answer
 from tofc.errors import UserError, needs_edge
 
 USER_ERROR = 2  # exit code for what the user can put right; 1, Python's own, is a fault of ours
@@ -68,6 +69,11 @@ def one_line(error: BaseException) -> str:
 def note(text: str) -> None:
     """A line for the person in front of the terminal: standard error, never mixed with results."""
     typer.echo(text, err=True)
+
+
+def answer_line(answer: Answer) -> str:
+    """An answer for people; scripts, whose standard output is no terminal, get its text alone."""
+    return f"{answer.text} (unsure)" if answer.is_unsure and sys.stdout.isatty() else answer.text
 
 
 def print_json(result: Mapping[str, Any]) -> None:

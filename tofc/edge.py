@@ -237,10 +237,14 @@ class Edge:
                     f"generation setting {key} cannot be changed: one answer comes of each question"
                 )
 
-    def prompts(self, pairs: Sequence[tuple[Packet | Features | Sequence[Features], str]]) -> list[Prompt]:
+    def prompt(self, seen: Seen, question: str) -> Prompt:
+        """A question in the chat template, with the projected pictures inside."""
+        return self.prompts([(seen, question)])[0]
+
+    def prompts(self, pairs: Sequence[tuple[Seen, str]]) -> list[Prompt]:
         """Questions about the same pictures in the chat template, with the projected pictures inside."""
         seen = pairs[0][0]
-        pictures = self.decode_features(seen) if isinstance(seen, Packet) else _as_list(seen)
+        pictures = self.decode_features(seen) if isinstance(seen, Packet | bytes) else _as_list(seen)
         watch = Stopwatch(self.model.device)
         embeddings = visual_embeddings(self.model, pictures)
         timing = {"decode": sum(p.timing.get("decode", 0.0) for p in pictures), "project": watch.lap()}

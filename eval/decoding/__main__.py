@@ -20,11 +20,11 @@ from torch import Tensor
 from eval.decoding.apart import grow_apart
 from eval.scenes.world import make_scene
 from tofc.answer import Answer
-from tofc.decoding import Choice, Pace
-from tofc.decoding.growing import Growing
-from tofc.decoding.reading import Read, common, readers
-from tofc.decoding.together import end_ids, grow, prompt_of
 from tofc.device import Device
+from tofc.drafting import Pace, Sampling
+from tofc.drafting.partial import PartialAnswer
+from tofc.drafting.reader import Read, common, readers
+from tofc.drafting.speculate import grow
 from tofc.edge import Edge
 from tofc.errors import UserError
 from tofc.packet import Packet
@@ -34,7 +34,7 @@ _BATCH = 16  # scenes that transformers answers at a time
 
 
 @dataclass
-class Remembered:
+class CachedReader:
     """A reader that computes each question once: members answer the same ones in many groups.
 
     Passes are told apart by all tokens and by how many rows are asked for, for rows of a longer pass may
@@ -73,17 +73,17 @@ def compare(
 
     Also gives what differed: the position, the two likeliest tokens, and how far apart their logits are.
     """
-    prompt = prompt_of(edge, packet, options.prompt)
+    prompt = edge.prompt(packet, options.prompt)
     own = readers(edge.family, prompt, alone)
-    reads = {name: Remembered(read) for name, read in own.items()}
+    reads = {name: CachedReader(read) for name, read in own.items()}
     found, unequal = {}, []
     for group in groups:
-        answer = Growing(end_ids(edge), options.max_new_tokens)
+        answer = PartialAnswer(edge.ends, options.max_new_tokens)
         drafts = _DRAFTS[scene % len(_DRAFTS)]
         if options.apart:
             counts = grow_apart(answer, edge.family, prompt, group, drafts)
         else:
-            counts = grow(answer, [reads[name] for name in group], Choice(), Pace(drafts))
+            counts = grow(answer, [reads[name] for name in group], Sampling(), Pace(drafts))
         said = tuple(token for token in answer.tokens if token not in answer.ends)
         wanted = alone[group[-1]].tokens
         found[group] = Tally(int(said == wanted), counts.sent, counts.stood)

@@ -7,9 +7,9 @@ from statistics import fmean, median
 from typing import Any
 
 from eval.decoding.simulate import Costs
-from tofc.decoding import Pace
-from tofc.decoding.pace import line
-from tofc.decoding.rounds import Verdict
+from tofc.drafting import Pace
+from tofc.drafting.pace import line
+from tofc.drafting.rounds import Verdict
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from eval.decoding.config import Counted, Published, Shape
 from eval.decoding.simulate import Costs, random_says, simulate
 from eval.latency.config import Rates
 from eval.latency.count import Counts, Work
-from tofc.decoding import Pace
+from tofc.drafting import Pace
 
 
 def of_published(published: Published, shares: Sequence[float], tokens: int) -> Iterator[dict[str, Any]]:

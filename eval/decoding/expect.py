@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from eval.decoding.config import DecodingConfig
 from eval.decoding.costs import drafter_costs, verifier_costs
 from eval.decoding.simulate import Costs, simulate
-from tofc.decoding import Pace
-from tofc.decoding.carry import Carry
-from tofc.decoding.reading import Read, readers
-from tofc.decoding.together import end_ids, prompt_of
+from tofc.drafting import Pace
+from tofc.drafting.reader import Read, readers
+from tofc.drafting.states import StateRule
 from tofc.edge import Edge
 from tofc.packet import Packet
 
@@ -56,9 +55,9 @@ class Told:
 def read_along(config: DecodingConfig, edge: Edge, packets: Sequence[Packet]) -> Told:
     """Has the members of a run read the full one's answers."""
     names = list(dict.fromkeys([config.draft, *config.three, _FULL]))
-    says, ends = [], end_ids(edge)
+    says, ends = [], edge.ends
     for packet in packets:
-        prompt = prompt_of(edge, packet, config.prompt)
+        prompt = edge.prompt(packet, config.prompt)
         reads = readers(edge.family, prompt, names)
         answer: list[int] = []
         while len(answer) < config.max_new_tokens and not ends & set(answer[-1:]):
@@ -129,5 +128,5 @@ def _like(costs: Costs, seconds: tuple[float, float], full: tuple[float, float])
 
 
 def _same_pace(system: System) -> Pace:
-    carry = Carry(system.states)
-    return Pace(system.drafts, parallel=system.parallel, alone=system.alone, carry=carry)
+    states = StateRule(system.states)
+    return Pace(system.drafts, parallel=system.parallel, alone=system.alone, states=states)

@@ -18,13 +18,13 @@ from eval.decoding.expect import expect, read_along
 from eval.decoding.processes import pin, tiers
 from eval.latency.link import Link, Packets
 from eval.scenes.world import make_scene
-from tofc.cli_decoding import largest
 from tofc.cli_report import working
-from tofc.decoding.carry import Carry
-from tofc.decoding.drafting import Counts
-from tofc.decoding.remote import draft_for
 from tofc.device import Device
+from tofc.drafting.drafter import DraftCounts
+from tofc.drafting.remote import DraftSettings, draft_for
+from tofc.drafting.states import StateRule
 from tofc.edge import Edge
+from tofc.familial import family
 from tofc.packet import Packet
 from tofc.serving.client import RemoteEdge
 
@@ -45,7 +45,7 @@ class System:
 
     def pace(self) -> Recorded:
         """A fresh one for each link: it goes on learning from picture to picture."""
-        return Recorded(self.drafts, parallel=self.parallel, alone=self.alone, carry=Carry(self.states))
+        return Recorded(self.drafts, parallel=self.parallel, alone=self.alone, states=StateRule(self.states))
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Run:
     link: Link
     pace: Recorded
     tokens: list[tuple[int, ...]] = field(default_factory=list)
-    counts: list[Counts] = field(default_factory=list)
+    counts: list[DraftCounts] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -85,7 +85,8 @@ def measure(config: DecodingConfig) -> dict[str, Any]:
     pictures = [Image.fromarray(make_scene(config.split, index)[1]) for index in range(config.pictures)]
     packets = [device.encode(picture) for picture in pictures]
     del device
-    edge = Edge.from_pretrained(config.model, largest([config.draft, *config.three[:1]], config.model))
+    needed = family(config.model).deepest([config.draft, *config.three[:1]])
+    edge = Edge.from_pretrained(config.model, needed.name)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pin(config.cores[0])
@@ -125,16 +126,14 @@ def _over(
     for number, packet in enumerate([packets[0], *packets]):  # the first once more, to warm up
         for run in runs:
             with working(f"{1e3 * link.round_trip:g} ms, {run.system.name}: picture {number}"):
-                decoded = draft_for(
-                    remotes[len(run.system.members) + 1],
-                    edge,
-                    packet,
-                    config.prompt,
-                    draft=run.system.members[0],
+                remote = remotes[len(run.system.members) + 1]
+                how = DraftSettings(
+                    run.system.members[0],
                     max_new_tokens=config.max_new_tokens,
-                    pace=run.pace,
                     parallel=run.system.parallel,
+                    pace=run.pace,
                 )
+                decoded = draft_for(remote.connection, remote.model, edge, packet, config.prompt, how)
             if not number:
                 run.pace.forget()
                 continue

@@ -1,4 +1,4 @@
-"""An event simulator: the very loop of `tofc.decoding`, on a clock that only moves by what things cost.
+"""An event simulator: the very loop of `tofc.drafting`, on a clock that only moves by what things cost.
 
 Tiers are told what they would say at each position of the top tier's answer; a draft stands where it is what
 the tier above says. That is all that greedy answers take: behind a draft that falls nothing counts.
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tofc.decoding.carry import Carrier
-from tofc.decoding.choice import Greedy
-from tofc.decoding.drafting import Counts, Drafter
-from tofc.decoding.growing import Exchange, Growing
-from tofc.decoding.pace import Pace
-from tofc.decoding.reading import Read
-from tofc.decoding.rounds import Round, Verdict
-from tofc.decoding.verifier import Above, Verifier
+from tofc.drafting.acceptance import Greedy
+from tofc.drafting.drafter import DraftCounts, Drafter
+from tofc.drafting.pace import Pace
+from tofc.drafting.partial import Exchange, PartialAnswer
+from tofc.drafting.reader import Read
+from tofc.drafting.rounds import Round, Verdict
+from tofc.drafting.states import StateSender
+from tofc.drafting.verifier import UpperTier, Verifier
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Shared:
     def __init__(self, core: _Core, seconds: float) -> None:
         self._core, self._seconds, self._given = core, seconds, False
 
-    def told(self, tokens: Sequence[int], begin: int) -> bytes:
+    def states(self, tokens: Sequence[int], begin: int) -> bytes:
         return bytes(len(tokens) - begin)
 
     def take(self, tokens: Sequence[int], round: Round) -> None:
@@ -145,12 +145,12 @@ def simulate(
     parallel: bool = False,
     middle: Pace | None = None,
     cores: Sequence[int] | None = None,
-) -> Counts:
+) -> DraftCounts:
     """What an answer takes: `says[tier][position]`, token ids below 8, the drafter's first, the top's last.
 
     costs: of each tier. With `parallel` tiers go on while a round is under way. `middle` is the pace of tiers
-    in the middle, `cores` names each tier's core: one of its own, if left out. `Counts.seconds` is the time
-    on the simulated clock.
+    in the middle, `cores` names each tier's core: one of its own, if left out. `DraftCounts.seconds` is the
+    time on the simulated clock.
     """
     clock, most = Clock(), len(says[-1])
     used = range(len(says)) if cores is None else cores
@@ -163,8 +163,8 @@ def simulate(
         cost, above = costs[level], None
         if exchange is not None:
             plans = Pace(parallel=parallel) if middle is None else middle
-            pack = Carrier(shared[level], partial(bool, takes), plans.carry)
-            above = Above(exchange, plans, _Aside(clock) if plans.parallel else None, pack, clock)
+            pack = StateSender(shared[level], partial(bool, takes), plans.states)
+            above = UpperTier(exchange, plans, _Aside(clock) if plans.parallel else None, pack, clock)
         verifier = Verifier(
             readers[level], Greedy(), frozenset(), most, above=above, shared=shared[level], now=clock
         )
@@ -172,7 +172,7 @@ def simulate(
     assert exchange is not None
     checked = 0
 
-    def besides(answer: Growing) -> None:
+    def besides(answer: PartialAnswer) -> None:
         nonlocal checked
         if answer.checked != checked:
             checked = answer.checked
@@ -183,12 +183,12 @@ def simulate(
         Greedy(),
         exchange,
         pace,
-        pack=Carrier(shared[0], partial(bool, takes), pace.carry),
+        pack=StateSender(shared[0], partial(bool, takes), pace.states),
         pool=_Aside(clock) if parallel else None,
         watch=besides,
         now=clock,
     )
-    answer = Growing(frozenset(), most)
+    answer = PartialAnswer(frozenset(), most)
     counts = drafter.run(answer)
     assert answer.tokens == list(says[-1])
     return counts

@@ -25,9 +25,8 @@ from eval.decoding.counted import pass_costs
 from eval.latency.link import Packets
 from eval.scenes.world import make_scene
 from tofc.config import load_yaml
-from tofc.decoding.reading import readers
-from tofc.decoding.together import prompt_of
 from tofc.device import Device
+from tofc.drafting.reader import readers
 from tofc.edge import Edge
 from tofc.errors import UserError
 from tofc.familial.family import Family
@@ -152,7 +151,7 @@ def _bundled(settings: DecodingConfig, repeats: int) -> Iterator[Pass]:
             f"members and {needed} tokens: name another model or a prompt with longer answers in the "
             "configuration"
         )
-    prompt = prompt_of(edge, packet, settings.prompt)
+    prompt = edge.prompt(packet, settings.prompt)
     yield from timed(edge.family, prompt, tokens, combinations(names, 2), repeats)
 
 

@@ -23,7 +23,8 @@ from tofc.familial.causal import BASE, FAMILY, load_family
 from tofc.familial.decomposition import Spectrum, rank_for_ratio
 from tofc.familial.family import Family, main_spec
 from tofc.familial.store import INDEX, save_family
-from tofc.language.model import text_model
+from tofc.language.prompt import Prompt
+from tofc.language.sequences import Sequences
 
 # The language model of llava-onevision-qwen2-0.5b-ov.
 HALF_BILLION = {
@@ -68,28 +69,25 @@ def open_family(source: str | Path, exit: str = "full", dtype: torch.dtype = tor
     return Edge.from_pretrained(source, exit, dtype=dtype).family
 
 
-@torch.inference_mode()
 def speeds(family: Family, rounds: int = 15, context: int = 96) -> list[Speed]:
     """One token of each member in turn, `rounds` times: medians.
 
     On a CPU the time is that of the process, which other work on the machine does not lengthen; it is that of
     a clock where one thread computes (OMP_NUM_THREADS=1).
     """
-    states = {}
-    on_cpu = text_model(family.main).norm.weight.device.type == "cpu"
+    on_cpu = family.language.device.type == "cpu"
     clock = time.process_time if on_cpu else time.perf_counter
-    for member in family:
-        model = family.model(member.name)
-        text = text_model(model)
-        embeds = torch.zeros(1, context, text.config.hidden_size).to(text.norm.weight)
-        states[member.name] = (model, text, text(inputs_embeds=embeds, use_cache=True).cache)
-    taken: dict[str, list[float]] = {name: [] for name in states}
+    exits = {member.name: family.exit(member.name) for member in family}
+    running = {name: Sequences(family.language, [exit], keep=False) for name, exit in exits.items()}
+    for name, sequences in running.items():
+        sequences.extend([Prompt(torch.zeros(context, dtype=torch.int64), (), {})])
+        sequences.run(name)
+    taken: dict[str, list[float]] = {name: [] for name in exits}
     for _ in range(rounds):
-        for name, (model, text, cache) in states.items():
-            embeds = torch.zeros(1, 1, text.config.hidden_size).to(text.norm.weight)
+        for name, sequences in running.items():
             start = clock()
-            hidden = text(inputs_embeds=embeds, cache=cache, use_cache=True).last_hidden_state
-            int(model.lm_head(hidden).argmax())  # the word is known
+            sequences.append([[0]])
+            int(sequences.logits(name).argmax())  # the word is known
             taken[name].append(clock() - start)
     middle = {name: sorted(values)[rounds // 2] for name, values in taken.items()}
     return [

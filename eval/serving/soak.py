@@ -21,7 +21,7 @@ import numpy as np
 from eval.serving.process import Server, start_server
 from eval.serving.questions import Question, questions
 from tofc.errors import EdgeUnreachable, UserError
-from tofc.serving.asking import data_url
+from tofc.network.messages import data_url
 from tofc.serving.client import RemoteEdge
 
 _CHAT = "/v1/chat/completions"

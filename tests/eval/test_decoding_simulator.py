@@ -6,9 +6,9 @@ import pytest
 
 from eval.decoding.costs import Recorded, verifier_costs
 from eval.decoding.simulate import Costs, random_says, simulate
-from tofc.decoding import Pace
-from tofc.decoding.carry import Carry
-from tofc.decoding.rounds import Verdict
+from tofc.drafting import Pace
+from tofc.drafting.rounds import Verdict
+from tofc.drafting.states import StateRule
 
 LENGTH = 40
 
@@ -96,7 +96,7 @@ def test_states_travel_in_simulation_where_they_pay() -> None:
     for state, pays in ((0.001, True), (0.004, False)):
         costs = [Costs(0.01), Costs(0.04, 0.0, 0.02, shared=0.01, state=state)]
         found = {
-            always: simulate(says, costs, Pace(4, carry=Carry(always))).seconds
+            always: simulate(says, costs, Pace(4, states=StateRule(always))).seconds
             for always in (False, True, None)
         }
         rounds = 400 // 5

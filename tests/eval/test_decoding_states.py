@@ -16,10 +16,9 @@ from eval.decoding.states import Pass, counted, timed
 from eval.latency.config import Rates
 from eval.scenes.world import make_scene
 from tofc.config import load_yaml
-from tofc.decoding.blocks import Layer
-from tofc.decoding.growing import Growing
-from tofc.decoding.together import end_ids, prompt_of
+from tofc.drafting.partial import PartialAnswer
 from tofc.errors import ConfigError
+from tofc.language.blocks import CachedBlock
 from tofc.language.prompt import Prompt
 
 
@@ -54,15 +53,15 @@ def bundled() -> tofc.Edge:
 def test_passes_are_timed_over_the_blocks_that_they_run(
     bundled: tofc.Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Layer.__call__
+    run = CachedBlock.__call__
     rows = 0
 
-    def ticking(self: Layer, states: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+    def ticking(self: CachedBlock, states: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         nonlocal rows
-        rows += len(states)
+        rows += states.shape[1]
         return run(self, states, *rest)
 
-    monkeypatch.setattr(Layer, "__call__", ticking)
+    monkeypatch.setattr(CachedBlock, "__call__", ticking)
     edge = bundled
     prompt = Prompt.build(edge.tokenizer, edge.template, edge.model.config, "Describe the picture.", [])
     pairs = [("e2-50", "full"), ("e2-50", "e2"), ("e1", "e3")]
@@ -88,9 +87,9 @@ def test_tiers_apart_answer_as_the_last_one_alone(bundled: tofc.Edge) -> None:
     )
     question = "Describe the picture."
     alone = list(bundled.answer(packet, question, max_new_tokens=24).tokens)
-    prompt = prompt_of(bundled, packet, question)
+    prompt = bundled.prompt(packet, question)
     for tiers, drafts in ((("e2-50", "full"), 4), (("e1", "e2", "full"), 3)):
-        answer = Growing(end_ids(bundled), 24)
+        answer = PartialAnswer(bundled.ends, 24)
         counts = grow_apart(answer, bundled.family, prompt, tiers, drafts)
         assert answer.tokens[: len(alone)] == alone
         assert counts.num_bytes > 768 * counts.sent  # a state of 192 numbers for each draft

@@ -127,6 +127,10 @@ class Roster(Sequence[Member]):
             raise UserError(f"there is no exit {name!r}; this model has: {', '.join(self.names)}")
         return self._member(spec, int(match["percent"] or 100) / 100)
 
+    def deepest(self, names: Sequence[str]) -> Member:
+        """The member among these that all others are part of: the one to load; UserError as of `named`."""
+        return max((self.named(name) for name in names), key=lambda member: member.exit_layer)
+
     def member(
         self,
         *,

@@ -53,7 +53,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Cost:
+class ExitCost:
     """Multiply-accumulates of blocks and heads, of dropped answers too; `shared` of them took the prompt
     through the main model's blocks, from where a deeper member goes on."""
 
@@ -61,7 +61,7 @@ class Cost:
     shared: int
 
 
-def cost(family: Family, length: int, attempts: Sequence[Attempt]) -> Cost:
+def cost(family: Family, length: int, attempts: Sequence[Attempt]) -> ExitCost:
     """What members that were asked in turn about a prompt of `length` positions have computed."""
     width = family.language.model.config.get_text_config().hidden_size
     total = shared = depth = 0
@@ -78,4 +78,4 @@ def cost(family: Family, length: int, attempts: Sequence[Attempt]) -> Cost:
         total += count_parameters(*blocks) * steps + 2 * width * seen * len(blocks)
         total += count_parameters(exit.head) * attempt.num_tokens
         depth = exit.depth
-    return Cost(total, shared)
+    return ExitCost(total, shared)

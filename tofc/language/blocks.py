@@ -7,7 +7,6 @@ as transformers calls them, with `CachedBlock` as their cache.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -221,12 +220,7 @@ class CachedBlock:
             position_ids=positions.ids,
             position_embeddings=(cosines, sines),
             use_cache=True,
-            **{_cache_name(self.block): self},
+            cache=self,
         )
         out: Tensor = said[0] if isinstance(said, tuple) else said
         return out
-
-
-def _cache_name(block: Any) -> str:
-    """What a block calls its cache: transformers renames `past_key_values` to `cache`."""
-    return "cache" if "cache" in inspect.signature(type(block).forward).parameters else "past_key_values"

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tofc.answer import Answer
-from tofc.errors import EdgeUnreachable, UserError
+from tofc.errors import EdgeUnreachable, UserError, needs_edge
 from tofc.images import MAX_PIXELS
+from tofc.network.connection import Connection
+from tofc.network.messages import chat_request, data_url
 from tofc.packet import Packet
-from tofc.serving.asking import chat_request, data_url
-from tofc.serving.connection import Connection
-from tofc.serving.drafting import Drafting
 from tofc.serving.link import ENVELOPE_BYTES, LinkEstimator
 
 if TYPE_CHECKING:
-    from tofc.decoding.drafting import Watch
-    from tofc.decoding.growth import Growth
-    from tofc.decoding.together import Decoded
     from tofc.device import Device
+    from tofc.drafting.drafter import Watch
+    from tofc.drafting.progress import Progress
+    from tofc.drafting.remote import RemoteDrafter
+    from tofc.drafting.speculate import Decoded
     from tofc.edge import Edge
 
 KEY_VARIABLE = "TOFC_API_KEY"
@@ -74,7 +74,7 @@ class RemoteEdge:
     ) -> None:
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
         self.connection = Connection(url, key, ca, certificate, timeout, connect_timeout, retries, seed)
-        self.drafting = None if draft is None else Drafting(model, draft, tiers)
+        self.drafting = None if draft is None else _drafter(model, draft, tiers)
         self.model = model if self.drafting is None else self.drafting.name
         self.url, self.link = self.connection.url, LinkEstimator()
         self._fallback = fallback
@@ -125,16 +125,16 @@ class RemoteEdge:
 
     def stream(
         self, packet: Packet | bytes, question: str, *, exit: str = "full", **generation: Any
-    ) -> Iterator[Growth]:
+    ) -> Iterator[Progress]:
         """The answer while it grows, with what is verified and what is not told apart; needs `draft`.
 
         The last one has the whole answer in `decoded`. Raises what `answer` raises.
         """
-        from tofc.decoding.growth import growths
+        from tofc.drafting.progress import follow_progress
 
         if self.drafting is None:
             raise UserError('nothing is drafted here; say by which member: RemoteEdge(..., draft="e1")')
-        return growths(
+        return follow_progress(
             lambda watch: self._decode(packet, question, exit, generation, watch),
             self.drafting.edge.tokenizer,
         )
@@ -234,17 +234,17 @@ class RemoteEdge:
         watch: Watch | None = None,
     ) -> Decoded:
         """The answer that is drafted here."""
-        from tofc.decoding.drafting import Counts
-        from tofc.decoding.together import Decoded
+        from tofc.drafting.drafter import DraftCounts
+        from tofc.drafting.speculate import Decoded
 
         assert self.drafting is not None
         if exit != "full":
             raise UserError(f"drafts are verified by the last tier: leave out {exit}, or ask without draft")
         try:
-            return self.drafting.decode(self, packet, question, generation, watch)
+            return self.drafting.decode(self.connection, packet, question, generation, watch)
         except EdgeUnreachable as error:
             answer = self._here(error, lambda edge: edge.answer(packet, question, **generation))
-            return Decoded(answer, 0, Counts())
+            return Decoded(answer, 0, DraftCounts())
 
     def _answer(
         self,
@@ -306,6 +306,14 @@ class RemoteEdge:
 
     def _learn(self, what: str, seconds: float) -> None:
         self._seconds[what] += 0.3 * (seconds - self._seconds[what])
+
+
+def _drafter(model: str, draft: str, tiers: int | None) -> RemoteDrafter:
+    """What drafts here; MissingLibraryError without PyTorch."""
+    with needs_edge("drafting for an edge"):
+        from tofc.drafting.remote import RemoteDrafter
+
+        return RemoteDrafter(model, draft, tiers)
 
 
 _SMALLEST_BYTES = 60  # of a packet that still says something

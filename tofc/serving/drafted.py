@@ -1,7 +1,7 @@
 """Answers that devices draft: a WebSocket for each, `/v1/answers`.
 
 The first message is the question with its packet (JSON, `OpenRequest`); `Opened` comes back. Then each round
-of drafts (binary, `tofc.decoding.rounds`) is answered by its verdict, until the device closes. What goes
+of drafts (binary, `tofc.drafting.rounds`) is answered by its verdict, until the device closes. What goes
 wrong is told as JSON, {"status": 400, "error": {...}, "request_id": ...}, before the server closes. A device
 whose connection breaks opens another, from the tokens that were final.
 """

@@ -14,7 +14,7 @@ from tofc.errors import UserError
 from tofc.language.batch import Batch, Generation
 from tofc.language.text import TextStream, answer_text
 from tofc.serving.errors import ApiError, not_now, our_fault, too_busy, too_late, wrong
-from tofc.serving.job import Job, Result
+from tofc.serving.job import Completion, Job
 from tofc.serving.logs import log
 from tofc.serving.metrics import Metrics
 from tofc.serving.models import Prepared, ServedModels
@@ -219,7 +219,7 @@ class Engine:
             "generate": now - sequence.admitted - sum(prepared.timing.values()),
             "server": now - job.began,
         }
-        result = Result(
+        result = Completion(
             text=text,
             tokens=tuple(row.tokens),
             finish_reason=row.finish_reason or "stop",

@@ -42,7 +42,7 @@ class ApiError(Exception):
         return {"error": error}
 
     @property
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """What is sent where no status goes with it: over a WebSocket."""
         return {"status": self.status, **self.body}
 

@@ -192,7 +192,7 @@ class _Socket(_Answer):
             await super().fail(error)
             return
         self.status = error.status
-        told = json.dumps({**error.told, "request_id": self._request_id})
+        told = json.dumps({**error.as_json, "request_id": self._request_id})
         with contextlib.suppress(OSError):  # the client has left
             await self._send({"type": "websocket.send", "text": told})
             await self._send({"type": "websocket.close", "code": error.close_code})

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 
 from tofc.serving.errors import ApiError
-from tofc.serving.requests import Asked
+from tofc.serving.requests import ChatQuestion
 
 
 @dataclass(frozen=True)
-class Result:
+class Completion:
     """A whole answer; `timing` holds seconds by stage, "server" from the request to here."""
 
     text: str
@@ -31,14 +31,14 @@ class Job:
     It lives on the event loop that made it. Of the methods only `cancel` may be called from elsewhere.
     """
 
-    def __init__(self, asked: Asked, request_id: str, began: float | None = None) -> None:
+    def __init__(self, asked: ChatQuestion, request_id: str, began: float | None = None) -> None:
         self.asked, self.request_id = asked, request_id
         self.began = time.monotonic() if began is None else began
         self.created = int(time.time())
         self.due = self.began + asked.deadline
         self.waiting = 0  # clients that wait for the answer
         self.is_cancelled = False
-        self.result: Result | None = None
+        self.result: Completion | None = None
         self.error: ApiError | None = None
         self._deltas: list[str] = []
         self._changed = asyncio.Event()
@@ -57,7 +57,7 @@ class Job:
         self._deltas.append(delta)
         self._tell()
 
-    def finish(self, result: Result) -> None:
+    def finish(self, result: Completion) -> None:
         """The whole answer."""
         self.result = result
         self._release()
@@ -69,7 +69,7 @@ class Job:
         self._release()
         self._tell()
 
-    async def whole(self) -> Result:
+    async def whole(self) -> Completion:
         """Waits for the answer; raises ApiError where there is none."""
         while not self.is_over:
             await self._changed.wait()

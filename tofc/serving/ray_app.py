@@ -84,7 +84,7 @@ def application(wanted: Replicated) -> serve.Application:
     deployed: Any = serve.deployment  # what it is declared to give back has no `bind`
     router: Any = _ROUTER  # a path or a class, whatever is declared
     edge = deployed(
-        Edge,
+        EdgeReplica,
         ray_actor_options={"num_cpus": wanted.threads, "num_gpus": int(wanted.device == "cuda")},
         max_ongoing_requests=limits.connections,
         max_queued_requests=limits.queue,
@@ -99,7 +99,7 @@ def application(wanted: Replicated) -> serve.Application:
 
 
 @serve.ingress()
-class Edge:
+class EdgeReplica:
     """One replica."""
 
     def __init__(self, wanted: Replicated, keys: Keys, figures: Any) -> None:

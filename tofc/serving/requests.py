@@ -30,7 +30,7 @@ _DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)(?:;[\w-]+=[\w-]+)*;bas
 
 
 @dataclass(frozen=True)
-class Asked:
+class ChatQuestion:
     """One request, checked: `turns` in the messages of chat templates, the packets and pictures in order."""
 
     model: str
@@ -45,7 +45,7 @@ class Asked:
     packet_bytes: int
 
 
-async def understand(body: ChatRequest, models: ServedModels, limits: Limits) -> Asked:
+async def understand(body: ChatRequest, models: ServedModels, limits: Limits) -> ChatQuestion:
     """Checks a request; pictures are decoded on another thread. Raises ApiError for what is wrong in it."""
     model = models.resolve(body.model)
     if model is None:
@@ -67,7 +67,7 @@ async def understand(body: ChatRequest, models: ServedModels, limits: Limits) ->
         for packet, (_, data) in zip(packets, files, strict=True)
     ]
     _check_tiles(seen, models, limits)
-    return Asked(
+    return ChatQuestion(
         model=model,
         turns=_turns(body.messages, seen, limits.text_chars),
         seen=seen,

@@ -20,12 +20,12 @@ from tofc.serving.drafted import DraftedAnswers, add_drafted
 from tofc.serving.engine import Engine
 from tofc.serving.errors import ApiError, invalid, not_now, too_late, wrong
 from tofc.serving.gate import Gate
-from tofc.serving.job import Job, Result
+from tofc.serving.idempotency import AnswerStore
+from tofc.serving.job import Completion, Job
 from tofc.serving.keys import Keys
 from tofc.serving.metrics import Metrics
 from tofc.serving.models import ServedModels
-from tofc.serving.remember import Remembered
-from tofc.serving.requests import Asked, understand
+from tofc.serving.requests import ChatQuestion, understand
 from tofc.serving.settings import Limits
 from tofc.serving.stream import events, extras, usage
 from tofc.serving.verification import Upstream, Verifiers
@@ -56,9 +56,9 @@ class Service:
         self.models, self.limits, self.metrics = models, limits, Metrics()
         self.engine = Engine(models, limits, self.metrics)
         self.verifiers = Verifiers(models, limits.drafted, upstream)
-        self.remembered = Remembered(limits.remembered, limits.remembered_seconds)
+        self.remembered = AnswerStore(limits.remembered, limits.remembered_seconds)
 
-    def begin(self, asked: Asked, request: Request) -> Job:
+    def begin(self, asked: ChatQuestion, request: Request) -> Job:
         """The job of a request: a new one, or that of the same idempotency key."""
         state = request.state
 
@@ -267,7 +267,7 @@ def _add_the_rest(app: FastAPI, service: Service, figures: Callable[[], Awaitabl
         return page.decode()
 
 
-def _completion(job: Job, result: Result) -> dict[str, Any]:
+def _completion(job: Job, result: Completion) -> dict[str, Any]:
     message = {"role": "assistant", "content": result.text}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}
     return {
@@ -281,13 +281,13 @@ def _completion(job: Job, result: Result) -> dict[str, Any]:
     }
 
 
-def _log_asked(request: Request, asked: Asked) -> None:
+def _log_asked(request: Request, asked: ChatQuestion) -> None:
     request.state.log.update(
         model=asked.model, pictures=len(asked.seen), packet_bytes=asked.packet_bytes, stream=asked.stream
     )
 
 
-def _log_fields(result: Result) -> dict[str, Any]:
+def _log_fields(result: Completion) -> dict[str, Any]:
     return {
         "visual_tokens": result.visual_tokens,
         "prompt_tokens": result.prompt_tokens,

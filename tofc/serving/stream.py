@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from tofc.serving.errors import ApiError
-from tofc.serving.job import Job, Result
+from tofc.serving.job import Completion, Job
 
 
-def usage(result: Result) -> dict[str, int]:
+def usage(result: Completion) -> dict[str, int]:
     """Tokens, as OpenAI counts them."""
     new = len(result.tokens)
     return {
@@ -20,7 +20,7 @@ def usage(result: Result) -> dict[str, int]:
     }
 
 
-def extras(result: Result) -> dict[str, Any]:
+def extras(result: Completion) -> dict[str, Any]:
     """What this server tells beyond that."""
     return {
         "exit": result.exit,

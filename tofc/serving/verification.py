@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from tofc.decoding.carry import Carrier
-from tofc.decoding.choice import Choice
-from tofc.decoding.growing import LinkDown
-from tofc.decoding.pace import Pace
-from tofc.decoding.reading import Read, Shared, readers
-from tofc.decoding.remote import drafted_by
-from tofc.decoding.rounds import MessageError, Round
-from tofc.decoding.tags import drafter_tag, shared_tag, vocabulary_tag
-from tofc.decoding.verifier import Above, Verifier
-from tofc.decoding.wire import ROUND_SECONDS, RemoteVerifier
+from tofc.drafting.acceptance import rule_of
+from tofc.drafting.link import ROUND_SECONDS, RemoteVerifier
+from tofc.drafting.pace import Pace
+from tofc.drafting.partial import LinkDown
+from tofc.drafting.reader import Read, SharedBlocks, readers
+from tofc.drafting.remote import drafted_by
+from tofc.drafting.rounds import MessageError, Round
+from tofc.drafting.states import StateSender
+from tofc.drafting.tags import drafter_tag, shared_tag, vocabulary_tag
+from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.errors import UserError
 from tofc.familial import FULL, family
 from tofc.serving.client import RemoteEdge
 from tofc.serving.errors import wrong
 from tofc.serving.models import ServedModels
-from tofc.serving.requests import Asked
+from tofc.serving.requests import ChatQuestion
 from tofc.serving.schema import ChatRequest
 
 _MOST_DRAFTS = 512
@@ -101,7 +101,7 @@ class Verification:
 
     opened: Opened
     verifier: Verifier
-    shared: Shared | None
+    shared: SharedBlocks | None
     far: RemoteVerifier | None
     vocabulary: int
     rounds: int = 0
@@ -150,7 +150,7 @@ class Verifiers:
         """How many work on each answer."""
         return 2 if self._upstream is None else 3
 
-    def open(self, asked: Asked, body: OpenRequest) -> Verification:
+    def open(self, asked: ChatQuestion, body: OpenRequest) -> Verification:
         """Reads the question; ApiError for a drafter that cannot be verified here."""
         if body.vocabulary != self.vocabulary:
             raise wrong(
@@ -164,7 +164,7 @@ class Verifiers:
         text: Any = edge.model.config.text_config
         if any(not 0 <= token < text.vocab_size for token in body.tokens):
             raise wrong(f"the answer so far holds no tokens: ids go up to {text.vocab_size - 1}", "tokens")
-        choice = _choice(asked, body)
+        sampling = replace(asked.sampling, top_k=body.top_k)
         size = edge.family.named(exit).num_parameters
         if body.draft_parameters >= size:
             raise wrong(
@@ -183,17 +183,17 @@ class Verifiers:
             raise wrong(str(error), "model") from error
         read, far, above = reads[exit], None, None
         if upstream is not None:
-            asked_above = body.model_dump(exclude_none=True) | drafted_by(edge, exit, choice)
+            asked_above = body.model_dump(exclude_none=True) | drafted_by(edge, exit, sampling)
             asked_above |= {"model": upstream.remote.model}
             # Heard of, or given up, before the device gives up this tier.
-            far = link = RemoteVerifier(upstream.remote, asked_above, ROUND_SECONDS / 2)
+            far = link = RemoteVerifier(upstream.remote.connection, asked_above, ROUND_SECONDS / 2)
             own = read.shared(edge.family.named(exit).exit_layer)
-            pack = Carrier(own, lambda: link.takes_states, self._pace.carry)
-            above = Above(link, self._pace, self._pool, pack)
+            pack = StateSender(own, lambda: link.takes_states, self._pace.states)
+            above = UpperTier(link, self._pace, self._pool, pack)
         shared = read.shared(depth) if depth else None
         verifier = Verifier(
             read,
-            choice.policy(stream=1 if upstream is not None else 2),
+            rule_of(sampling, 1 if upstream is not None else 2),
             self.models.edge.ends,
             asked.max_new_tokens,
             drafter=reads.get(body.draft) if knows else None,
@@ -223,11 +223,6 @@ class Verifiers:
                 opening.result()
         except UserError as error:
             raise wrong(f"the tier above: {error}", code="upstream_refuses") from error
-
-
-def _choice(asked: Asked, body: OpenRequest) -> Choice:
-    sampling = asked.sampling
-    return Choice(sampling.temperature, body.top_k, sampling.top_p, sampling.seed or 0)
 
 
 def _tag(edge: Any, exit: str) -> str | None:

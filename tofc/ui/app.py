@@ -43,7 +43,7 @@ _HEADERS = {
 }
 
 
-class Asked(BaseModel):
+class PageQuestion(BaseModel):
     """A picture (a file in base64), a question, and how to send and answer it.
 
     With `draft`, a member, `exit` verifies what that one drafts, over a link of this round trip: the answer
@@ -83,7 +83,7 @@ def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
     turn = asyncio.Lock()  # device and edge are there once
 
     @app.post("/api/ask", response_model=None)
-    async def ask(asked: Asked, request: Request) -> dict[str, Any] | Response:
+    async def ask(asked: PageQuestion, request: Request) -> dict[str, Any] | Response:
         if not asked.question.strip():
             raise UserError("the question is empty; ask one, such as: How many cars are there?")
         try:

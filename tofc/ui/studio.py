@@ -15,11 +15,11 @@ from PIL import Image
 from tofc.answer import Answer
 from tofc.cli_packet import byte_sections
 from tofc.clusters import boundaries, clusters_of_pixels, mean_colours, tile_box
-from tofc.decoding import Decoded, Pace, speculate
-from tofc.decoding.drafting import Watch
-from tofc.decoding.growing import Growing
-from tofc.decoding.growth import growths
 from tofc.device import Device
+from tofc.drafting import Decoded, Pace, speculate
+from tofc.drafting.drafter import Watch
+from tofc.drafting.partial import PartialAnswer
+from tofc.drafting.progress import follow_progress
 from tofc.edge import Edge
 from tofc.errors import CheckpointError
 from tofc.features import Features
@@ -123,7 +123,7 @@ class Studio:
         waited = 0.0
 
         def run(watch: Watch) -> Decoded:
-            def look(answer: Growing) -> None:
+            def look(answer: PartialAnswer) -> None:
                 nonlocal waited
                 watch(answer)
                 drafts = len(answer.tokens) - answer.checked
@@ -134,12 +134,12 @@ class Studio:
             pace = Pace(_DRAFTS)  # whether it pays or not
             return speculate(self.edge, sent.received, question, [draft, exit], pace=pace, watch=look)
 
-        for growth in growths(run, self.edge.tokenizer):
-            pieces = [asdict(piece) for piece in growth.pieces]
-            if growth.decoded is None:
+        for progress in follow_progress(run, self.edge.tokenizer):
+            pieces = [asdict(piece) for piece in progress.pieces]
+            if progress.decoded is None:
                 yield {"growing": pieces}
                 continue
-            counts, answer = growth.decoded.counts, growth.decoded.answer
+            counts, answer = progress.decoded.counts, progress.decoded.answer
             work = answer.timing["generate"] - waited
             answer = replace(answer, timing={**answer.timing, "generate": work, "link": waited})
             drafted = {"by": draft, "rounds": counts.rounds, "sent": counts.sent, "stood": counts.stood}
@@ -158,6 +158,7 @@ class Studio:
         return {
             "answer": answer.text,
             "exit": answer.exit,
+            "confidence": answer.confidence,
             "bytes": len(sent.packet),
             "quality": sent.quality,
             "tokens": sent.received.num_tokens,

@@ -70,7 +70,7 @@ def test_going_deeper_computes_nothing_twice(edge: tofc.Edge, asked: list[Any]) 
     prompt = edge.prompts(asked[:1])[0]
     family = edge.family
     text = text_model(family.main)
-    blocks = [*text.layers, *family.branch("e1").blocks]
+    blocks = [*text.layers, *family.exit("e1").blocks]
     passed = [0] * len(blocks)
     hooks = []
     for number, block in enumerate(blocks):

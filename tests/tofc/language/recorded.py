@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 import tofc
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import make_scene
-from tofc.serving.asking import chat_request, data_url
+from tofc.network.messages import chat_request, data_url
 from tofc.serving.models import ServedModels
 from tofc.serving.server import build_app
 

@@ -20,7 +20,7 @@ from tests.tofc.conftest import Made
 from tests.tofc.language.recorded import DESCRIBE, EXITS, FILE, HOT, MOST, SEED, sampled_here, served
 from tofc.familial.policy import Policy, Stage
 from tofc.language.prompt import Prompt
-from tofc.serving.asking import chat_request, data_url
+from tofc.network.messages import chat_request, data_url
 from tofc.serving.models import ServedModels
 from tofc.serving.server import build_app
 
@@ -69,6 +69,7 @@ def test_what_is_drawn_is_what_was_drawn(edge: tofc.Edge, pairs: Pairs, recorded
 
 def test_a_server_says_and_streams_the_same(edge: tofc.Edge, pairs: Pairs, recorded: dict[str, Any]) -> None:
     assert list(served(edge, pairs)) == recorded["tokens"]["full"]
+    wanted = edge.answer(*pairs[3], max_new_tokens=MOST)
     with TestClient(build_app(ServedModels("scenes-tiny", edge, None))) as client:
         for (packet, question), text in zip(pairs, recorded["text"], strict=True):
             if question == DESCRIBE:
@@ -78,6 +79,22 @@ def test_a_server_says_and_streams_the_same(edge: tofc.Edge, pairs: Pairs, recor
                 events = [line.removeprefix("data: ") for line in streamed.split("\n\n")]
                 deltas = [json.loads(event)["choices"][0]["delta"] for event in events if event[:1] == "{"]
                 assert "".join(delta.get("content", "") for delta in deltas) == text
+        url = data_url("application/vnd.tofc", bytes(pairs[3][0]))
+        body = chat_request("default", url, pairs[3][1], {"max_new_tokens": MOST})
+        said = client.post("/v1/chat/completions", json=body).json()["tofc"]
+        assert said["confidence"] == pytest.approx(wanted.confidence, abs=1e-4)
+
+
+def test_an_answer_says_how_sure_it_is(edge: tofc.Edge, pairs: Pairs) -> None:
+    """Of many tokens one is doubtful sooner than of one; beams do not tell."""
+    long, short = (edge.answer(*pairs[number], max_new_tokens=MOST) for number in (3, 0))
+    assert long.confidence is not None
+    assert short.confidence is not None
+    assert 0 < long.confidence < short.confidence <= 1
+    assert edge.answer(*pairs[0], num_beams=2, max_new_tokens=2).confidence is None
+    assert tofc.Answer("Yes", "full", (5,), confidence=0.4).is_unsure
+    assert not tofc.Answer("Yes", "full", (5,), confidence=0.6).is_unsure
+    assert not tofc.Answer("Yes", "full", (5,)).is_unsure
 
 
 # -- against the stock model, on random weights of another shape --
@@ -120,6 +137,8 @@ def test_each_member_says_what_the_stock_model_says(random_edge: tofc.Edge, rand
         said[exit] = [stock_greedy(model, prompt, ends, MOST) for prompt in prompts]
         answers = random_edge.answer_many(random_pairs, exit=exit, max_new_tokens=MOST)
         assert [list(answer.tokens) for answer in answers] == [ids for ids, _ in said[exit]]
+        sure = [answer.confidence for answer in answers]
+        assert sure == pytest.approx([least for _, least in said[exit]], abs=1e-4)
     for first in (0.0, 0.05, 0.2, 1.0):
         random_edge.policy = Policy((Stage("e1-50", first), Stage("e3", 0.1)))
         expected = []

@@ -12,10 +12,10 @@ from tests.tofc.conftest import Made
 from tofc.language.sampling import Sampling
 from tofc.serving.engine import Engine
 from tofc.serving.errors import ApiError
-from tofc.serving.job import Job, Result
+from tofc.serving.job import Completion, Job
 from tofc.serving.metrics import Metrics
 from tofc.serving.models import ServedModels
-from tofc.serving.requests import Asked
+from tofc.serving.requests import ChatQuestion
 from tofc.serving.settings import Limits
 
 QUESTIONS = ("How many cars are there?", "What colour is it?", "Yes?")
@@ -39,15 +39,15 @@ def packets(made: Made, make_picture) -> list[tofc.Packet]:
     ]
 
 
-def ask(model: str, packet: tofc.Packet, question: str, deadline: float = 60.0) -> Asked:
+def ask(model: str, packet: tofc.Packet, question: str, deadline: float = 60.0) -> ChatQuestion:
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    return Asked(model, turns, [packet], Sampling(), 12, (), False, False, deadline, len(packet))
+    return ChatQuestion(model, turns, [packet], Sampling(), 12, (), False, False, deadline, len(packet))
 
 
-def run(engine: Engine, asked: list[Asked]) -> list[Result | ApiError]:
+def run(engine: Engine, asked: list[ChatQuestion]) -> list[Completion | ApiError]:
     """What becomes of requests that are all there at once."""
 
-    async def all_of_them() -> list[Result | ApiError]:
+    async def all_of_them() -> list[Completion | ApiError]:
         jobs = [Job(one, f"r{number}") for number, one in enumerate(asked)]
         for job in jobs:
             engine.submit(job)
@@ -76,7 +76,7 @@ def test_each_member_answers_for_itself(models: ServedModels, edge: tofc.Edge, p
     engine.close()
     said = set()
     for one, result in zip(asked, results, strict=True):
-        exit = models.members[one.model][0]
+        exit = models.members[one.model].name
         question = one.turns[0]["content"][1]["text"]
         expected = edge.answer(one.seen[0], question, exit=exit, max_new_tokens=12)
         assert (result.exit, result.tokens, result.text) == (exit, expected.tokens, expected.text)
@@ -92,13 +92,13 @@ def test_a_fault_fails_its_requests_and_not_the_server(
 ) -> None:
     engine = Engine(models, Limits(), Metrics())
     engine.start()
-    broken = models.members["tiny:e1"][1].model.language_model
+    (broken,) = models.members["tiny:e1"].blocks
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("of the NoneType kind")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, "tofc.serving"):
-        patch.setattr(broken, "forward", fail)
+        patch.setattr(broken.input_layernorm, "forward", fail)
         failed, fine = run(engine, [ask("tiny:e1", packets[0], "Yes?"), ask("tiny", packets[0], "Yes?")])
     assert failed.status == 500
     assert "NoneType" not in failed.message

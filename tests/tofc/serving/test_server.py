@@ -24,7 +24,7 @@ from PIL import Image
 from eval.serving.process import Server
 from tests.tofc.serving.asking import message, url_of
 from tofc import EdgeUnreachable, RemoteEdge, UserError
-from tofc.serving.socket import Socket
+from tofc.network.socket import Socket
 
 CHAT = "/v1/chat/completions"
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
-from tofc.decoding.choice import Policy
-from tofc.decoding.growing import Exchange, Growing, LinkDown, Pack, bare
-from tofc.decoding.pace import Pace
-from tofc.decoding.reading import Read, Shared, common
-from tofc.decoding.rounds import Round, Verdict, told
+from tofc.drafting.acceptance import Rule
+from tofc.drafting.pace import Pace
+from tofc.drafting.partial import Exchange, LinkDown, Pack, PartialAnswer, bare
+from tofc.drafting.reader import Read, SharedBlocks, common
+from tofc.drafting.rounds import Round, Verdict, checksum
 
 
-class Above:
+class UpperTier:
     """What a tier in the middle has above it: a verifier for whom it drafts.
 
     `pack` has the last word about a round before it goes up. With a `pool` of threads, rounds go up while
@@ -43,11 +43,11 @@ class Above:
         """Whether drafts from here do not pay."""
         return self._plan[0] == 0
 
-    def room(self, answer: Growing) -> int:
+    def room(self, answer: PartialAnswer) -> int:
         """Tokens that are still to be drafted here before the next round."""
         return self._sent + self._plan[0] - (len(answer.tokens) - answer.checked)
 
-    def ask(self, answer: Growing) -> bool:
+    def ask(self, answer: PartialAnswer) -> bool:
         """Sends what is worth a round, and takes what has come; waits where nothing else is left to do.
 
         Gives False where a round was lost: its tokens go up with the next one.
@@ -59,7 +59,7 @@ class Above:
             self._send(answer, waiting)
         return self.hear(answer, wait=self.writes_alone or answer.has_ended)
 
-    def hear(self, answer: Growing, wait: bool = False) -> bool:
+    def hear(self, answer: PartialAnswer, wait: bool = False) -> bool:
         """Takes the verdict that is under way, if it is there or `wait` is true; False where it was lost."""
         asked = self._now()
         if self._worked_from is None:
@@ -90,7 +90,7 @@ class Above:
         self._heard_at, self._plan = there, self._pace.plan()
         return True
 
-    def _send(self, answer: Growing, waiting: int) -> None:
+    def _send(self, answer: PartialAnswer, waiting: int) -> None:
         now, fresh = self._now(), len(answer.tokens) - self._length
         if fresh > 0 and self._worked_from is not None:
             self._pace.drafted((now - self._worked_from) / fresh)
@@ -122,18 +122,18 @@ class Verifier:
     def __init__(
         self,
         read: Read,
-        policy: Policy,
+        rule: Rule,
         ends: frozenset[int],
         most: int,
         drafter: Read | None = None,
         tokens: tuple[int, ...] = (),
-        above: Above | None = None,
-        shared: Shared | None = None,
+        above: UpperTier | None = None,
+        shared: SharedBlocks | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._read, self._policy, self._above, self._shared, self._now = read, policy, above, shared, now
-        self._drafter = drafter if policy.weighs_drafts else None
-        self.answer = Growing(ends, most, list(tokens), len(tokens), len(tokens))
+        self._read, self._rule, self._above, self._shared, self._now = read, rule, above, shared, now
+        self._drafter = drafter if rule.weighs_drafts else None
+        self.answer = PartialAnswer(ends, most, list(tokens), len(tokens), len(tokens))
         self.passes = 0
 
     def check(self, round: Round) -> Verdict:
@@ -165,7 +165,7 @@ class Verifier:
             shared=shared,
         )
 
-    def _go_on(self, own: int, above: Above) -> None:
+    def _go_on(self, own: int, above: UpperTier) -> None:
         """Asks the tier above, and writes the `own` tokens that are still to come, as far as it has room."""
         length = -1
         while length < len(self.answer.tokens) and not self.answer.is_over:
@@ -189,7 +189,7 @@ class Verifier:
     def _fresh(self, round: Round) -> list[int] | None:
         """The drafts that go on from the answer as it is here; None for those of another, or an old round."""
         tokens = self.answer.tokens
-        if round.start > len(tokens) or told(tokens[: round.start]) != round.prefix:
+        if round.start > len(tokens) or checksum(tokens[: round.start]) != round.prefix:
             return None
         since = tokens[round.start :]
         if common(since, round.drafts) < len(since):
@@ -206,13 +206,13 @@ class Verifier:
             behind = None
             if self._drafter is not None:
                 behind = self._drafter([*answer.tokens, *drafts], len(drafts) + 1)[:-1]
-            stand, said = self._policy.verify(logits, drafts, behind)
+            stand, said = self._rule.verify(logits, drafts, behind)
             answer.tokens += drafts[:stand]
             if not answer.has_ended and (stand < len(drafts) or own > 0):
                 answer.append(said)
                 own -= 1
         while own > 0 and not answer.has_ended and (self._above is None or self._above.room(answer) > 0):
-            answer.append(self._policy.draw(self._read(answer.tokens)[0]))
+            answer.append(self._rule.draw(self._read(answer.tokens)[0]))
             self.passes += 1
             own -= 1
             if self._above is not None:

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tofc.decoding.growing import LinkDown
-from tofc.decoding.rounds import Round, Verdict
-from tofc.serving.client import RemoteEdge
-from tofc.serving.socket import Socket
+from tofc.drafting.partial import LinkDown
+from tofc.drafting.rounds import Round, Verdict
+from tofc.network.connection import Connection
+from tofc.network.socket import Socket
 
 ROUND_SECONDS = 10.0  # until a round counts as lost
 
@@ -21,8 +21,10 @@ class RemoteVerifier:
     has `seconds`. Raises LinkDown where nothing came back, UserError where the server refuses.
     """
 
-    def __init__(self, remote: RemoteEdge, body: Mapping[str, Any], seconds: float = ROUND_SECONDS) -> None:
-        self._remote, self._body, self._seconds = remote, dict(body), seconds
+    def __init__(
+        self, connection: Connection, body: Mapping[str, Any], seconds: float = ROUND_SECONDS
+    ) -> None:
+        self._connection, self._body, self._seconds = connection, dict(body), seconds
         self._final: list[int] = list(body.get("tokens", ()))
         self._socket: Socket | None = None
         # Once it is open: the member that decides, the number of tiers, and whether states are taken.
@@ -35,14 +37,14 @@ class RemoteVerifier:
         self.close()
         body = json.dumps({**self._body, "tokens": self._final}, separators=(",", ":"))
         try:
-            self._socket = Socket(self._remote.connection, "/v1/answers")
+            self._socket = Socket(self._connection, "/v1/answers")
         except ConnectionError as error:
             raise LinkDown(str(error)) from error
         try:
             self._socket.ping()  # on the way while the server reads the question
         except ConnectionError as error:
             raise LinkDown(str(error)) from error
-        opened = json.loads(self._asked(body, self._remote.connection.timeout))
+        opened = json.loads(self._asked(body, self._connection.timeout))
         self.round_trip = self._socket.round_trip
         self.exit, self.tiers, self.takes_states = opened["exit"], opened["tiers"], opened["states"]
 

@@ -14,11 +14,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from eval.scenes.world import make_scene
-from tests.tofc.decoding.fakes import QUESTION
-from tests.tofc.decoding.serving import running
+from tests.tofc.drafting.fakes import QUESTION
+from tests.tofc.drafting.serving import running
 from tofc.cli import app
-from tofc.cli_decoding import growing_text
-from tofc.decoding.growth import Growth, Piece
+from tofc.cli_decoding import progress_text
+from tofc.drafting.progress import Piece, Progress
 from tofc.serving.models import ServedModels
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,7 +96,7 @@ def test_verified_and_unverified_tokens_look_different() -> None:
         Piece(" car on", "checked"),
         Piece(" the street.", "drafted"),
     )
-    text = growing_text(Growth(pieces))
+    text = progress_text(Progress(pieces))
     said, _, legend = text.plain.partition("\n\n")
     assert said == "There is a blue car on the street."
     styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
@@ -105,7 +105,7 @@ def test_verified_and_unverified_tokens_look_different() -> None:
     assert styles[" the street."] == "dim italic"
     assert "There is a " not in styles
     assert legend.split() == ["verified", "not", "by", "the", "cloud", "yet", "drafted", "corrected"]
-    assert growing_text(Growth((Piece("Yes", "drafted"),))).plain.split() == ["Yes", "drafted"]
+    assert progress_text(Progress((Piece("Yes", "drafted"),))).plain.split() == ["Yes", "drafted"]
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 import tofc
-from tests.tofc.decoding.fakes import QUESTION
-from tofc.decoding import Choice, Pace, speculate
-from tofc.decoding.blocks import Layer
-from tofc.decoding.reading import readers
-from tofc.decoding.together import prompt_of
+from tests.tofc.drafting.fakes import QUESTION
+from tofc.drafting import Pace, Sampling, speculate
+from tofc.drafting.reader import readers
 from tofc.errors import UserError
+from tofc.language.blocks import CachedBlock
 from tofc.language.model import text_model
 from tofc.language.prompt import Prompt
 
@@ -37,18 +36,18 @@ def test_shared_blocks_run_once(
     edge: tofc.Edge, packets: list[tofc.Packet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Positions through blocks: the drafter's shared ones are not run again by the verifier."""
-    run, seen = Layer.__call__, {"first": 0, "rest": 0}
+    run, seen = CachedBlock.__call__, {"first": 0, "rest": 0}
 
     def counted(self: Any, states: torch.Tensor, *more: Any) -> torch.Tensor:
-        if self._block is text_model(edge.model).layers[0]:
-            seen["first"] += len(states)
-        if self._block is text_model(edge.model).layers[3]:
-            seen["rest"] += len(states)
+        if self.block is text_model(edge.model).layers[0]:
+            seen["first"] += states.shape[1]
+        if self.block is text_model(edge.model).layers[3]:
+            seen["rest"] += states.shape[1]
         return run(self, states, *more)
 
-    monkeypatch.setattr(Layer, "__call__", counted)
+    monkeypatch.setattr(CachedBlock, "__call__", counted)
     decoded = speculate(edge, packets[0], QUESTION, ["e3", "full"], pace=Pace(3), max_new_tokens=16)
-    prompt = prompt_of(edge, packets[0], QUESTION).length
+    prompt = edge.prompt(packets[0], QUESTION).length
     counts = decoded.counts
     said = len(decoded.answer.tokens)
     assert seen["first"] <= prompt + said + counts.sent  # each position once, and again where a draft fell
@@ -58,7 +57,7 @@ def test_shared_blocks_run_once(
 def test_readers_agree_with_the_stock_model_wherever_they_are_asked(
     edge: tofc.Edge, packets: list[tofc.Packet]
 ) -> None:
-    prompt = prompt_of(edge, packets[0], QUESTION)
+    prompt = edge.prompt(packets[0], QUESTION)
     reads = readers(edge.family, prompt, ["e1", "e3-50", "full"])
     embeds, _ = Prompt.batch([prompt], edge.model)
     embedding = edge.model.get_input_embeddings()
@@ -76,10 +75,10 @@ def test_sampling_repeats_with_its_seed_and_draws_what_the_verifier_may(
     edge: tofc.Edge, packets: list[tofc.Packet]
 ) -> None:
     def tokens(seed: int, **settings: Any) -> tuple[int, ...]:
-        choice = Choice(seed=seed, **settings)
+        choice = Sampling(seed=seed, **settings)
         pace = Pace(4)
         return speculate(
-            edge, packets[0], QUESTION, ["e3", "full"], choice=choice, pace=pace, max_new_tokens=12
+            edge, packets[0], QUESTION, ["e3", "full"], sampling=choice, pace=pace, max_new_tokens=12
         ).answer.tokens
 
     assert tokens(1, temperature=1.5) == tokens(1, temperature=1.5)

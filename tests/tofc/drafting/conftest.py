@@ -10,9 +10,8 @@ from PIL import Image
 
 import tofc
 from eval.scenes.world import make_scene
-from tests.tofc.decoding.fakes import QUESTION
+from tests.tofc.drafting.fakes import QUESTION
 from tofc.config import resolve
-from tofc.decoding.together import prompt_of
 from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.calibration import spectra, watch_inputs
 from tofc.familial.family import main_spec
@@ -36,7 +35,7 @@ def family_folder(packets: list[tofc.Packet], tmp_path_factory: pytest.TempPathF
     plain = tofc.Edge.from_pretrained("scenes-tiny")
     assert plain.codec is not None
     text = text_model(plain.model)
-    inputs, _ = Prompt.batch([prompt_of(plain, packet, QUESTION) for packet in packets], plain.model)
+    inputs, _ = Prompt.batch([plain.prompt(packet, QUESTION) for packet in packets], plain.model)
     branches = []
     for layer in EXITS:
         with watch_inputs({layer: text.layers[layer]}) as seen, torch.no_grad():

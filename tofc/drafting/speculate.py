@@ -6,22 +6,21 @@ decoded.answer.text, decoded.counts.stood / decoded.counts.sent
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from tofc.answer import Answer
-from tofc.decoding.choice import Choice
-from tofc.decoding.drafting import Counts, Drafter, Watch
-from tofc.decoding.growing import Growing
-from tofc.decoding.pace import Pace
-from tofc.decoding.reading import Read, readers
-from tofc.decoding.verifier import Above, Verifier
+from tofc.drafting.acceptance import rule_of
+from tofc.drafting.drafter import DraftCounts, Drafter, Watch
+from tofc.drafting.pace import Pace
+from tofc.drafting.partial import PartialAnswer
+from tofc.drafting.reader import Read, readers
+from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.edge import MAX_NEW_TOKENS, Edge
 from tofc.errors import UserError
-from tofc.language.prompt import Prompt
-from tofc.model import visual_embeddings
+from tofc.language.sampling import Sampling
+from tofc.language.text import answer_text
 from tofc.packet import Packet
 
 
@@ -31,7 +30,7 @@ class Decoded:
 
     answer: Answer
     final: int
-    counts: Counts
+    counts: DraftCounts
 
     @property
     def unverified(self) -> int:
@@ -45,7 +44,7 @@ def speculate(
     question: str,
     tiers: Sequence[str | tuple[Edge, str]],
     *,
-    choice: Choice | None = None,
+    sampling: Sampling | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     pace: Pace | None = None,
     watch: Watch | None = None,
@@ -56,18 +55,18 @@ def speculate(
     tier token for token, as far as its logits do not depend on how many tokens it reads at once: on
     processors they differ in the last bits. UserError where tiers do not fit together.
     """
-    choice = choice or Choice()
+    sampling = sampling or Sampling()
     members = [(edge, tier) if isinstance(tier, str) else tier for tier in tiers]
     check_tiers(members)
-    answer = Growing(end_ids(members[-1][0]), max_new_tokens)
+    answer = PartialAnswer(members[-1][0].ends, max_new_tokens)
     reads = _reads(members, packet, question)
-    counts = grow(answer, reads, choice, pace or Pace(), watch)
+    counts = grow(answer, reads, sampling, pace or Pace(), watch)
     return Decoded(as_answer(*members[-1], answer, counts), answer.final, counts)
 
 
 def grow(
-    answer: Growing, reads: Sequence[Read], choice: Choice, pace: Pace, watch: Watch | None = None
-) -> Counts:
+    answer: PartialAnswer, reads: Sequence[Read], sampling: Sampling, pace: Pace, watch: Watch | None = None
+) -> DraftCounts:
     """Grows an answer to its end with models that have read the prompt, the smallest first.
 
     A fixed number of drafts in `pace` is that of tiers in the middle, too.
@@ -76,14 +75,14 @@ def grow(
     for level in range(len(reads) - 1, 0, -1):
         verifier = Verifier(
             reads[level],
-            choice.policy(level),
+            rule_of(sampling, level),
             answer.ends,
             answer.most,
             drafter=reads[level - 1],
-            above=None if verifier is None else Above(verifier.check, Pace(pace.drafts)),
+            above=None if verifier is None else UpperTier(verifier.check, Pace(pace.drafts)),
         )
     assert verifier is not None
-    return Drafter(reads[0], choice.policy(0), verifier.check, pace, watch=watch).run(answer)
+    return Drafter(reads[0], rule_of(sampling, 0), verifier.check, pace, watch=watch).run(answer)
 
 
 def check_tiers(members: Sequence[tuple[Edge, str]]) -> None:
@@ -114,27 +113,10 @@ def check_tiers(members: Sequence[tuple[Edge, str]]) -> None:
             )
 
 
-def prompt_of(edge: Edge, packet: Packet | bytes, question: str) -> Prompt:
-    """The question with the packet's pictures, decoded and projected."""
-    pictures = edge.decode_features(packet)
-    embeddings = visual_embeddings(edge.model, pictures)
-    return Prompt.build(edge.tokenizer, edge.template, edge.model.config, question, embeddings)
-
-
-def end_ids(edge: Edge) -> frozenset[int]:
-    """Tokens that end an answer."""
-    named: Any = edge.model.generation_config.eos_token_id
-    return frozenset([named] if isinstance(named, int) else named)
-
-
-def as_answer(
-    edge: Edge, exit: str, answer: Growing, counts: Counts, timing: Mapping[str, float] | None = None
-) -> Answer:
+def as_answer(edge: Edge, exit: str, answer: PartialAnswer, counts: DraftCounts) -> Answer:
     """What the tokens say, as `Edge.answer` gives it: without the one that ends the turn."""
-    tokens = answer.tokens
-    stop = next((i for i, token in enumerate(tokens) if token in answer.ends), len(tokens))
-    text = str(edge.tokenizer.decode(tokens[:stop], skip_special_tokens=True)).strip()
-    return Answer(text, exit, tuple(tokens[:stop]), {**(timing or {}), "generate": counts.seconds})
+    tokens = tuple(answer.tokens[: answer.end])
+    return Answer(answer_text(edge.tokenizer, tokens), exit, tokens, {"generate": counts.seconds})
 
 
 def _reads(members: Sequence[tuple[Edge, str]], packet: Packet | bytes, question: str) -> list[Read]:
@@ -144,6 +126,6 @@ def _reads(members: Sequence[tuple[Edge, str]], packet: Packet | bytes, question
         exits.setdefault(id(edge), []).append(exit)
     made = {}
     for edge in {id(edge): edge for edge, _ in members}.values():
-        prompt = prompt_of(edge, packet, question)
+        prompt = edge.prompt(packet, question)
         made[id(edge)] = readers(edge.family, prompt, exits[id(edge)])
     return [made[id(edge)][exit] for edge, exit in members]

@@ -1,12 +1,12 @@
-"""An answer that grows on one tier while a higher one decides about it."""
+"""An answer of which a tier has a part, while a higher one decides about it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tofc.decoding.reading import common
-from tofc.decoding.rounds import Round, Verdict, told
+from tofc.drafting.reader import common
+from tofc.drafting.rounds import Round, Verdict, checksum
 
 Exchange = Callable[[Round], Verdict]
 Pack = Callable[[Round, Sequence[int]], Round]  # a round about the last of these tokens, with what goes along
@@ -22,7 +22,7 @@ def bare(round: Round, tokens: Sequence[int]) -> Round:
 
 
 @dataclass
-class Growing:
+class PartialAnswer:
     """Tokens in three states: the first `final` stand for good, those up to `checked` stand as far as the
     tier above can tell, the rest are this tier's own drafts.
 
@@ -41,6 +41,11 @@ class Growing:
         return len(self.tokens) >= self.most or bool(self.tokens and self.tokens[-1] in self.ends)
 
     @property
+    def end(self) -> int:
+        """Tokens before the first that ends it."""
+        return next((i for i, token in enumerate(self.tokens) if token in self.ends), len(self.tokens))
+
+    @property
     def is_over(self) -> bool:
         """Whether all of it stands."""
         return self.has_ended and self.final == len(self.tokens)
@@ -52,7 +57,7 @@ class Growing:
     def round(self, own: int = 1) -> Round:
         """All drafts, for the tier above."""
         checked = self.checked
-        prefix = told(self.tokens[:checked])
+        prefix = checksum(self.tokens[:checked])
         return Round(checked, prefix, self.final, tuple(self.tokens[checked:]), own)
 
     def take(self, verdict: Verdict) -> int:

@@ -6,19 +6,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tofc
-from tests.tofc.decoding.fakes import ENDS, MOST, QUESTION
-from tests.tofc.decoding.serving import Running, running
-from tofc.decoding import Pace
-from tofc.decoding.drafting import Counts, Watch
-from tofc.decoding.growing import Growing
-from tofc.decoding.growth import Growths, Piece, growths
-from tofc.decoding.together import Decoded
+from tests.tofc.drafting.fakes import ENDS, MOST, QUESTION
+from tests.tofc.drafting.serving import Running, running
+from tofc.drafting import Pace
+from tofc.drafting.drafter import DraftCounts, Watch
+from tofc.drafting.partial import PartialAnswer
+from tofc.drafting.progress import Piece, ProgressTracker, follow_progress
+from tofc.drafting.speculate import Decoded
 from tofc.errors import EdgeUnreachable, MissingLibraryError, UserError
 from tofc.serving.models import ServedModels
 
@@ -35,12 +36,12 @@ class Letters:
         return raw.decode(errors="replace")
 
 
-def grown(tokens: list[int], final: int, checked: int) -> Growing:
-    return Growing(ENDS, MOST, tokens, final, checked)
+def grown(tokens: list[int], final: int, checked: int) -> PartialAnswer:
+    return PartialAnswer(ENDS, MOST, tokens, final, checked)
 
 
 def test_pieces_say_what_stands() -> None:
-    seen = Growths(Letters())
+    seen = ProgressTracker(Letters())
     assert seen.pieces() == ()
     seen.see(grown([0, 1, 2, 3], 1, 3))
     assert seen.pieces() == (Piece("a", "final"), Piece("bc", "checked"), Piece("d", "drafted"))
@@ -49,7 +50,7 @@ def test_pieces_say_what_stands() -> None:
 
 
 def test_what_took_the_place_of_a_fallen_draft_is_marked() -> None:
-    seen = Growths(Letters())
+    seen = ProgressTracker(Letters())
     seen.see(grown([0, 1, 2], 0, 0))
     seen.see(grown([0, 5], 2, 2))
     assert seen.pieces() == (Piece("a", "final"), Piece("f", "final", corrected=True))
@@ -61,14 +62,14 @@ def test_what_took_the_place_of_a_fallen_draft_is_marked() -> None:
 
 
 def test_a_character_goes_with_its_last_token() -> None:
-    seen = Growths(Letters())
+    seen = ProgressTracker(Letters())
     seen.see(grown([0, 24, 25, 1], 2, 2))
     assert seen.pieces() == (Piece("a", "final"), Piece("\xe9b", "drafted"))
 
 
-def decoded(answer: Growing) -> Decoded:
+def decoded(answer: PartialAnswer) -> Decoded:
     text = Letters().decode(answer.tokens, skip_special_tokens=True)
-    return Decoded(tofc.Answer(text, "full", tuple(answer.tokens)), answer.final, Counts())
+    return Decoded(tofc.Answer(text, "full", tuple(answer.tokens)), answer.final, DraftCounts())
 
 
 def test_growths_end_with_the_whole_and_raise_what_went_wrong() -> None:
@@ -81,7 +82,7 @@ def test_growths_end_with_the_whole_and_raise_what_went_wrong() -> None:
         watch(answer)
         return decoded(answer)
 
-    *before, last = growths(run, Letters(), every=0.0)
+    *before, last = follow_progress(run, Letters(), every=0.0)
     assert all("abcdef".startswith(growth.text) and growth.decoded is None for growth in before)
     assert last.pieces == (Piece("abcdef", "final"),)
     assert last.decoded is not None
@@ -91,7 +92,7 @@ def test_growths_end_with_the_whole_and_raise_what_went_wrong() -> None:
         raise UserError("no")
 
     with pytest.raises(UserError, match="no"):
-        list(growths(fails, Letters()))
+        list(follow_progress(fails, Letters()))
 
 
 def test_nobody_decodes_for_somebody_who_has_left() -> None:
@@ -107,7 +108,7 @@ def test_nobody_decodes_for_somebody_who_has_left() -> None:
             ended.set()
         raise AssertionError("it went on")
 
-    stream = growths(run, Letters())
+    stream = follow_progress(run, Letters())
     assert next(stream).text == "a"
     stream.close()
     goes_on.set()
@@ -172,14 +173,15 @@ def test_streams_tell_verified_tokens_apart(
     remote: tofc.RemoteEdge, edge: tofc.Edge, packets: list[tofc.Packet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states: set[str] = set()
-    see = Growths.see
+    see = ProgressTracker.see
 
-    def look(self: Growths, answer: Growing) -> None:  # at every change: streams leave out some
+    def look(self: ProgressTracker, answer: PartialAnswer) -> None:  # at every change: streams leave out some
         see(self, answer)
         states.update(piece.state for piece in self.pieces())
 
-    monkeypatch.setattr(Growths, "see", look)
-    monkeypatch.setattr(remote.drafting, "_pace", Pace(3))
+    monkeypatch.setattr(ProgressTracker, "see", look)
+    settings = replace(remote.drafting._settings, pace=Pace(3))
+    monkeypatch.setattr(remote.drafting, "_settings", settings)
     *_, last = remote.stream(packets[0], QUESTION, max_new_tokens=NEW)
     assert last.decoded is not None
     assert last.decoded.answer == edge.answer(packets[0], QUESTION, max_new_tokens=NEW)

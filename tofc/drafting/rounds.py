@@ -26,8 +26,8 @@ class MessageError(UserError):
 class Round:
     """Drafts for a verifier.
 
-    `start` is the position of the first draft, `prefix` tells what stands before it (see `told`), `known` how
-    many tokens the sender has as final: it wants to hear what comes after. `own` tokens of the verifier's
+    `start` is the position of the first draft, `prefix` tells what stands before it (see `checksum`), `known`
+    how many tokens the sender has as final: it wants to hear what comes after. `own` tokens of the verifier's
     are to follow where all drafts stand; where one falls, the one in its place always does. `states`, where
     they travel, are those of the tokens from position `begin` to the last draft, after the blocks that both
     sides share.
@@ -109,7 +109,7 @@ class Verdict:
         return cls(since, tuple(tokens), final, bool(over), passes, seconds / 1e6, shared / 1e6)
 
 
-def told(tokens: Sequence[int]) -> int:
+def checksum(tokens: Sequence[int]) -> int:
     """32 bits that tell these tokens from others."""
     return zlib.crc32(array("q", tokens).tobytes())
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from threading import Lock
 
-from tofc.decoding.reading import Shared
-from tofc.decoding.rounds import Round
+from tofc.drafting.reader import SharedBlocks
+from tofc.drafting.rounds import Round
 
 _FIRST_REST, _SHORT_REST, _LONG_REST = 5, 32, 512  # rounds before the other way is tried (once more)
 _TRY = 5  # rounds that a try takes, the first of which does not count
@@ -25,7 +25,7 @@ _MOST_STATES = 64  # in a round: what was drafted while a link was down goes up 
 
 
 @dataclass
-class Carry:
+class StateRule:
     """Follows what rounds with states and without them cost, and says how the next one goes.
 
     always: True or False in place of the rule.
@@ -98,10 +98,10 @@ class Carry:
         return self._cost() < (1 + margin) * median(self._shared)
 
 
-class Carrier:
+class StateSender:
     """Puts states into the rounds of one answer, where the other side `takes` them and `rule` has them go."""
 
-    def __init__(self, shared: Shared, takes: Callable[[], bool], rule: Carry) -> None:
+    def __init__(self, shared: SharedBlocks, takes: Callable[[], bool], rule: StateRule) -> None:
         self._shared, self._takes, self._rule = shared, takes, rule
 
     def __call__(self, round: Round, tokens: Sequence[int]) -> Round:
@@ -112,4 +112,4 @@ class Carrier:
         begin = max(round.start - 1, 0)
         if not round.drafts or not self._takes() or not self._rule.goes(len(tokens) - begin):
             return round
-        return replace(round, begin=begin, states=self._shared.told(tokens, begin))
+        return replace(round, begin=begin, states=self._shared.states(tokens, begin))

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tofc.edge import Edge
+from tofc.familial.low_rank import LowRankLinear
 from tofc.language.model import text_model
 
 _known: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
@@ -34,8 +35,9 @@ def vocabulary_tag(edge: Edge) -> str:
 
 def drafter_tag(edge: Edge, exit: str) -> str:
     """Tells a member's weights, as they are computed with, from others; UserError where it is not here."""
-    text = text_model(edge.family.model(exit))
-    return _once(edge, f"member {exit}", lambda: _checksum([text.layers, text.norm]))
+    found, shared = edge.family.exit(exit), edge.family.language.blocks
+    layers = nn.ModuleList([*shared[: found.depth], *found.blocks])
+    return _once(edge, f"member {exit}", lambda: _checksum([layers, found.norm]))
 
 
 def shared_tag(edge: Edge, depth: int) -> str:
@@ -51,6 +53,10 @@ def _checksum(parts: Iterable[nn.Module]) -> str:
     found = 0
     for part in parts:
         for name, tensor in part.state_dict().items():
+            owner, _, own_name = name.rpartition(".")
+            layer = part.get_submodule(owner)
+            if isinstance(layer, LowRankLinear) and own_name in ("down", "up"):
+                tensor = tensor[: layer.rank]  # however many ranks were read
             raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             found = zlib.crc32(raw.numpy(), zlib.crc32(name.encode(), found))
     return f"{found:08x}"

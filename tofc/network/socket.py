@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from tofc.errors import MissingLibraryError, UserError
-from tofc.serving.connection import Connection, Unanswered, fault_of
+from tofc.network.connection import Connection, Unanswered, fault_of
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection

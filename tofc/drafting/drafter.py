@@ -1,4 +1,4 @@
-"""The drafting tier: the one loop of collaborative decoding, over any link and with any policy."""
+"""The drafting tier: the one loop of collaborative decoding, over any link and with any rule."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from tofc.decoding.choice import Policy
-from tofc.decoding.growing import Exchange, Growing, LinkDown, Pack, bare
-from tofc.decoding.pace import MOST_DRAFTS, Pace
-from tofc.decoding.reading import Read
-from tofc.decoding.rounds import Round, Verdict
+from tofc.drafting.acceptance import Rule
+from tofc.drafting.pace import MOST_DRAFTS, Pace
+from tofc.drafting.partial import Exchange, LinkDown, Pack, PartialAnswer, bare
+from tofc.drafting.reader import Read
+from tofc.drafting.rounds import Round, Verdict
 
-Watch = Callable[[Growing], None]
+Watch = Callable[[PartialAnswer], None]
 _OFFLINE = 4  # drafts between two tries of a link that is down
 _LONGEST_PAUSE = 0.5  # seconds
 
 
 @dataclass
-class Counts:
+class DraftCounts:
     """What an answer took: `drafted` tokens, of which `sent` went up and `stood`, in `rounds` that came back;
     `cuts` did not. Rounds took `num_bytes`, without what connections add. Seconds in all, and those of them
     in which the drafter only waited."""
@@ -47,7 +47,7 @@ class Drafter:
     def __init__(
         self,
         read: Read,
-        policy: Policy,
+        rule: Rule,
         exchange: Exchange,
         pace: Pace,
         *,
@@ -58,18 +58,18 @@ class Drafter:
         watch: Watch | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._read, self._policy, self._exchange, self._pace = read, policy, exchange, pace
+        self._read, self._rule, self._exchange, self._pace = read, rule, exchange, pace
         self._pack, self._pool, self._pause, self._patience = pack, pool, pause, patience
         self._watch = watch or (lambda answer: None)
         self._now = now
-        self.counts = Counts()
+        self.counts = DraftCounts()
         self._is_down = False
         self._idle = 0  # rounds in a row that brought nothing
         self._moved = 0.0  # when one last did
         self._heard_at = 0.0
         self._known = 0  # tokens up to which the pace knows whether drafts stand
 
-    def run(self, answer: Growing) -> Counts:
+    def run(self, answer: PartialAnswer) -> DraftCounts:
         """Grows `answer` until it is over, or the link is given up: then its last tokens are not final."""
         begin = self._moved = self._heard_at = self._now()
         self._watch(answer)
@@ -93,27 +93,27 @@ class Drafter:
         self.counts.seconds += self._now() - begin
         return self.counts
 
-    def _draft(self, answer: Growing, num: int) -> None:
+    def _draft(self, answer: PartialAnswer, num: int) -> None:
         """Up to `num` tokens that nobody has checked."""
         while len(answer.tokens) - answer.checked < num and not answer.has_ended:
             self._draft_one(answer)
 
-    def _draft_one(self, answer: Growing) -> None:
+    def _draft_one(self, answer: PartialAnswer) -> None:
         begin = self._now()
-        answer.append(self._policy.draw(self._read(answer.tokens)[0]))
+        answer.append(self._rule.draw(self._read(answer.tokens)[0]))
         self._pace.drafted(self._now() - begin)
         self.counts.drafted += 1
         self._watch(answer)
 
-    def _look(self, answer: Growing) -> None:
+    def _look(self, answer: PartialAnswer) -> None:
         """Tells the pace how many tokens that were never drafted here would have been drafted right."""
-        told = answer.tokens[: answer.checked]
-        num = len(told) - self._known
+        checked = answer.tokens[: answer.checked]
+        num = len(checked) - self._known
         if num > 0:
-            self._pace.looked(self._policy.agrees(self._read(told[:-1], num), told[-num:]), num)
-            self._known = len(told)
+            self._pace.looked(self._rule.agrees(self._read(checked[:-1], num), checked[-num:]), num)
+            self._known = len(checked)
 
-    def _ask(self, answer: Growing, own: int) -> bool:
+    def _ask(self, answer: PartialAnswer, own: int) -> bool:
         """One round; whether it brought anything."""
         before = (answer.final, answer.checked, len(answer.tokens))
         checked = answer.checked
@@ -145,7 +145,7 @@ class Drafter:
         self._watch(answer)
         return before != (answer.final, answer.checked, len(answer.tokens))
 
-    def _heard(self, answer: Growing, own: int) -> tuple[Verdict, float, bool]:
+    def _heard(self, answer: PartialAnswer, own: int) -> tuple[Verdict, float, bool]:
         """Sends the drafts there are; gives what comes back, after how many seconds, and whether states went.
 
         Meanwhile drafts grow, where they can and are of use.

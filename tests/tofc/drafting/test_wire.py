@@ -15,15 +15,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import tofc
-from tests.tofc.decoding.fakes import QUESTION
-from tests.tofc.decoding.serving import Running, running
-from tofc.decoding import Choice, Pace
-from tofc.decoding.carry import Carry
-from tofc.decoding.growing import Growing
-from tofc.decoding.reading import Shared
-from tofc.decoding.remote import _question, draft_for, drafted_by
-from tofc.decoding.rounds import Round, told
-from tofc.decoding.tags import shared_tag, vocabulary_tag
+from tests.tofc.drafting.fakes import QUESTION
+from tests.tofc.drafting.serving import Running, running
+from tofc.drafting import Pace, Sampling
+from tofc.drafting.drafter import Watch
+from tofc.drafting.partial import PartialAnswer
+from tofc.drafting.reader import SharedBlocks
+from tofc.drafting.remote import DraftSettings, _question, draft_for, drafted_by
+from tofc.drafting.rounds import Round, checksum
+from tofc.drafting.speculate import Decoded
+from tofc.drafting.states import StateRule
+from tofc.drafting.tags import shared_tag, vocabulary_tag
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.serving.client import RemoteEdge
 from tofc.serving.keys import Keys
@@ -32,6 +34,18 @@ from tofc.serving.settings import Limits
 from tofc.serving.verification import Upstream, Verification, Verifiers
 
 NEW = 24
+
+
+def ask_drafted(
+    remote: RemoteEdge,
+    edge: tofc.Edge,
+    packet: tofc.Packet,
+    question: str,
+    watch: Watch | None = None,
+    **how: Any,
+) -> Decoded:
+    settings = DraftSettings(**how)
+    return draft_for(remote.connection, remote.model, edge, packet, question, settings, watch)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +81,7 @@ def test_device_and_edge_answer_as_the_edge_alone(
     pace: Pace,
     parallel: bool,
 ) -> None:
-    decoded = draft_for(
+    decoded = ask_drafted(
         remote, device_edge, packets[0], QUESTION, pace=pace, parallel=parallel, max_new_tokens=NEW
     )
     assert decoded.answer == edge.answer(packets[0], QUESTION, max_new_tokens=NEW)
@@ -86,16 +100,16 @@ def test_three_tiers_answer_as_the_cloud_alone(
     upstream = Upstream.reach(server.url, str(family_folder))
     assert upstream.exit == "e3"  # the largest but for the full model
     with running(models, upstream) as middle, RemoteEdge(middle.url, "tiny") as remote:
-        decoded = draft_for(remote, device_edge, packets[1], QUESTION, tiers=3, max_new_tokens=NEW)
+        decoded = ask_drafted(remote, device_edge, packets[1], QUESTION, tiers=3, max_new_tokens=NEW)
         assert decoded.answer == edge.answer(packets[1], QUESTION, max_new_tokens=NEW)
         with pytest.raises(UserError, match="with --tiers device,edge,cloud"):
-            draft_for(remote, device_edge, packets[1], QUESTION, tiers=2)
+            ask_drafted(remote, device_edge, packets[1], QUESTION, tiers=2)
         with pytest.raises(UserError, match="three tiers at most"):
             Upstream.reach(middle.url, str(family_folder))
 
 
 @pytest.mark.parametrize("tiers", [2, 3])
-@pytest.mark.parametrize("choice", [Choice(), Choice(0.5, top_k=1, seed=3)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("choice", [Sampling(), Sampling(0.5, top_k=1, seed=3)], ids=["greedy", "sampled"])
 def test_states_travel_and_answers_stay_the_same(
     server: Running,
     models: ServedModels,
@@ -105,26 +119,26 @@ def test_states_travel_and_answers_stay_the_same(
     packets: list[tofc.Packet],
     monkeypatch: pytest.MonkeyPatch,
     tiers: int,
-    choice: Choice,
+    choice: Sampling,
 ) -> None:
     taken: list[tuple[int, int]] = []
-    take = Shared.take
+    take = SharedBlocks.take
 
-    def look(self: Shared, tokens: Any, round: Round) -> None:
+    def look(self: SharedBlocks, tokens: Any, round: Round) -> None:
         taken.append((round.begin, len(round.states)))
         take(self, tokens, round)
 
-    monkeypatch.setattr(Shared, "take", look)
-    monkeypatch.setattr(Carry, "goes", lambda self, states: True)  # on every tier
-    monkeypatch.setattr(Carry, "heard", lambda self, *given: None)
+    monkeypatch.setattr(SharedBlocks, "take", look)
+    monkeypatch.setattr(StateRule, "goes", lambda self, states: True)  # on every tier
+    monkeypatch.setattr(StateRule, "heard", lambda self, *given: None)
     with ExitStack() as stack:
         url = server.url
         if tiers == 3:
             upstream = Upstream.reach(url, str(family_folder))
             url = stack.enter_context(running(models, upstream)).url
         remote = stack.enter_context(RemoteEdge(url, "tiny"))
-        decoded = draft_for(
-            remote, device_edge, packets[0], QUESTION, choice=choice, pace=Pace(3), max_new_tokens=NEW
+        decoded = ask_drafted(
+            remote, device_edge, packets[0], QUESTION, sampling=choice, pace=Pace(3), max_new_tokens=NEW
         )
     assert decoded.answer == edge.answer(packets[0], QUESTION, max_new_tokens=NEW)
     sizes = {size for _, size in taken}
@@ -140,9 +154,9 @@ def test_states_stay_where_the_other_side_has_other_weights(
     packets: list[tofc.Packet],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tofc.decoding.remote.shared_tag", lambda edge, depth: "another")
-    pace = Pace(3, carry=Carry(True))
-    decoded = draft_for(remote, device_edge, packets[0], QUESTION, pace=pace, max_new_tokens=NEW)
+    monkeypatch.setattr("tofc.drafting.remote.shared_tag", lambda edge, depth: "another")
+    pace = Pace(3, states=StateRule(True))
+    decoded = ask_drafted(remote, device_edge, packets[0], QUESTION, pace=pace, max_new_tokens=NEW)
     assert decoded.answer == edge.answer(packets[0], QUESTION, max_new_tokens=NEW)
     assert decoded.counts.num_bytes < 100 * decoded.counts.rounds
 
@@ -165,14 +179,14 @@ def test_sampling_recomputes_what_the_drafter_drew_from_only_with_its_very_weigh
     monkeypatch.setattr(Verifiers, "open", look)
 
     def ask() -> tuple[int, ...]:
-        choice = Choice(0.5, top_k=1, seed=3)
-        decoded = draft_for(remote, device_edge, packets[0], QUESTION, choice=choice, max_new_tokens=NEW)
+        choice = Sampling(0.5, top_k=1, seed=3)
+        decoded = ask_drafted(remote, device_edge, packets[0], QUESTION, sampling=choice, max_new_tokens=NEW)
         return tuple(decoded.answer.tokens)
 
     greedy = edge.answer(packets[0], QUESTION, max_new_tokens=NEW).tokens
     assert ask() == greedy  # one token is left to draw
     monkeypatch.setattr(
-        "tofc.decoding.remote.drafted_by", lambda *given: drafted_by(*given) | {"draft_tag": "0badf00d"}
+        "tofc.drafting.remote.drafted_by", lambda *given: drafted_by(*given) | {"draft_tag": "0badf00d"}
     )
     assert ask() == greedy
     assert known == [True, False]
@@ -192,19 +206,19 @@ def test_connections_that_break_at_any_time_change_no_answer(
     for number, packet in enumerate(packets):
         shown: list[int] = []
 
-        def trouble(answer: Growing, shown: list[int] = shown) -> None:
+        def trouble(answer: PartialAnswer, shown: list[int] = shown) -> None:
             nonlocal cuts
             assert answer.tokens[: len(shown)] == shown  # what was final stays
             shown[:] = answer.tokens[: answer.final]
             if chance.random() < 0.2:
                 cuts += server.cut() > 0
 
-        decoded = draft_for(
+        decoded = ask_drafted(
             remote,
             device_edge,
             packet,
             QUESTION,
-            pace=Pace(1 + number, carry=Carry(number > 0)),
+            pace=Pace(1 + number, states=StateRule(number > 0)),
             parallel=parallel,
             max_new_tokens=NEW,
             watch=trouble,
@@ -219,11 +233,11 @@ def test_an_edge_that_goes_away_leaves_the_devices_own_words_and_says_so(
 ) -> None:
     with running(models) as server, RemoteEdge(server.url, "tiny") as remote:
 
-        def stop(answer: Growing) -> None:
+        def stop(answer: PartialAnswer) -> None:
             if answer.final >= 3:
                 server.stop()
 
-        decoded = draft_for(
+        decoded = ask_drafted(
             remote,
             device_edge,
             packets[0],
@@ -251,12 +265,12 @@ def test_what_does_not_fit_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UserError, match="a verifier is larger than its drafter"):
-        draft_for(remote, edge, packets[0], QUESTION, draft="full")
+        ask_drafted(remote, edge, packets[0], QUESTION, draft="full")
     with pytest.raises(UserError, match=r"2 tiers|--upstream"):
-        draft_for(remote, device_edge, packets[0], QUESTION, tiers=3)
-    monkeypatch.setattr("tofc.decoding.remote.vocabulary_tag", lambda _: "another")
+        ask_drafted(remote, device_edge, packets[0], QUESTION, tiers=3)
+    monkeypatch.setattr("tofc.drafting.remote.vocabulary_tag", lambda _: "another")
     with pytest.raises(UserError, match="another tokenizer"):
-        draft_for(remote, device_edge, packets[0], QUESTION)
+        ask_drafted(remote, device_edge, packets[0], QUESTION)
 
 
 def test_nobody_there_at_the_start(
@@ -267,14 +281,14 @@ def test_nobody_there_at_the_start(
         RemoteEdge(nobody, "tiny", retries=0) as remote,
         pytest.raises(EdgeUnreachable, match="did not answer"),
     ):
-        draft_for(remote, device_edge, packets[0], QUESTION)
+        ask_drafted(remote, device_edge, packets[0], QUESTION)
 
 
 @pytest.fixture
 def question(server: Running, packets: list[tofc.Packet], models: ServedModels) -> dict[str, Any]:
     """What opens an answer."""
     told = {"draft": "e1", "draft_parameters": 1, "vocabulary": vocabulary_tag(models.edge)}
-    return _question("tiny", packets[0], QUESTION, Choice(), NEW) | told
+    return _question("tiny", packets[0], QUESTION, Sampling(), NEW) | told
 
 
 def refusal(socket: ClientConnection) -> dict[str, Any]:
@@ -296,12 +310,12 @@ def far(server: Running) -> ClientConnection:
     [
         (b"", "invalid_round"),
         (b"\x02" * 12, "invalid_round"),
-        (bytes(Round(0, told([]), 0, (1 << 19,))), "invalid_round"),
-        (bytes(Round(0, told([]), 0, (1,) * 600)), "invalid_round"),
+        (bytes(Round(0, checksum([]), 0, (1 << 19,))), "invalid_round"),
+        (bytes(Round(0, checksum([]), 0, (1,) * 600)), "invalid_round"),
         ("a round is no text", "invalid_round"),
-        (bytes(Round(0, told([]), 0, (1, 2), 1, 0, b"\x00" * 1535)), "invalid_round"),
-        (bytes(Round(0, told([]), 0, (1, 2), 1, 1, b"\x00" * 1536)), "invalid_round"),
-        (bytes(Round(0, told([]), 0, (1, 2), 1, 0, b"\xff" * 1536)), "invalid_round"),
+        (bytes(Round(0, checksum([]), 0, (1, 2), 1, 0, b"\x00" * 1535)), "invalid_round"),
+        (bytes(Round(0, checksum([]), 0, (1, 2), 1, 1, b"\x00" * 1536)), "invalid_round"),
+        (bytes(Round(0, checksum([]), 0, (1, 2), 1, 0, b"\xff" * 1536)), "invalid_round"),
     ],
 )
 def test_rounds_that_are_none(
@@ -320,7 +334,7 @@ def test_states_that_were_not_asked_for(server: Running, question: dict[str, Any
     with far(server) as socket:
         socket.send(json.dumps(question | {"shared": 99, "shared_tag": "1"}))
         assert json.loads(socket.recv(timeout=10))["states"] is False
-        socket.send(bytes(Round(0, told([]), 0, (1, 2), 1, 0, b"\x00" * 1536)))
+        socket.send(bytes(Round(0, checksum([]), 0, (1, 2), 1, 0, b"\x00" * 1536)))
         said = refusal(socket)
     assert said["error"]["code"] == "invalid_round"
     assert "does not take" in said["error"]["message"]
@@ -381,6 +395,6 @@ def test_a_key_opens_answers(
 ) -> None:
     with running(models, keys=Keys(["camera:0123456789abcdef"])) as server:
         with RemoteEdge(server.url, "tiny", api_key="0123456789abcdef") as remote:
-            assert not draft_for(remote, device_edge, packets[0], QUESTION, max_new_tokens=4).unverified
+            assert not ask_drafted(remote, device_edge, packets[0], QUESTION, max_new_tokens=4).unverified
         with RemoteEdge(server.url, "tiny") as remote, pytest.raises(UserError, match="no valid API key"):
-            draft_for(remote, device_edge, packets[0], QUESTION)
+            ask_drafted(remote, device_edge, packets[0], QUESTION)

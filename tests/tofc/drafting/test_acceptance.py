@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from tofc.decoding import choice as rules
-from tofc.decoding.choice import Choice, Greedy, drawn, kept, remainder
+from tofc.drafting.acceptance import Greedy, Sampled, accepted, drawn, remainder, rule_of
 from tofc.errors import UserError
+from tofc.language.sampling import Sampling
 
 DRAWS = 200_000
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -30,7 +30,7 @@ def p_value(counts: Tensor, shares: Tensor) -> float:
 
 
 def outcome(target: Tensor, proposal: Tensor, rule: Rule, seed: int) -> Tensor:
-    """Counts [V] of what comes out of DRAWS drafts from `proposal`, verified against `target`."""
+    """DraftCounts [V] of what comes out of DRAWS drafts from `proposal`, verified against `target`."""
     random = torch.Generator().manual_seed(seed)
     p, q = target.expand(DRAWS, -1), proposal.expand(DRAWS, -1)
     drafts = drawn(q, random)
@@ -39,7 +39,7 @@ def outcome(target: Tensor, proposal: Tensor, rule: Rule, seed: int) -> Tensor:
     return torch.bincount(tokens, minlength=len(target)).double()
 
 
-def pair(settings: Choice) -> tuple[Tensor, Tensor]:
+def pair(settings: Sampling) -> tuple[Tensor, Tensor]:
     """p and q over eight tokens."""
     random = torch.Generator().manual_seed(3)
     logits = torch.randn(2, 8, generator=random, dtype=torch.float64)
@@ -47,30 +47,35 @@ def pair(settings: Choice) -> tuple[Tensor, Tensor]:
     return target, proposal
 
 
-SETTINGS = [Choice(1.0), Choice(0.7, top_k=5), Choice(1.3, top_p=0.8), Choice(1.0, top_k=6, top_p=0.9)]
+SETTINGS = [
+    Sampling(1.0),
+    Sampling(0.7, top_k=5),
+    Sampling(1.3, top_p=0.8),
+    Sampling(1.0, top_k=6, top_p=0.9),
+]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_what_comes_out_is_distributed_as_the_verifier(settings: Choice) -> None:
+def test_what_comes_out_is_distributed_as_the_verifier(settings: Sampling) -> None:
     target, proposal = pair(settings)
-    assert p_value(outcome(target, proposal, kept, 1), target) > 0.01
+    assert p_value(outcome(target, proposal, accepted, 1), target) > 0.01
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_the_same_test_finds_a_wrong_rule(settings: Choice) -> None:
+def test_the_same_test_finds_a_wrong_rule(settings: Sampling) -> None:
     target, proposal = pair(settings)
 
     def by_half(p: Tensor, q: Tensor, drafts: Tensor, chances: Tensor) -> Tensor:
-        return kept(p, q, drafts, chances * 0.9)  # keeps a little too many
+        return accepted(p, q, drafts, chances * 0.9)  # keeps a little too many
 
     assert p_value(outcome(target, proposal, by_half, 1), target) < 1e-6
 
 
 def test_drafts_of_an_unknown_drafter_are_verified_as_exactly() -> None:
-    settings = Choice(1.0, seed=4)
+    settings = Sampling(1.0, seed=4)
     target, proposal = pair(settings)
     logits = target.log()[None].expand(2, -1)
-    policy = settings.policy()
+    policy = rule_of(settings)
     random = torch.Generator().manual_seed(5)
     counts = torch.zeros(8, dtype=torch.float64)
     for draft in drawn(proposal.expand(4_000, -1), random).tolist():
@@ -81,10 +86,10 @@ def test_drafts_of_an_unknown_drafter_are_verified_as_exactly() -> None:
 
 def test_a_round_of_several_drafts_keeps_the_joint_distribution() -> None:
     """Two drafts and the token after them, three tokens of four kinds: 64 outcomes."""
-    settings = Choice(1.0, seed=6)
+    settings = Sampling(1.0, seed=6)
     random = torch.Generator().manual_seed(7)
     p, q = torch.randn(2, 4, 4, generator=random, dtype=torch.float64).softmax(-1)  # by the token before
-    policy, counts = settings.policy(), torch.zeros(64, dtype=torch.float64)
+    policy, counts = rule_of(settings), torch.zeros(64, dtype=torch.float64)
     for _ in range(4_000):
         first = int(drawn(q[:1], random))
         second = int(drawn(q[first : first + 1], random))
@@ -103,7 +108,7 @@ def test_the_settings_are_those_of_transformers() -> None:
     scores = logits
     for warp in (TemperatureLogitsWarper(0.8), TopKLogitsWarper(12), TopPLogitsWarper(0.7)):
         scores = warp(torch.zeros(6, 1, dtype=torch.int64), scores)
-    found = Choice(0.8, top_k=12, top_p=0.7).shares(logits)
+    found = Sampling(0.8, top_k=12, top_p=0.7).shares(logits)
     torch.testing.assert_close(found, scores.double().softmax(-1), atol=1e-6, rtol=1e-5)
 
 
@@ -112,13 +117,13 @@ def test_greedy_keeps_what_the_verifier_would_have_said() -> None:
     assert Greedy().verify(logits, [1, 2], None) == (2, 0)
     assert Greedy().verify(logits, [1, 0], None) == (1, 2)
     assert Greedy().verify(logits, [2, 2], None) == (0, 1)
-    assert isinstance(Choice().policy(), Greedy)
+    assert isinstance(rule_of(Sampling()), Greedy)
 
 
 def test_a_drafter_equal_to_the_verifier_loses_no_draft() -> None:
-    settings = Choice(1.0, seed=1)
+    settings = Sampling(1.0, seed=1)
     logits = torch.randn(9, 6, generator=torch.Generator().manual_seed(2))
-    policy = settings.policy()
+    policy = rule_of(settings)
     for _ in range(50):
         drafts = drawn(settings.shares(logits[:8]), torch.Generator().manual_seed(3)).tolist()
         assert policy.verify(logits, drafts, logits[:8])[0] == 8
@@ -127,12 +132,12 @@ def test_a_drafter_equal_to_the_verifier_loses_no_draft() -> None:
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}])
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
-        Choice(**wrong)
+        Sampling(**wrong)
 
 
 def test_a_seed_repeats_what_is_drawn() -> None:
     logits = torch.zeros(5)
-    draws = [[policy.draw(logits) for _ in range(20)] for policy in (Choice(1.0, seed=2).policy(),) * 1]
-    again = Choice(1.0, seed=2).policy()
+    draws = [[policy.draw(logits) for _ in range(20)] for policy in (rule_of(Sampling(1.0, seed=2)),) * 1]
+    again = rule_of(Sampling(1.0, seed=2))
     assert draws[0] == [again.draw(logits) for _ in range(20)]
-    assert rules.Sampled(Choice(1.0, seed=2), stream=1).draw(logits.expand(5)) in range(5)
+    assert Sampled(Sampling(1.0, seed=2), stream=1).draw(logits.expand(5)) in range(5)

@@ -14,8 +14,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from tofc.decoding.carry import Carry
-from tofc.decoding.rounds import Verdict
+from tofc.drafting.rounds import Verdict
+from tofc.drafting.states import StateRule
 
 MOST_DRAFTS = 16
 ALONE = 16  # tokens at least that a verifier writes alone before it is heard
@@ -39,13 +39,13 @@ class Pace:
     """Follows what rounds cost, over any number of answers, and plans the next one.
 
     drafts: a fixed number in place of planned ones; 0 lets the verifier write alone, `alone` tokens a round.
-    parallel: whether drafting goes on while a round is under way. carry: whether states go along.
+    parallel: whether drafting goes on while a round is under way. states: whether those of drafts go along.
     """
 
     drafts: int | None = None
     parallel: bool = False
     alone: int = ALONE
-    carry: Carry = field(default_factory=Carry)
+    states: StateRule = field(default_factory=StateRule)
     rounds: float = 0.0  # with drafts, their tokens and their seconds: the later the heavier
     gained: float = 0.0
     spent: float = 0.0
@@ -144,7 +144,7 @@ class Pace:
         way = max(0.0, elapsed - verdict.seconds)
         self._learn("way" if sent else "alone_way", way)
         if sent:
-            self.carry.heard(carried, way, verdict.shared)
+            self.states.heard(carried, way, verdict.shared)
             self._count(min(stood, sent), min(stood + 1, sent))
         if not sent or verdict.passes > 1:  # most passes were over one token
             self._learn("alone", verdict.seconds / max(verdict.passes, gained))

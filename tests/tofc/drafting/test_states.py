@@ -13,42 +13,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tofc
-from tests.tofc.decoding.fakes import QUESTION, FlakyLink
-from tofc.decoding.blocks import Layer
-from tofc.decoding.carry import Carrier, Carry
-from tofc.decoding.choice import Choice
-from tofc.decoding.drafting import Drafter
-from tofc.decoding.growing import Exchange, Growing
-from tofc.decoding.pace import Pace
-from tofc.decoding.reading import Reader, readers
-from tofc.decoding.rounds import MessageError, Round, told
-from tofc.decoding.tags import drafter_tag, shared_tag, vocabulary_tag
-from tofc.decoding.together import end_ids, prompt_of
-from tofc.decoding.verifier import Above, Verifier
+from tests.tofc.drafting.fakes import QUESTION, FlakyLink
+from tofc.drafting.acceptance import rule_of
+from tofc.drafting.drafter import Drafter
+from tofc.drafting.pace import Pace
+from tofc.drafting.partial import Exchange, PartialAnswer
+from tofc.drafting.reader import Reader, readers
+from tofc.drafting.rounds import MessageError, Round, checksum
+from tofc.drafting.states import StateRule, StateSender
+from tofc.drafting.tags import drafter_tag, shared_tag, vocabulary_tag
+from tofc.drafting.verifier import UpperTier, Verifier
+from tofc.language.blocks import CachedBlock
 from tofc.language.model import text_model
 from tofc.language.prompt import Prompt
+from tofc.language.sampling import Sampling
 
 WIDTH = 192
 
 
 @pytest.fixture(scope="module")
 def prompt(edge: tofc.Edge, packets: list[tofc.Packet]) -> Prompt:
-    return prompt_of(edge, packets[0], QUESTION)
+    return edge.prompt(packets[0], QUESTION)
 
 
 @pytest.fixture
 def rows(edge: tofc.Edge, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Positions that ran through the model's first block and through its last one."""
-    run, found = Layer.__call__, {"first": 0, "last": 0}
+    run, found = CachedBlock.__call__, {"first": 0, "last": 0}
     layers = text_model(edge.model).layers
     watched = {id(layers[0]): "first", id(layers[len(layers) - 1]): "last"}
 
     def counted(self: Any, states: torch.Tensor, *more: Any) -> torch.Tensor:
-        if (name := watched.get(id(self._block))) is not None:
-            found[name] += len(states)
+        if (name := watched.get(id(self.block))) is not None:
+            found[name] += states.shape[1]
         return run(self, states, *more)
 
-    monkeypatch.setattr(Layer, "__call__", counted)
+    monkeypatch.setattr(CachedBlock, "__call__", counted)
     return found
 
 
@@ -59,7 +59,7 @@ def reader(edge: tofc.Edge, prompt: Prompt, exit: str, cut: int = 0) -> Reader:
 
 def about(tokens: list[int], begin: int, states: bytes) -> Round:
     """A round whose states are those of `tokens` from `begin` on."""
-    return Round(len(tokens), told(tokens), 0, (), 1, begin, states)
+    return Round(len(tokens), checksum(tokens), 0, (), 1, begin, states)
 
 
 def test_given_states_stand_in_for_the_shared_blocks(
@@ -69,7 +69,7 @@ def test_given_states_stand_in_for_the_shared_blocks(
     whole = reader(edge, prompt, "full")
     tokens = [5, 9, 7, 11, 2]
     verifier([5]), whole([5])
-    states = drafter.shared(3).told(tokens, 1)
+    states = drafter.shared(3).states(tokens, 1)
     wanted = whole(tokens, 4)
     rows.update(first=0, last=0)
     shared = verifier.shared(3)
@@ -93,7 +93,7 @@ def test_whatever_states_come_logits_are_the_models_own(edge: tofc.Edge, prompt:
             del tokens[chance.randint(0, len(tokens)) :]
             tokens += [chance.randrange(400) for _ in range(chance.randint(1, 5))]
             begin = chance.randrange(len(tokens))
-            told = about(tokens, begin, drafter.shared(3).told(tokens, begin))
+            told = about(tokens, begin, drafter.shared(3).states(tokens, begin))
             if chance.random() < 0.7:
                 shared.take(tokens[: chance.randint(begin, len(tokens))], told)
             last = chance.randint(1, len(tokens))
@@ -124,24 +124,24 @@ def test_answers_over_bad_links_with_states_are_the_verifiers_own(
     depths = [edge.family.named(name).exit_layer for name in tiers]
     for seed in range(10):
         chance = random.Random(seed)
-        carry = Carry(True) if seed % 3 else Flipping(random.Random(seed + 99))
+        rule = StateRule(True) if seed % 3 else Flipping(random.Random(seed + 99))
         links: list[FlakyLink] = []
         exchange: Exchange | None = None
         for level in range(len(tiers) - 1, 0, -1):
             read = reader(edge, prompt, tiers[level], depths[level - 1])
             above = None
             if exchange is not None:
-                pack = Carrier(read.shared(depths[level]), lambda: True, carry)
-                above = Above(exchange, Pace(chance.choice([1, 3, 7])), pack=pack)
+                pack = StateSender(read.shared(depths[level]), lambda: True, rule)
+                above = UpperTier(exchange, Pace(chance.choice([1, 3, 7])), pack=pack)
             shared = read.shared(depths[level - 1])
-            check = Verifier(read, Choice().policy(), end_ids(edge), most, above=above, shared=shared).check
+            check = Verifier(read, rule_of(Sampling()), edge.ends, most, above=above, shared=shared).check
             exchange = FlakyLink(check, chance, 0.2 + 0.5 * chance.random())
             links.append(exchange)
         assert exchange is not None
-        answer, draft = Growing(end_ids(edge), most), reader(edge, prompt, tiers[0])
-        pack = Carrier(draft.shared(depths[0]), lambda: True, carry)
+        answer, draft = PartialAnswer(edge.ends, most), reader(edge, prompt, tiers[0])
+        pack = StateSender(draft.shared(depths[0]), lambda: True, rule)
         pace = Pace(chance.choice([1, 2, 5, 12]))
-        counts = Drafter(draft, Choice().policy(), exchange, pace, pack=pack, pause=0.0).run(answer)
+        counts = Drafter(draft, rule_of(Sampling()), exchange, pace, pack=pack, pause=0.0).run(answer)
         assert answer.tokens[: len(wanted)] == wanted, f"seed {seed}"
         assert answer.is_over
         cuts += counts.cuts
@@ -150,7 +150,7 @@ def test_answers_over_bad_links_with_states_are_the_verifiers_own(
     assert carried > 10 * most * 4 * WIDTH  # states did travel
 
 
-class Flipping(Carry):
+class Flipping(StateRule):
     """States now and then."""
 
     def __init__(self, random: random.Random) -> None:
@@ -185,17 +185,17 @@ def test_what_is_no_round_is_refused_or_read(data: bytes) -> None:
 
 def test_a_carrier_leaves_rounds_as_they_are_where_states_cannot_go(edge: tofc.Edge, prompt: Prompt) -> None:
     shared, tokens = reader(edge, prompt, "e1").shared(1), [3, 4, 5, 6]
-    round = Round(2, told([3, 4]), 2, (5, 6))
-    sent = Carrier(shared, lambda: True, Carry(True))(round, tokens)
+    round = Round(2, checksum([3, 4]), 2, (5, 6))
+    sent = StateSender(shared, lambda: True, StateRule(True))(round, tokens)
     assert (sent.begin, len(sent.states)) == (1, 3 * 4 * WIDTH)
     assert replace(sent, begin=0, states=b"") == round
-    assert Carrier(shared, lambda: False, Carry(True))(round, tokens) is round
-    assert Carrier(shared, lambda: True, Carry(False))(round, tokens) is round
-    alone = Round(4, told(tokens), 4, (), 16)  # the verifier is to write alone
-    assert Carrier(shared, lambda: True, Carry(True))(alone, tokens) is alone
+    assert StateSender(shared, lambda: False, StateRule(True))(round, tokens) is round
+    assert StateSender(shared, lambda: True, StateRule(False))(round, tokens) is round
+    alone = Round(4, checksum(tokens), 4, (), 16)  # the verifier is to write alone
+    assert StateSender(shared, lambda: True, StateRule(True))(alone, tokens) is alone
     many = [3] * 200  # drafted while the link was down
-    away = Round(0, told([]), 0, tuple(many))
-    assert Carrier(shared, lambda: True, Carry(True))(away, many) is away
+    away = Round(0, checksum([]), 0, tuple(many))
+    assert StateSender(shared, lambda: True, StateRule(True))(away, many) is away
 
 
 def test_tags_tell_weights_and_depths_apart_and_are_made_once(
@@ -215,53 +215,53 @@ def test_tags_tell_weights_and_depths_apart_and_are_made_once(
     assert shared_tag(halved, 1) != shallow
     assert len({drafter_tag(edge, exit) for exit in ("e1", "e1-50", "e3")}) == 3
     with monkeypatch.context() as patch:
-        patch.setattr("tofc.decoding.tags.zlib.crc32", None)  # weights are not read again
+        patch.setattr("tofc.drafting.tags.zlib.crc32", None)  # weights are not read again
         assert (shared_tag(edge, 1), shared_tag(edge, 3)) == (shallow, deep)
 
 
-def rounds(carry: Carry, num: int, cost: float, shared: float, noise: random.Random | None = None) -> str:
+def rounds(rule: StateRule, num: int, cost: float, shared: float, noise: random.Random | None = None) -> str:
     """So many rounds; whether states went with each, as a row of + and -."""
     said = ""
     for _ in range(num):
-        goes = carry.goes(5)
+        goes = rule.goes(5)
         off = 0.0 if noise is None else noise.gauss(0, shared / 3)
-        carry.heard(goes, 0.02 + goes * cost + off, 0.0 if goes else shared)
+        rule.heard(goes, 0.02 + goes * cost + off, 0.0 if goes else shared)
         said += "+" if goes else "-"
     return said
 
 
 def test_states_travel_where_they_take_less_time_than_they_save() -> None:
-    carry = Carry()
-    first = rounds(carry, 12, cost=0.001, shared=0.002)
+    rule = StateRule()
+    first = rounds(rule, 12, cost=0.001, shared=0.002)
     assert first == "-----+++++++"  # tried after a few rounds, and it pays
-    assert "+" not in rounds(Carry(), 40, cost=0.003, shared=0.002)[10:]
-    dear = rounds(Carry(), 2000, cost=0.1, shared=0.002)
+    assert "+" not in rounds(StateRule(), 40, cost=0.003, shared=0.002)[10:]
+    dear = rounds(StateRule(), 2000, cost=0.1, shared=0.002)
     assert dear.count("+") <= 8  # one round a try, ever more seldom
     assert dear[:7] == "-----+-"
 
 
 def test_what_changes_is_noticed_both_ways() -> None:
-    carry = Carry()
-    assert rounds(carry, 100, cost=0.001, shared=0.002).count("+") > 85
-    assert rounds(carry, 400, cost=0.009, shared=0.002)[-40:] == "-" * 40
-    assert "+" in rounds(carry, 600, cost=0.0005, shared=0.002)[-10:]
+    rule = StateRule()
+    assert rounds(rule, 100, cost=0.001, shared=0.002).count("+") > 85
+    assert rounds(rule, 400, cost=0.009, shared=0.002)[-40:] == "-" * 40
+    assert "+" in rounds(rule, 600, cost=0.0005, shared=0.002)[-10:]
 
 
 def test_noise_makes_nothing_go_to_and_fro() -> None:
     for seed in range(10):
         for cost in (0.0005, 0.002, 0.004):
-            said = rounds(Carry(), 3000, cost, 0.002, noise=random.Random(seed))
+            said = rounds(StateRule(), 3000, cost, 0.002, noise=random.Random(seed))
             assert sum(a != b for a, b in pairwise(said)) < 3000 / 40
             if cost != 0.002:
                 share = said.count("+") / len(said)
                 assert share > 0.85 if cost < 0.002 else share < 0.15
 
 
-def test_a_forced_carry_learns_nothing_and_a_server_that_takes_none_changes_none() -> None:
+def test_a_forced_rule_learns_nothing_and_a_server_that_takes_none_changes_none() -> None:
     for always in (False, True):
-        carry = Carry(always)
-        assert set(rounds(carry, 100, 0.1, 0.001)) == {"+" if always else "-"}
-    carry = Carry()
+        rule = StateRule(always)
+        assert set(rounds(rule, 100, 0.1, 0.001)) == {"+" if always else "-"}
+    rule = StateRule()
     for _ in range(200):
-        carry.heard(False, 0.02, 0.0)
-    assert rounds(carry, 100, 0.001, 0.002).count("+") > 50
+        rule.heard(False, 0.02, 0.0)
+    assert rounds(rule, 100, 0.001, 0.002).count("+") > 50

@@ -18,7 +18,7 @@ class _Entry:
     until: float
 
 
-class Remembered:
+class AnswerStore:
     """The jobs of recent keys, at most `most` of them, each for `seconds` after it began.
 
     What failed or was given up is not kept: the same key asks anew.

@@ -10,13 +10,13 @@ from itertools import groupby
 from queue import SimpleQueue
 from typing import Any, Literal
 
-from tofc.decoding.drafting import Watch
-from tofc.decoding.growing import Growing
-from tofc.decoding.reading import common
-from tofc.decoding.together import Decoded
+from tofc.drafting.drafter import Watch
+from tofc.drafting.partial import PartialAnswer
+from tofc.drafting.reader import common
+from tofc.drafting.speculate import Decoded
+from tofc.language.text import certain_text, decode
 
 State = Literal["final", "checked", "drafted"]
-_HALF = "\ufffd"  # what a tokenizer makes of a part of a character
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Growth:
+class Progress:
     """How far an answer has come; `decoded` when it is over."""
 
     pieces: tuple[Piece, ...]
@@ -43,7 +43,7 @@ class Growth:
         return "".join(piece.text for piece in self.pieces)
 
 
-class Growths:
+class ProgressTracker:
     """Follows a growing answer, of whose drafts it remembers which fell."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -52,7 +52,7 @@ class Growths:
         self._final = self._checked = 0
         self._corrected: set[int] = set()
 
-    def see(self, answer: Growing) -> None:
+    def see(self, answer: PartialAnswer) -> None:
         """The answer has changed."""
         same = common(self._tokens, answer.tokens)
         if same < len(self._tokens):  # drafts fell
@@ -68,8 +68,8 @@ class Growths:
         for (state, corrected), places in groupby(range(len(self._tokens)), self._kind):
             end += len(list(places))
             # Decoded from the start: tokens may hold parts of a character, which go with its last one.
-            now = str(self._tokenizer.decode(self._tokens[:end], skip_special_tokens=True))
-            now = now if end == len(self._tokens) else now.rstrip(_HALF)
+            read = decode if end == len(self._tokens) else certain_text
+            now = read(self._tokenizer, self._tokens[:end])
             if len(now) > len(whole):
                 found.append(Piece(now[len(whole) :], state, corrected))
                 whole = now
@@ -86,18 +86,18 @@ class _Left(Exception):
     """Nobody looks any more."""
 
 
-def growths(
+def follow_progress(
     run: Callable[[Watch], Decoded], tokenizer: Any, every: float = 0.03
-) -> Generator[Growth, None, None]:
+) -> Generator[Progress, None, None]:
     """What becomes of an answer that `run` decodes, at most once in `every` seconds, and last all of it.
 
     `run` works on a thread of its own and is given what it has to tell of every change. Where the iterator is
     closed, it ends with its next token. What it raises is raised here.
     """
-    changes: SimpleQueue[Growing | Decoded | BaseException] = SimpleQueue()
+    changes: SimpleQueue[PartialAnswer | Decoded | BaseException] = SimpleQueue()
     left = threading.Event()
 
-    def watch(answer: Growing) -> None:
+    def watch(answer: PartialAnswer) -> None:
         if left.is_set():
             raise _Left
         changes.put(replace(answer, tokens=list(answer.tokens)))
@@ -109,18 +109,18 @@ def growths(
             changes.put(fault)
 
     threading.Thread(target=work, name="tofc-growing", daemon=True).start()
-    seen = Growths(tokenizer)
+    seen = ProgressTracker(tokenizer)
     try:
         while True:
             change = changes.get()
             if isinstance(change, BaseException):
                 raise change
             if isinstance(change, Decoded):
-                yield Growth(seen.pieces() or (Piece(change.answer.text, "drafted"),), change)
+                yield Progress(seen.pieces() or (Piece(change.answer.text, "drafted"),), change)
                 return
             seen.see(change)
             if changes.empty() and (pieces := seen.pieces()):
-                yield Growth(pieces)
+                yield Progress(pieces)
                 time.sleep(every)
     finally:
         left.set()

@@ -12,26 +12,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.tofc.decoding.fakes import ENDS, MOST, FlakyLink, Table, alone, drafter, verifier
-from tests.tofc.decoding.test_choice import p_value
-from tofc.decoding.choice import Choice
-from tofc.decoding.drafting import Counts, Drafter
-from tofc.decoding.growing import Growing, LinkDown
-from tofc.decoding.pace import Pace
-from tofc.decoding.reading import Read
-from tofc.decoding.rounds import MessageError, Round, Verdict, told
-from tofc.decoding.verifier import Above, Verifier
+from tests.tofc.drafting.fakes import ENDS, MOST, FlakyLink, Table, alone, drafter, verifier
+from tests.tofc.drafting.test_acceptance import p_value
+from tofc.drafting.acceptance import rule_of
+from tofc.drafting.drafter import DraftCounts, Drafter
+from tofc.drafting.pace import Pace
+from tofc.drafting.partial import LinkDown, PartialAnswer
+from tofc.drafting.reader import Read
+from tofc.drafting.rounds import MessageError, Round, Verdict, checksum
+from tofc.drafting.verifier import UpperTier, Verifier
+from tofc.language.sampling import Sampling
 
 KINDS = ("never", "sometimes", "always")
 
 
-def check_of(table: Table, choice: Choice | None = None, **more: object) -> Verifier:
-    return Verifier(table, (choice or Choice()).policy(1), ENDS, MOST, **more)  # type: ignore[arg-type]  # named settings
+def check_of(table: Table, choice: Sampling | None = None, **more: object) -> Verifier:
+    return Verifier(table, rule_of(choice or Sampling(), 1), ENDS, MOST, **more)  # type: ignore[arg-type]  # named settings
 
 
-def decode(draft: Table, exchange: object, drafts: int | None = 4, **more: object) -> tuple[Growing, Counts]:
-    answer = Growing(ENDS, MOST)
-    runner = Drafter(draft, Choice().policy(), exchange, Pace(drafts), pause=0.0, **more)  # type: ignore[arg-type]  # named settings
+def decode(
+    draft: Table, exchange: object, drafts: int | None = 4, **more: object
+) -> tuple[PartialAnswer, DraftCounts]:
+    answer = PartialAnswer(ENDS, MOST)
+    runner = Drafter(draft, rule_of(Sampling()), exchange, Pace(drafts), pause=0.0, **more)  # type: ignore[arg-type]  # named settings
     return answer, runner.run(answer)
 
 
@@ -65,7 +68,7 @@ def test_three_tiers_that_all_go_on_while_rounds_are_under_way() -> None:
         for seed in range(12):
             cloud = verifier(seed)
             edge = drafter("sometimes", cloud, seed)
-            above = Above(check_of(cloud).check, pool=second)
+            above = UpperTier(check_of(cloud).check, pool=second)
             answer, _ = decode(
                 drafter("sometimes", edge, seed), check_of(edge, above=above).check, pool=first
             )
@@ -81,9 +84,9 @@ def test_what_a_verifier_writes_alone_tells_which_drafts_would_stand() -> None:
         pace.way(1e6)  # so far away that the first round asks for the whole answer
         pace.drafted(1e-3)
         for seed in range(8):
-            table, answer = verifier(seed), Growing(ENDS, MOST)
+            table, answer = verifier(seed), PartialAnswer(ENDS, MOST)
             Drafter(
-                drafter(kind, table, seed), Choice().policy(), check_of(table).check, pace, pause=0.0
+                drafter(kind, table, seed), rule_of(Sampling()), check_of(table).check, pace, pause=0.0
             ).run(answer)
         shares[kind] = pace.share
     assert shares["never"] < shares["sometimes"] < shares["always"]
@@ -106,7 +109,7 @@ def test_three_tiers(middle: str, top: str) -> None:
         cloud = verifier(seed)
         edge = drafter(top, cloud, seed)
         device = drafter(middle, edge, seed + 9)
-        relay = check_of(edge, above=Above(check_of(cloud).check, Pace(3)))
+        relay = check_of(edge, above=UpperTier(check_of(cloud).check, Pace(3)))
         answer, _ = decode(device, relay.check)
         assert answer.tokens == alone(cloud)
         assert answer.is_over
@@ -133,7 +136,7 @@ def test_cuts_delays_and_duplicates_change_no_answer(tiers: int) -> None:
             above = FlakyLink(check, chance, chance.random() * 0.8)
             top_draft = drafter(chance.choice(KINDS), top, seed)
             pace = Pace(chance.choice([0, 1, 4, 9, None]))
-            check = check_of(top_draft, above=Above(above, pace)).check
+            check = check_of(top_draft, above=UpperTier(above, pace)).check
         link = FlakyLink(check, chance, chance.random() * 0.8)
         answer, counts = decode(
             drafter(chance.choice(KINDS), top, seed + 5), link, chance.choice([0, 1, 4, 12])
@@ -149,14 +152,14 @@ def test_cuts_delays_and_duplicates_change_no_answer(tiers: int) -> None:
 def test_sampled_answers_survive_a_bad_link_unchanged_in_distribution() -> None:
     """The first token's shares, over links that repeat and lose rounds: each token is decided once."""
     table = verifier(2)
-    choice = Choice(1.0)
+    choice = Sampling(1.0)
     counts = torch.zeros(12, dtype=torch.float64)
     draft = drafter("sometimes", table)
     for seed in range(1500):
-        checked = Verifier(table, Choice(1.0, seed=seed).policy(1), ENDS, 2, drafter=draft)
+        checked = Verifier(table, rule_of(Sampling(1.0, seed=seed), 1), ENDS, 2, drafter=draft)
         link = FlakyLink(checked.check, random.Random(seed), 0.5)
-        answer = Growing(ENDS, 2)
-        Drafter(draft, Choice(1.0, seed=seed).policy(0), link, Pace(2), pause=0.0).run(answer)
+        answer = PartialAnswer(ENDS, 2)
+        Drafter(draft, rule_of(Sampling(1.0, seed=seed), 0), link, Pace(2), pause=0.0).run(answer)
         counts[answer.tokens[0]] += 1
     assert p_value(counts, choice.shares(table([])[0])) > 0.01
 
@@ -166,10 +169,10 @@ def test_what_was_shown_as_final_never_changes() -> None:
         chance = random.Random(seed)
         cloud = verifier(seed)
         above = FlakyLink(check_of(cloud).check, chance, 0.4)
-        relay = check_of(drafter("sometimes", cloud, seed), above=Above(above, Pace(3)))
+        relay = check_of(drafter("sometimes", cloud, seed), above=UpperTier(above, Pace(3)))
         shown: list[int] = []
 
-        def look(answer: Growing, shown: list[int] = shown) -> None:
+        def look(answer: PartialAnswer, shown: list[int] = shown) -> None:
             assert answer.tokens[: len(shown)] == shown
             assert len(shown) <= answer.final <= answer.checked <= len(answer.tokens)
             shown[:] = answer.tokens[: answer.final]
@@ -215,7 +218,7 @@ def test_tiers_above_from_which_nothing_comes_are_given_up() -> None:
     def down(_: Round) -> Verdict:
         raise LinkDown
 
-    relay = check_of(table, above=Above(down, Pace(3)))
+    relay = check_of(table, above=UpperTier(down, Pace(3)))
     answer, _ = decode(drafter("sometimes", table), relay.check, patience=0.01)
     assert answer.tokens == alone(table)
     assert answer.final == 0
@@ -229,9 +232,9 @@ def test_a_tier_in_the_middle_writes_on_by_itself_while_rounds_are_under_way(par
         for seed in range(8):
             cloud = verifier(seed)
             top = check_of(cloud)
-            above = Above(top.check, Pace(3, parallel=parallel), pool if parallel else None)
+            above = UpperTier(top.check, Pace(3, parallel=parallel), pool if parallel else None)
             middle = check_of(drafter("always", cloud), above=above)
-            verdict = middle.check(Round(0, told([]), 0, (), MOST))
+            verdict = middle.check(Round(0, checksum([]), 0, (), MOST))
             assert list(verdict.tokens) == alone(cloud)
             assert verdict.is_over
             assert top.passes <= len(alone(cloud)) // 3 + 2
@@ -247,10 +250,10 @@ def test_a_tier_below_waits_for_one_lost_round_at_most(parallel: bool) -> None:
         raise LinkDown
 
     with ThreadPoolExecutor(1) as pool:
-        above = Above(down, Pace(3, parallel=parallel), pool if parallel else None)
+        above = UpperTier(down, Pace(3, parallel=parallel), pool if parallel else None)
         relay = check_of(verifier(1), above=above)
         for number in range(1, 4):
-            verdict = relay.check(Round(0, told([]), 0, (), 16))
+            verdict = relay.check(Round(0, checksum([]), 0, (), 16))
             assert verdict.final == 0
             assert lost <= number
     assert lost == 3 or (parallel and lost)
@@ -272,12 +275,12 @@ def test_a_tier_in_the_middle_learns_what_its_tokens_cost() -> None:
     seen: list[float] = []
     drafted = pace.drafted
     pace.drafted = lambda seconds: (seen.append(seconds), drafted(seconds))[1]  # type: ignore[method-assign]  # here alone
-    top = Verifier(pass_of(5.0, cloud), Choice().policy(), ENDS, MOST, now=lambda: clock)
-    above = Above(top.check, pace, now=lambda: clock)
+    top = Verifier(pass_of(5.0, cloud), rule_of(Sampling()), ENDS, MOST, now=lambda: clock)
+    above = UpperTier(top.check, pace, now=lambda: clock)
     small = drafter("always", cloud)
-    middle = Verifier(pass_of(2.0, small), Choice().policy(), ENDS, MOST, above=above, now=lambda: clock)
-    device = Drafter(pass_of(1.0, small), Choice().policy(), middle.check, Pace(1), now=lambda: clock)
-    answer = Growing(ENDS, MOST)
+    middle = Verifier(pass_of(2.0, small), rule_of(Sampling()), ENDS, MOST, above=above, now=lambda: clock)
+    device = Drafter(pass_of(1.0, small), rule_of(Sampling()), middle.check, Pace(1), now=lambda: clock)
+    answer = PartialAnswer(ENDS, MOST)
     device.run(answer)
     assert answer.tokens == alone(cloud)
     # Two tokens a round from below: a draft of 1 s and a pass of 2 s.
@@ -289,8 +292,8 @@ def test_a_verifier_goes_on_from_another_ones_answer() -> None:
     table = verifier(6)
     whole = alone(table)
     checked = check_of(table, tokens=tuple(whole[:3]))
-    answer = Growing(ENDS, MOST, whole[:3], 3, 3)
-    Drafter(drafter("sometimes", table), Choice().policy(), checked.check, Pace(3)).run(answer)
+    answer = PartialAnswer(ENDS, MOST, whole[:3], 3, 3)
+    Drafter(drafter("sometimes", table), rule_of(Sampling()), checked.check, Pace(3)).run(answer)
     assert answer.tokens == whole
 
 
@@ -308,7 +311,7 @@ def test_rounds_and_verdicts_travel(place: int, prefix: int, tokens: list[int], 
 
 
 def test_a_round_of_four_drafts_takes_few_bytes() -> None:
-    assert len(bytes(Round(30, told([1, 2]), 30, (400, 17, 300, 5), 1))) == 15
+    assert len(bytes(Round(30, checksum([1, 2]), 30, (400, 17, 300, 5), 1))) == 15
     assert len(bytes(Verdict(30, (400, 17, 300, 5, 6), 35, False, 1, 0.004))) <= 17
 
 
@@ -320,7 +323,7 @@ def test_other_bytes_are_refused(data: bytes) -> None:
 
 
 def test_a_cut_message_is_refused() -> None:
-    data = bytes(Round(3, told([1]), 3, (5, 6, 700)))
+    data = bytes(Round(3, checksum([1]), 3, (5, 6, 700)))
     for size in range(len(data)):
         with pytest.raises(MessageError):
             Round.from_bytes(data[:size])

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tofc.decoding.growing import LinkDown
-from tofc.decoding.rounds import Round, Verdict
+from tofc.drafting.partial import LinkDown
+from tofc.drafting.rounds import Round, Verdict
 
 QUESTION = "Describe the picture."
 VOCABULARY = 12
