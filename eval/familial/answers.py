@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from eval.asking.answering import PICTURES_AT_ONCE, answer_all, max_new_tokens
 from eval.asking.question import Question
-from eval.scenes.accuracy import SCENES_AT_ONCE, answer_all, max_new_tokens
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.scoring import score
 from eval.scenes.world import Scene, make_scene
@@ -66,8 +66,8 @@ def answer(
 ) -> Iterator[list[Row]]:
     """Rows of all systems, some scenes at a time; pictures travel as packets, or uncoded without quality."""
     edges = {s.name: direct_edge(edge, s.exit_layer) for s in chosen if s.kind == DIRECT}
-    for first in range(0, scenes, SCENES_AT_ONCE):
-        made = [make_scene(split, i)[:2] for i in range(first, min(first + SCENES_AT_ONCE, scenes))]
+    for first in range(0, scenes, PICTURES_AT_ONCE):
+        made = [make_scene(split, i)[:2] for i in range(first, min(first + PICTURES_AT_ONCE, scenes))]
         pictures = [Image.fromarray(pixels) for _, pixels in made]
         if quality is None:
             seen: list[Any] = [device.features(picture) for picture in pictures]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from eval.asking.answering import SHORT_ANSWER
+from eval.asking.scoring import is_correct
 from eval.familial.analysis import Estimate, estimate, resamples
-from eval.scenes.accuracy import SHORT_ANSWER
 from eval.scenes.questions import benchmark_questions
-from eval.scenes.scoring import is_correct
 from eval.scenes.world import make_scene
 from tofc import Device, Edge
 from tofc.errors import UserError

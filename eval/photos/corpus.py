@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -18,14 +17,13 @@ from eval.photos.names import class_names
 from eval.photos.people import people_questions
 from eval.photos.photo import WHOLE, Photo, Region
 from eval.photos.questions import ask
-from eval.photos.records import photographs_folder, read_set
+from eval.photos.records import read_set
+from eval.photos.sets import SPLITS, folder_of, has_split, split_named
 from eval.photos.wordings import carelessly, suffixed
 from tofc.errors import UserError
 from tofc.training.data import Turn, resize
 
 SETS = ("voc", "coco", "coco-more", "voc2012-animals", "flickr8k", "daquar", "caltech101", "imagenette")
-SPLITS = ("train", "val", "test")
-ALIASES = {"validation": "val"}  # what training calls the split
 LIST_WEIGHT = 0.4  # of each token of a list, which has several where other answers have one
 _ASPECT = 1.25  # most that a crop's shape differs from the picture's
 
@@ -59,7 +57,7 @@ class PhotoCorpus:
             raise UserError(f"least_crop is {least_crop}; give a share of the picture, above 0 up to 1")
         self.size, self.questions, self.least_crop, self.flip = size, questions, least_crop, flip
         self.repeats = dict(sets) if isinstance(sets, Mapping) else dict.fromkeys(sets, 1)
-        self.root = Path(root) if root is not None else None
+        self.root = root
         self._photos: dict[str, tuple[Photo, ...]] = {}
         self._balances: dict[frozenset[str], Balance] = {}
 
@@ -70,14 +68,12 @@ class PhotoCorpus:
 
         Raises `UserError` for an unknown split, and where no set has it.
         """
-        split = ALIASES.get(split, split)
-        if split not in SPLITS:
-            raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
+        split = split_named(split)
         if split not in self._photos:
             photos: list[Photo] = []
             for name, repeat in self.repeats.items():
-                folder = Path(name) if Path(name).is_dir() else (self.root or photographs_folder()) / name
-                if split == "train" or _has(folder, split):
+                folder = folder_of(name, self.root)
+                if split == "train" or has_split(folder, split):
                     askable = [p for p in read_set(folder, split) if p.pairs or View(p).asked_present]
                     photos += askable * repeat
             if not photos:
@@ -94,7 +90,7 @@ class PhotoCorpus:
         """Photograph `index` of `split`, in training cropped and mirrored; drawn by (seed, split, index)."""
         photos = self.photos(split)
         photo = photos[index % len(photos)]
-        rng = np.random.default_rng([seed, SPLITS.index(ALIASES.get(split, split)), index])
+        rng = np.random.default_rng([seed, SPLITS.index(split_named(split)), index])
         crop, flip = self.augmentation(rng) if split == "train" else (WHOLE, False)
         turns = self.turns(photo, rng, self.questions, crop, flip)
         if not turns:  # nothing sure is left in the crop
@@ -190,7 +186,3 @@ def _turn(question: Question, draw: Draw) -> Turn:
         prompt = suffixed(prompt, question.form, draw)
     weight = LIST_WEIGHT if question.form == "describe" else 1.0
     return Turn(prompt, question.answer, f"{question.form}/{question.category}", weight)
-
-
-def _has(folder: Path, split: str) -> bool:
-    return any((folder / name).exists() for name in (f"instances_{split}.json", f"{split}.jsonl", split))

@@ -6,9 +6,9 @@ import functools
 
 from PIL import Image
 
+from eval.asking.answering import max_new_tokens
 from eval.asking.question import Question
 from eval.rate.data import Asked, Example
-from eval.scenes.accuracy import max_new_tokens
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.scoring import score
 from eval.scenes.world import SPLITS, Scene, make_scene

@@ -15,12 +15,12 @@ from multiprocessing.connection import wait
 import torch
 
 import tofc
+from eval.asking.answering import answer_all
 from eval.lab.rows import Store
 from eval.rate.config import RateConfig
 from eval.rate.data import Example, load_data
 from eval.rate.points import Point, Row
 from eval.rate.senders import Arrived, Pictures, Sender
-from eval.scenes.accuracy import answer_all
 
 
 @dataclass(frozen=True)

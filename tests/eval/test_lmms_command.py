@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.asking.scoring import is_correct, yes_or_no
 from eval.scenes.export import export_split
 from eval.scenes.questions import benchmark_questions
-from eval.scenes.scoring import is_correct, yes_or_no
 from eval.scenes.world import make_scene
 from tofc import Device, Edge
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval.asking import export as sharing
 from eval.scenes import __main__ as command_line
 from eval.scenes import export as exporting
 from eval.scenes.questions import benchmark_questions
@@ -18,14 +19,14 @@ MME_NAMES = {"existence", "count", "position", "color", "OCR", "commonsense_reas
 
 
 def files(out):
-    return out / exporting.REAL_WORLD_QA / exporting.PARQUET, out / exporting.MME / exporting.PARQUET
+    return out / sharing.REAL_WORLD_QA / sharing.PARQUET, out / sharing.MME / sharing.PARQUET
 
 
 def test_rows_carry_the_benchmarks_questions_and_the_picture():
     scene, pixels, _ = make_scene("test", 1)
     rows = exporting.scene_rows("test", 1)
     questions = benchmark_questions(scene)
-    real, mme = rows[exporting.REAL_WORLD_QA], rows[exporting.MME]
+    real, mme = rows[sharing.REAL_WORLD_QA], rows[sharing.MME]
     assert [(r["question"], r["answer"]) for r in real] == [
         (q.prompt, q.answer) for q in questions if q.form in ("choice", "free")
     ]
@@ -34,14 +35,14 @@ def test_rows_carry_the_benchmarks_questions_and_the_picture():
     ]
     for row in real + mme:
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))), pixels)
-    for name, some in ((exporting.REAL_WORLD_QA, real), (exporting.MME, mme)):
-        assert all(tuple(row) == exporting.COLUMNS[name] for row in some)
+    for name, some in ((sharing.REAL_WORLD_QA, real), (sharing.MME, mme)):
+        assert all(tuple(row) == sharing.COLUMNS[name] for row in some)
 
 
 def test_mme_rows_come_in_pairs_of_one_id_under_mmes_own_category_names():
     pairs = {}
     for index in range(6):
-        for row in exporting.scene_rows("test", index)[exporting.MME]:
+        for row in exporting.scene_rows("test", index)[sharing.MME]:
             assert row["category"] in MME_NAMES
             assert row["question"].endswith(" Please answer yes or no.")
             pairs.setdefault((row["category"], row["question_id"]), []).append(row["answer"])
@@ -50,7 +51,7 @@ def test_mme_rows_come_in_pairs_of_one_id_under_mmes_own_category_names():
 
 
 def test_the_schema_says_which_column_is_a_picture():
-    (text,) = exporting.features_metadata(exporting.COLUMNS[exporting.MME]).values()
+    (text,) = sharing.features_metadata(sharing.COLUMNS[sharing.MME]).values()
     features = json.loads(text)["info"]["features"]
     assert features["image"] == {"_type": "Image"}
     assert features["answer"] == {"dtype": "string", "_type": "Value"}
@@ -101,7 +102,7 @@ def test_the_files_have_the_published_schemas(parquet, exported):
 
 
 def test_the_files_hold_all_rows_in_order_and_each_picture_once(parquet, exported):
-    for path, name in zip(files(exported), exporting.COLUMNS, strict=True):
+    for path, name in zip(files(exported), sharing.COLUMNS, strict=True):
         rows = parquet.read_table(path).to_pylist()
         expected = [row for index in range(5) for row in exporting.scene_rows("test", index)[name]]
         assert rows == expected

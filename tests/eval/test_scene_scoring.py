@@ -6,22 +6,14 @@ import math
 import numpy as np
 import pytest
 
+from eval.asking.answering import PipelineAnswerer
 from eval.asking.question import Question
+from eval.asking.scoring import is_correct, yes_or_no
 from eval.scenes import __main__ as command_line
-from eval.scenes.accuracy import PipelineAnswerer, answer_scenes, summary
+from eval.scenes.accuracy import answer_scenes, summary
 from eval.scenes.describe import describe
 from eval.scenes.questions import CATEGORIES, benchmark_questions
-from eval.scenes.scoring import (
-    Rate,
-    Scored,
-    held_out_table,
-    is_correct,
-    mme_score,
-    score,
-    table,
-    wilson,
-    yes_or_no,
-)
+from eval.scenes.scoring import Rate, Scored, held_out_table, mme_score, score, table, wilson
 from eval.scenes.world import make_scene
 
 

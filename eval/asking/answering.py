@@ -1,0 +1,92 @@
+"""Letting a model answer questions about pictures, uncoded or through packets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from PIL import Image
+
+from eval.asking.question import Question
+
+if TYPE_CHECKING:
+    from tofc import Device, Edge
+    from tofc.edge import Seen
+
+SHORT_ANSWER, DESCRIPTION = 12, 128  # new tokens at most
+PICTURES_AT_ONCE = 16  # answered together: they share batches
+
+
+class Answerer(Protocol):
+    """Anything that answers questions about pictures."""
+
+    def answer(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[Question]]
+    ) -> list[list[str]]:
+        """An answer to each of the questions about each of the pictures."""
+
+
+@dataclass
+class PipelineAnswerer:
+    """Device and edge as an `Answerer`; `quality` None sends the features uncoded.
+
+    `tokens` is a number, ``"all"``, or None for the checkpoint's. `sizes` collects the bytes of each
+    picture's packet.
+    """
+
+    device: Device
+    edge: Edge
+    tokens: int | str | None = None
+    quality: int | None = None
+    sizes: list[int] = field(default_factory=list)
+
+    @classmethod
+    def from_pretrained(
+        cls, checkpoint: str, tokens: int | str | None, quality: int | None
+    ) -> PipelineAnswerer:
+        """Loads both sides of a checkpoint: a bundled name, a folder or a hub id."""
+        from tofc import Device, Edge
+
+        return cls(Device.from_pretrained(checkpoint), Edge.from_pretrained(checkpoint), tokens, quality)
+
+    def answer(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[Question]]
+    ) -> list[list[str]]:
+        """An answer to each of the questions about each of the pictures, which are seen once."""
+        seen = [self._see(image) for image in images]
+        asked = [[(question.prompt, max_new_tokens(question)) for question in some] for some in questions]
+        return answer_all(self.edge, seen, asked)
+
+    def _see(self, image: Image.Image) -> Seen:
+        if self.quality is None:
+            return self.device.features(image, tokens=self.tokens)
+        packet = self.device.encode(image, quality=self.quality, tokens=self.tokens)
+        self.sizes.append(len(bytes(packet)))
+        return packet
+
+
+def max_new_tokens(question: Question) -> int:
+    """The most that an answer to this question may take."""
+    return DESCRIPTION if question.form == "describe" else SHORT_ANSWER
+
+
+def answer_all(
+    edge: Edge,
+    seen: Sequence[Seen],
+    questions: Sequence[Sequence[tuple[str, int]]],
+    batch_size: int = 16,
+    exit: str | None = None,
+) -> list[list[str]]:
+    """Answers about many pictures; a question is a prompt and the most new tokens of its answer.
+
+    `exit` names the member of the family that answers, the edge's own if left out.
+    """
+    answers = [[""] * len(some) for some in questions]
+    for limit in sorted({most for some in questions for _, most in some}):
+        places = [(p, q) for p, some in enumerate(questions) for q, (_, m) in enumerate(some) if m == limit]
+        requests = [(seen[p], questions[p][q][0]) for p, q in places]
+        given = edge.answer_many(requests, exit=exit, batch_size=batch_size, max_new_tokens=limit)
+        for (p, q), answer in zip(places, given, strict=True):
+            answers[p][q] = answer.text
+    return answers
