@@ -78,7 +78,7 @@ class Benchmark:
         for held_out in (False, True):
             asked = [maker(Asker(draw, held_out)) for maker in makers]
             made += [_as_people_type(question, draw) for question in asked if question is not None]
-        return made + _people(view)
+        return made + own_questions(view)
 
     def published(self, number: int) -> list[Question]:
         """The questions about photograph `number` for MME and RealWorldQA, with their suffixes.
@@ -157,7 +157,7 @@ def _as_people_type(question: Question, draw: Draw) -> Question:
     return replace(question, prompt=prompt)
 
 
-def _people(view: View) -> list[Question]:
+def own_questions(view: View) -> list[Question]:
     """The picture's own questions as they were asked, but for those with a list for an answer."""
     pairs = [(prompt, answer) for prompt, answer in view.photo.pairs if "," not in answer]
     return [Question("free", "people", prompt, answer) for prompt, answer in dict.fromkeys(pairs)]
