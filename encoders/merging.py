@@ -5,21 +5,14 @@ numpy and numba alone on arrays; tensors are welcome and come back as tensors, b
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders import merging_blocks
-from encoders import merging_kernels as kernels
-from encoders import merging_peaks as peaks
+from encoders import merging_blocks, merging_peaks
 from encoders.merging_blocks import Parts
-from encoders.merging_products import MAX_WIDTH
-from encoders.merging_screened import ScreenedSearch
-from encoders.merging_threads import Team, divide, run
+from encoders.merging_search import MAX_WIDTH, sum_by_cluster
 
 __all__ = ["Clusters", "block_clusters", "cluster_tokens", "dpc_knn", "merge_tokens"]
 
@@ -84,10 +77,9 @@ def dpc_knn(
     if not isinstance(features, np.ndarray):
         from encoders import merging_torch
 
-        return merging_torch.cluster(features, num_clusters, k, mask, grid)
+        return Clusters(*merging_torch.cluster(features, num_clusters, k, mask, grid))
     valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask
-    team = Team(numba.get_num_threads())
-    return cluster(as_points(features), num_clusters, k, valid, grid, team)
+    return Clusters(*merging_peaks.cluster(features, num_clusters, k, valid, grid))
 
 
 def block_clusters(features: Any, num_clusters: int, grid: Parts) -> Clusters:
@@ -107,19 +99,7 @@ def block_clusters(features: Any, num_clusters: int, grid: Parts) -> Clusters:
         return Clusters(*found)
     from encoders import merging_torch
 
-    return merging_torch.beside(features, *found)
-
-
-def cluster(
-    features: Array, num_clusters: int, k: int, mask: Array, grid: Parts | None, team: Team
-) -> Clusters:
-    """`dpc_knn` of arrays as `as_points` makes them, with checked arguments, on the threads of a team."""
-    high, low = _range(features, mask, team)
-
-    def search_on(fixed: FixedPoint) -> ScreenedSearch:
-        return ScreenedSearch(features, *fixed, mask, team)
-
-    return density_peaks(high, low, mask, num_clusters, k, grid, search_on)
+    return Clusters(*merging_torch.beside(features, *found))
 
 
 def merge_tokens(features: Any, clusters: Clusters) -> tuple[Any, Any]:
@@ -140,17 +120,12 @@ def merge_tokens(features: Any, clusters: Clusters) -> tuple[Any, Any]:
         from encoders import merging_torch
 
         return merging_torch.merge(features, assignment, centers)
-    features = as_points(features)
+    features = merging_peaks.as_points(features)
     sums = np.zeros((*centers.shape, features.shape[2]), dtype=features.dtype)  # [B, K, C]
     counts = np.zeros(centers.shape, dtype=np.int64)
     for values, cluster, total, count in zip(features, assignment, sums, counts, strict=True):
-        kernels.sum_by_cluster(values, cluster, total, count)
+        sum_by_cluster(values, cluster, total, count)
     return sums / np.maximum(counts, 1)[..., None].astype(sums.dtype), counts
-
-
-def as_points(features: Array) -> Array:
-    """Features as the kernels take them: float64 stays, everything else becomes float32; contiguous."""
-    return np.ascontiguousarray(features, dtype=None if features.dtype == np.float64 else np.float32)
 
 
 def _check_arguments(features: Any, num_clusters: int, k: int, mask: Any, grid: Parts | None) -> None:
@@ -183,100 +158,3 @@ def _is_floating(features: Any) -> bool:
     if isinstance(features, np.ndarray):
         return features.dtype.kind == "f"
     return bool(features.is_floating_point())
-
-
-def raise_not_finite(features: Array, mask: Array | None) -> None:
-    """Raises the ValueError that names the first of the values that are not finite."""
-    bad = ~np.isfinite(features)
-    if mask is not None:
-        bad &= mask[..., None]
-    image, token, channel = np.argwhere(bad)[0].tolist()
-    raise ValueError(
-        f"features[{image}, {token}, {channel}] is {features[image, token, channel]} "
-        f"({int(bad.sum())} of {bad.size} values are not finite); merging needs finite features"
-    )
-
-
-def _range(features: Array, mask: Array, team: Team) -> tuple[Array, Array]:
-    """The largest and the smallest value of each channel of each image, float64 [B, C]; 0 without tokens."""
-    batch, _, width = features.shape
-    high, low = np.empty((2, batch, width))
-    run(kernels.find_range, divide(team, *features.shape), features, mask, high, low)
-    if not np.isfinite(high).all():
-        raise_not_finite(features, mask)
-    return high, low
-
-
-class FixedPoint(NamedTuple):
-    """Where integers stand for features: middle float64 [B, C], step float64 [B], a power of two.
-
-    The integers are at most 2^bits.
-    """
-
-    middle: Array
-    step: Array
-    bits: int
-
-
-def fixed_point(high: Array, low: Array, k: int) -> FixedPoint:
-    """A grid of integers small enough that float64 sums over them are exact in any order.
-
-    high, low: float64 [B, C], the range of each channel. Each channel is centred on its mid-range first,
-    which leaves distances as they are and takes away the constant part of outlier channels.
-    """
-    width = high.shape[1]
-    # A sum of k squared distances is at most 4 * width * k * 2^(2 bits), and must stay below 2^53.
-    bits = (51 - math.ceil(math.log2(width)) - math.ceil(math.log2(k))) // 2
-    middle, step = peaks.middle_and_step(high, low, bits)
-    return FixedPoint(middle, step, bits)
-
-
-class Search(Protocol):
-    """What finds the distances between tokens on the grid: the same ones in every implementation.
-
-    All arguments and results are numpy arrays; distances are squared and in units of step^2.
-    """
-
-    def neighbours(self, k: int) -> tuple[Array, Array]:
-        """The k smallest distances of each token, itself included, and to which: [B, N, k] each."""
-
-    def to_denser(self, rank: Array, wanted: Array) -> Array:
-        """Distances, one after another, of the wanted tokens (bool [B, N]) to the nearest token of lower
-        rank; of the token of rank 0 to the farthest token."""
-
-    def nearest_center(self, centers: Array, among: Array | None = None) -> Array:
-        """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N].
-
-        among: int64 [N, M], the places that count for each token, ascending and -1 for none; all if left out.
-        """
-
-
-def density_peaks(
-    high: Array,
-    low: Array,
-    mask: Array,
-    num_clusters: int,
-    k: int,
-    grid: Parts | None,
-    search_on: Callable[[FixedPoint], Search],
-) -> Clusters:
-    """`dpc_knn` given the range of each channel, float64 [B, C], and a search on the grid made of it."""
-    (batch, num_tokens), width = mask.shape, high.shape[1]
-    num_clusters, k = min(num_clusters, num_tokens), min(k, num_tokens)
-    if num_clusters == num_tokens and mask.all():
-        identity = np.tile(np.arange(num_tokens), (batch, 1))
-        return Clusters(identity, identity.copy())
-    blocks = None if grid is None else merging_blocks.cut(tuple(grid), num_clusters)
-    fixed = fixed_point(high, low, k)
-    search = search_on(fixed)
-    nearest_sq, nearest = search.neighbours(k)  # [B, N, k] each, in units of step^2
-    mean_sq, rank = peaks.rank_by_density(nearest_sq, mask)  # [B, N] each
-    if blocks is not None:
-        centers = peaks.densest(rank, blocks.owner, num_clusters)
-        nearest_center = search.nearest_center(centers, blocks.around)
-        return Clusters(peaks.assign(nearest_center, centers, mask), centers)
-    # For most tokens a denser one is among the neighbours; only for the others it is searched for.
-    delta_sq, wanted = peaks.to_denser_neighbour(nearest_sq, nearest, rank, mask)
-    delta_sq[wanted] = search.to_denser(rank, wanted)
-    centers = peaks.highest(mean_sq, delta_sq, fixed.step, width, mask, num_clusters)
-    return Clusters(peaks.assign(search.nearest_center(centers), centers, mask), centers)

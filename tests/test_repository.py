@@ -26,7 +26,7 @@ FORBIDDEN: dict[str, set[str]] = {
 }
 # What a room may import when it is imported itself, beside itself and the standard library.
 ALLOWED = {
-    "encoders": {"torch", "transformers", "safetensors", "numpy", "numba", "llvmlite"},
+    "encoders": {"torch", "transformers", "safetensors", "numpy", "numba"},
     "entropy": {"torch", "numpy", "numba"},
 }
 PICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve"}

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders import cluster_tokens, dpc_knn, merge_tokens
-from encoders.merging import density_peaks
 from encoders.merging_blocks import cut
-from encoders.merging_dense import DenseSearch
+from encoders.merging_peaks import density_peaks
+from encoders.merging_torch import DenseSearch
 
 GRIDS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3).map(tuple)
 
@@ -102,11 +102,11 @@ def test_every_search_and_batch_spreads_alike(num_clusters: int) -> None:
         assert (alone.centers[0] == together.centers[image].numpy()).all()
     high, low = features.amax(1).double().numpy(), features.amin(1).double().numpy()
     mask = np.ones((3, 273), dtype=np.bool_)
-    dense = density_peaks(
-        high, low, mask, num_clusters, 5, grid, lambda fixed: DenseSearch(features, *fixed[:2], mask)
+    assignment, centers = density_peaks(
+        high, low, mask, num_clusters, 5, grid, lambda *fixed: DenseSearch(features, *fixed, mask)
     )
-    assert (dense.assignment == together.assignment.numpy()).all()
-    assert (dense.centers == together.centers.numpy()).all()
+    assert (assignment == together.assignment.numpy()).all()
+    assert (centers == together.centers.numpy()).all()
 
 
 @pytest.mark.parametrize("as_array", [False, True])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,16 +20,13 @@ from encoders import (
     Clusters,
     dpc_knn,
     merge_tokens,
-    merging,
-    merging_dense,
-    merging_kernels,
-    merging_products,
-    merging_screened,
+    merging_peaks,
+    merging_search,
     merging_torch,
 )
-from encoders.merging_memory import Memory
-from encoders.merging_screened import ScreenedSearch
-from encoders.merging_threads import Team
+from encoders.merging_search import ScreenedSearch
+
+GOLDEN = runpy.run_path(str(Path(__file__).with_name("make_golden_clusters.py")))
 
 
 def random_features(seed: int, *shape: int) -> torch.Tensor:
@@ -40,17 +40,11 @@ def dense(features: torch.Tensor, *args: object, **options: object) -> Clusters:
         return dpc_knn(features, *args, **options)
 
 
-def screened(features: torch.Tensor) -> tuple[ScreenedSearch, np.ndarray, np.ndarray]:
-    """The search of arrays on the grid of `dpc_knn`, the points [N, C] there, and these less the offset."""
-    values, valid = merging.as_points(features.numpy()), np.ones(features.shape[:2], dtype=np.bool_)
-    grid = merging.fixed_point(*merging._range(values, valid, Team(1)), 5)
-    search = ScreenedSearch(values, *grid, valid, Team(1))
-    halves = search._tokens.halves[0, :, :, : values.shape[2]].astype(np.int64)
-    points = (halves[:, 0] << search._low_bits) + halves[:, 1]
-    assert (points == np.rint((values[0].astype(np.float64) - grid.middle) / grid.step)).all()
-    offset = np.empty((1, values.shape[2]), dtype=np.int32)
-    merging_kernels.typical(0, values, grid.middle, 1.0 / grid.step, valid, offset)
-    return search, points, points - offset[0].astype(np.float64)
+def screened(features: torch.Tensor) -> ScreenedSearch:
+    """The search of arrays on the grid of `dpc_knn`."""
+    values, valid = features.numpy(), np.ones(features.shape[:2], dtype=np.bool_)
+    values = merging_peaks.as_points(values)
+    return ScreenedSearch(values, *merging_peaks.fixed_point(*merging_peaks._range(values, valid), 5), valid)
 
 
 def assert_same(first: Clusters, second: Clusters) -> None:
@@ -129,45 +123,35 @@ def test_screening_changes_nothing_whatever_the_tokens(
     assert_same(dpc_knn(features, num_clusters, k, mask), dense(features, num_clusters, k, mask))
 
 
-def test_bounds_hold_for_every_token() -> None:
-    """What rounding takes away, and what the low bits hold, is at most the length that is told of it."""
+def test_clusters_are_those_of_earlier_releases() -> None:
+    """Devices and edges of different releases must agree: clusters, averages and counts, to the bit."""
+    expected = json.loads(GOLDEN["GOLDEN"].read_text(encoding="utf-8"))
+    found = {name: GOLDEN["digest"](features, clusters) for name, features, clusters in GOLDEN["cases"]()}
+    assert found == expected
+
+
+def test_bounds_hold_for_every_pair() -> None:
+    """What the products miss is at most what is told of it, and hardly more than the nearest are computed."""
     for name, features in awkward_features().items():
-        search, _, moved = screened(features)
-        tokens, width = search._tokens, features.shape[2]
-        rounded = tokens.rounded[0, :, :width].astype(np.float64) * tokens.scales[0][:, None]
-        assert abs(tokens.rounded.astype(int)).max() <= 127, name
-        assert (tokens.rounded[..., width:] == 0).all(), name
-        assert (tokens.halves[..., width:] == 0).all(), name
-        assert (tokens.rounded.sum(2, dtype=np.int32) == tokens.sums).all(), name
-        assert (np.linalg.norm(moved - rounded, axis=1) <= tokens.errors[0]).all(), name
-        assert (np.linalg.norm(tokens.halves[0, :, 1].astype(float), axis=1) <= tokens.blurs[0]).all(), name
-
-
-def test_few_pairs_are_computed_exactly() -> None:
-    """The bounds are worth their cost: of the pairs of 729 tokens of noise no more than one in thirty is
-    looked at again, and hardly more than the five that are wanted are computed to the last bit."""
-    search, points, _ = screened(random_features(25, 1, 729, 256))
-    products = search._products[0].astype(np.float64)
-    places = torch.from_numpy(points).double()
-    distances = torch.cdist(places, places).square().numpy()
+        search = screened(features)
+        points, norms = search._points[0].astype(np.float64), search._norms[0]
+        assert search._products is not None
+        missed = abs(search._products[0] - points @ points.T)
+        assert (missed <= search._error * np.sqrt(np.outer(norms, norms))).all(), name
+    search = screened(random_features(25, 1, 729, 256))
+    points, norms = search._points[0].astype(np.float64), search._norms[0]
+    distances = norms[:, None] + norms - 2 * points @ points.T
     fifth = np.partition(distances, 4, axis=1)[:, 4:5]
-    scales, norms, lengths, errors, blurs = (values[0] for values in search._tokens[:5])
-    missed = np.outer(lengths, errors) + np.outer(errors, lengths) + np.outer(errors, errors)
-    bounds = norms[:, None] + norms - 2 * (products * np.outer(scales, scales) + missed)
-    assert (bounds <= distances * (1 + 1e-9) + 1e-3).all()
-    assert (bounds <= fifth).mean() < 1 / 30
-    high = torch.from_numpy(search._tokens.halves[0, :, 0].astype(np.float64))
-    apart = torch.cdist(high, high).numpy() * 2.0**search._low_bits - blurs[:, None] - blurs
-    assert (apart <= np.sqrt(distances) + 1e-3).all()
-    assert (apart <= np.sqrt(fifth)).sum(1).mean() < 6
+    assert (distances - 4 * search._error * np.sqrt(np.outer(norms, norms)) <= fifth).sum(1).mean() < 6
 
 
-@pytest.mark.parametrize("width", [1, 2, 63, 1152, merging_products.MAX_WIDTH])
+@pytest.mark.parametrize("width", [1, 2, 63, 1152, merging_search.MAX_WIDTH])
 def test_distances_are_exact_at_the_extremes(width: int) -> None:
     """Opposite corners of the grid, as far as any tokens can be apart: no sum on the way overflows."""
     features = torch.tensor([-1.0, 1.0, 1.0])[:, None].mul(1 - 2**-20).expand(1, 3, width)
-    search, points, _ = screened(features)
-    expected = [[sum(int(part) ** 2 for part in row - other) for other in points] for row in points]
+    search = screened(features)
+    points = [[int(part) for part in point] for point in search._points[0].tolist()]
+    expected = [[sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) for q in points] for p in points]
     assert expected[0][1] > 2**47
     found, places = search.neighbours(3)
     assert np.take_along_axis(np.array(expected), places[0], 1).tolist() == found[0].tolist()
@@ -176,47 +160,31 @@ def test_distances_are_exact_at_the_extremes(width: int) -> None:
     ] * 2 + [0]
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 64), (1, 70, 9, 130), (2, 150, 150, 200)])
-def test_products_of_bytes_are_exact(shape: tuple[int, int, int, int]) -> None:
-    """At the extremes too, for whatever rows and columns are left over from whole tiles and panels."""
-    batch, rows, columns, width = shape
-    generator = np.random.default_rng(31)
-    left, right = (generator.choice([-127, -1, 0, 126, 127], (batch, n, width)) for n in (rows, columns))
-    for is_symmetric in {False, rows == columns}:
-        right = left if is_symmetric else right
-        expected = left @ right.swapaxes(1, 2)
-        padding = ((0, 0), (0, 0), (0, -width % merging_products.STEP))
-        bytes_left, bytes_right = (np.pad(part, padding).astype(np.int8) for part in (left, right))
-        out = np.full(expected.shape, 7, dtype=np.int32)
-        sums, units = right.sum(2).astype(np.int32), batch * -(-rows // 8)
-        assert merging_products.multiply(Team(2), units, 8, bytes_left, bytes_right, sums, is_symmetric, out)
-        np.testing.assert_array_equal(out, expected)
-
-
 def test_other_processors_find_the_same() -> None:
-    """Compiled for a processor without the instruction for products of bytes."""
+    """Compiled for a processor that has no instruction that this one might have, and not compiled at all."""
     script = (
-        "import torch; from encoders import dpc_knn, merging_products\n"
-        "assert not merging_products._has_vnni()\n"
-        "features = torch.randn(1, 150, 64, generator=torch.Generator().manual_seed(26))\n"
+        "import torch; from encoders import dpc_knn\n"
+        "features = torch.randn(1, 40, 8, generator=torch.Generator().manual_seed(26))\n"
         "print(dpc_knn(features, 20).assignment.tolist())"
     )
-    without = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "NUMBA_CPU_NAME": "generic"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert without.stdout.strip() == str(dpc_knn(random_features(26, 1, 150, 64), 20).assignment.tolist())
+    expected = str(dpc_knn(random_features(26, 1, 40, 8), 20).assignment.tolist())
+    for setting in ({"NUMBA_CPU_NAME": "generic"}, {"NUMBA_DISABLE_JIT": "1"}):
+        other = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, **setting}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert other.stdout.strip() == expected
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     features = random_features(6, 2, 90, 24)
     mask = torch.rand(2, 90, generator=torch.Generator().manual_seed(6)) < 0.8
     whole = dpc_knn(features, 16, mask=mask)
-    monkeypatch.setattr(merging_screened, "_MAX_BLOCK_ENTRIES", 90 * 7)
-    monkeypatch.setattr(merging_dense, "_MAX_BLOCK_ENTRIES", 2 * 90 * 7)
+    monkeypatch.setattr(merging_search, "_MAX_PRODUCTS", 90 * 7)
+    monkeypatch.setattr(merging_torch, "_MAX_BLOCK_ENTRIES", 2 * 90 * 7)
     assert_same(dpc_knn(features, 16, mask=mask), whole)
     assert_same(dense(features, 16, mask=mask), whole)
-    monkeypatch.setattr(merging_screened, "_MAX_BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(merging_search, "_MAX_PRODUCTS", 1)
     assert_same(dpc_knn(features, 16, mask=mask), whole)
 
 
@@ -231,10 +199,6 @@ def test_threads_and_autocast_change_nothing() -> None:
             assert_same(dpc_knn(features, 30), alone)
     finally:
         torch.set_num_threads(before)
-    values, valid = features.numpy(), np.ones((2, 700), dtype=np.bool_)
-    for threads in (1, 2, 7):  # of our own
-        arrays = merging.cluster(values, 30, 5, valid, None, Team(threads))
-        assert_same(Clusters(*map(torch.from_numpy, arrays)), alone)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_same(dpc_knn(features, 30), alone)
         assert_same(dense(features, 30), alone)
@@ -264,20 +228,6 @@ def test_calls_at_the_same_time_do_not_share_memory() -> None:
             together = list(pool.map(lambda picture: dpc_knn(picture, 20), pictures))
             for ours, expected in zip(together, alone, strict=True):
                 assert_same(ours, expected)
-
-
-def test_memory_is_used_again_by_nobody_else() -> None:
-    first = Memory(((5, 7), np.int16), ((3,), np.int32))
-    second = Memory(((5, 7), np.int16))
-    assert [array.shape for array in first.arrays] == [(5, 7), (3,)]
-    assert all(array.ctypes.data % 64 == 0 for array in first.arrays + second.arrays)
-    for number, array in enumerate(first.arrays + second.arrays):
-        array[...] = number
-    values = [array.ravel().tolist() for array in first.arrays + second.arrays]
-    assert values == [[0] * 35, [1] * 3, [2] * 35]
-    place = first.arrays[0].ctypes.data
-    del first, array
-    assert Memory(((5, 7), np.int16)).arrays[0].ctypes.data == place
 
 
 def test_images_may_come_in_any_order() -> None:

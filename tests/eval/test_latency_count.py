@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from encoders.merging_dense import DenseSearch
+from encoders.merging_torch import DenseSearch
 from eval.latency.config import Rates
 from eval.latency.count import Counts, Work
 from tofc.training.estimate import PUBLISHED, base_shape

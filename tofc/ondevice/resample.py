@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.merging_kernels import compiled
+from encoders.merging_search import compiled
 from tofc.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -81,7 +81,7 @@ def _taps(
     return starts, np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int32), precision
 
 
-@compiled(set())
+@compiled()
 def _weigh(lines: Any, starts: Any, weights: Any, precision: int, resized: Any) -> None:
     """Fill in resized [new, w, 3] with weighted sums of lines [old, w, 3], rounded and clipped to 8 bits."""
     old, width, channels = lines.shape
