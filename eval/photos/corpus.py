@@ -13,7 +13,8 @@ from eval.asking.draw import Draw
 from eval.asking.question import Question
 from eval.photos.balance import Balance
 from eval.photos.facts import View
-from eval.photos.names import class_names
+from eval.photos.names import COCO, class_names
+from eval.photos.patches import patches
 from eval.photos.people import people_questions
 from eval.photos.photo import WHOLE, Photo, Region
 from eval.photos.questions import ask
@@ -30,10 +31,16 @@ _ASPECT = 1.25  # most that a crop's shape differs from the picture's
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture at the tower's size, uint8 [3, S, S], with what is asked about it."""
+    """A picture at the tower's size, uint8 [3, S, S], with what is asked about it.
+
+    `labels["kind"]` is int64 [N]: of each patch its object's place in `PhotoCorpus.kind_names` + 1, 0 for
+    none,
+    -100 where nobody knows.
+    """
 
     pixels: np.ndarray
     turns: tuple[Turn, ...]
+    labels: dict[str, np.ndarray]
 
 
 class PhotoCorpus:
@@ -52,14 +59,18 @@ class PhotoCorpus:
         root: str | None = None,
         least_crop: float = 0.4,
         flip: bool = True,
+        patch: int = 16,
     ) -> None:
         if not 0 < least_crop <= 1:
             raise UserError(f"least_crop is {least_crop}; give a share of the picture, above 0 up to 1")
         self.size, self.questions, self.least_crop, self.flip = size, questions, least_crop, flip
+        self.patch = patch
         self.repeats = dict(sets) if isinstance(sets, Mapping) else dict.fromkeys(sets, 1)
         self.root = root
         self._photos: dict[str, tuple[Photo, ...]] = {}
         self._balances: dict[frozenset[str], Balance] = {}
+
+    kind_names = COCO
 
     def photos(self, split: str) -> tuple[Photo, ...]:
         """The photographs of an epoch of `split` of which something can be asked, in a fixed mixed order.
@@ -96,7 +107,8 @@ class PhotoCorpus:
         if not turns:  # nothing sure is left in the crop
             crop = WHOLE
             turns = self.turns(photo, rng, self.questions, crop, flip)
-        return Photograph(load(photo, self.size, crop, flip), turns)
+        kind, _ = patches(View(photo, crop, flip), self.size // self.patch)
+        return Photograph(load(photo, self.size, crop, flip), turns, {"kind": kind})
 
     def augmentation(self, rng: np.random.Generator) -> tuple[Region, bool]:
         """A random crop, in shares of the picture, and whether to mirror it."""

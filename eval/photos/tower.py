@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from eval.photos.cache import SIDE, PhotoCache, read_cache, write_cache
-from eval.photos.facts import View, area
+from eval.photos.facts import View
 from eval.photos.names import COCO
+from eval.photos.patches import patches, presence
 from eval.photos.photo import WHOLE, Region
 from eval.photos.records import photographs_folder
 from eval.photos.teacher import CLASSES, STRIDE_16, STRIDE_32, classify
@@ -27,8 +28,6 @@ SETS = (
     "daquar",
     "imagenette",
 )
-UNKNOWN = -100
-NUMBER = {name: number for number, name in enumerate(COCO)}
 SPLITS = {"train": "train", "validation": "val"}
 
 
@@ -117,38 +116,6 @@ class TowerCorpus:
         view = View(cache.photos[number], crop, flip)
         kind, regions = patches(view, side)
         return GroundedPicture(pixels, {"kind": kind}, regions, (), maps, presence(view), distribution)
-
-
-def presence(view: View) -> np.ndarray:
-    """Which of COCO's classes are in a view: float32 [80] of 1, 0, and NaN where nobody knows."""
-    present = np.full(len(COCO), np.nan, np.float32)
-    for names, value in ((view.absent, 0.0), (view.present, 1.0)):
-        present[[NUMBER[name] for name in names if name in NUMBER]] = value
-    return present
-
-
-def patches(view: View, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each of side x side patches the class of its object + 1 (0: none), int64, and the object's region.
-
-    Without boxes nothing is known: -100 and NaN. Regions are float32 [N, 4]. Where objects overlap, the
-    smaller stands in front.
-    """
-    kind = np.full(side**2, UNKNOWN, np.int64)
-    regions = np.full((side**2, 4), np.nan, np.float32)
-    things = [thing for thing in view.photo.things if thing.box]
-    if not things:
-        return kind, regions
-    kind[:] = 0
-    centres = (np.arange(side) + 0.5) / side
-    seen = [thing for same in view.by_name.values() for thing in same if thing.box and thing.name in NUMBER]
-    for thing in sorted(seen, key=lambda thing: -area(thing)):
-        x0, y0, x1, y1 = thing.box or WHOLE
-        columns = np.flatnonzero((centres >= x0) & (centres < x1))
-        rows = np.flatnonzero((centres >= y0) & (centres < y1))
-        here = (rows[:, None] * side + columns).ravel()
-        kind[here] = NUMBER[thing.name] + 1
-        regions[here] = [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
-    return kind, regions
 
 
 def draw_crop(rng: np.random.Generator, smallest: float) -> tuple[Region, bool]:

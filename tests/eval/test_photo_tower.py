@@ -12,9 +12,10 @@ from PIL import Image
 
 from eval.photos.cache import SHAPES, read_cache, write_cache
 from eval.photos.facts import View
+from eval.photos.patches import NUMBER, UNKNOWN, patches, presence
 from eval.photos.photo import WHOLE, Photo, Thing
 from eval.photos.teacher import CLASSES, classify
-from eval.photos.tower import NUMBER, UNKNOWN, TowerCorpus, cut, cut_map, draw_crop, patches, presence
+from eval.photos.tower import TowerCorpus, cut, cut_map, draw_crop
 from tests.eval.photo_sets import write_detections, write_lines
 
 

@@ -34,9 +34,17 @@ def mimetic_tower(tower: Any, generator: torch.Generator) -> None:
         _mimetic_attention(layer.self_attn, width, generator)
 
 
+@torch.no_grad()
+def mimetic_language(language: Any, generator: torch.Generator) -> None:
+    """Sets the attention of a `Qwen2Model` whose heads all have keys of their own, in place."""
+    for layer in language.layers:
+        _mimetic_attention(layer.self_attn, language.config.hidden_size, generator)
+
+
 def _mimetic_attention(attention: Any, width: int, generator: torch.Generator) -> None:
-    heads = attention.num_heads
-    size = width // heads
+    size = attention.head_dim
+    heads = width // size
+    last = attention.out_proj if hasattr(attention, "out_proj") else attention.o_proj
 
     def random() -> Tensor:
         return torch.randn(width, width, generator=generator) / math.sqrt(width)
@@ -51,9 +59,10 @@ def _mimetic_attention(attention: Any, width: int, generator: torch.Generator) -
     left, strengths, right = torch.linalg.svd(PASS * random() - SELF_PASS * torch.eye(width))
     root = strengths.sqrt()
     attention.v_proj.weight.copy_(root[:, None] * right)
-    attention.out_proj.weight.copy_(left * root)
-    for linear in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
-        linear.bias.zero_()
+    last.weight.copy_(left * root)
+    for linear in (attention.q_proj, attention.k_proj, attention.v_proj, last):
+        if linear.bias is not None:
+            linear.bias.zero_()
 
 
 def patch_waves(count: int, patch: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ from tofc.training.curves import RunLog, draw_curves
 from tofc.training.data import DataConfig, GroundedCorpus, GroundedPicture, load_corpus, picture_batches
 from tofc.training.dense import DenseHeads, average_precision
 from tofc.training.grounded import GroundedModel, roughen
-from tofc.training.initial import mimetic_tower
+from tofc.training.initial import mimetic_language, mimetic_tower
 from tofc.training.optimizers import OptimizerConfig, build_optimizers, lr_ratio, set_learning_rates
 from tofc.training.packing import Packer
 from tofc.training.settings import check_ways
@@ -53,14 +53,15 @@ class PretrainConfig:
 
     `dense_steps` steps of `dense_batch` pictures teach the tower alone, the rest up to `total_steps`, of
     `answer_batch` pictures, teach all with the dense loss at `dense_weight`, which is the sum of the targets'
-    losses, each by its weight in `dense_weights` (1 where it has none). `mimetic` gives the tower the first
-    weights of `tofc.training.initial` in the place of random ones. `layouts` maps a token layout ("stock", as
-    the unmodified processor has it, or a number of merged tokens) to how often it is drawn; the pictures of a
-    batch are merged in the `ways` in turn, those of validation in the first. `feature_noise` is in channel
-    deviations; a picture's questions fill at most `max_text_tokens`. `precision` is "auto" (bf16 where the
-    hardware has it), "bf16" or "fp32". `start_from`, a checkpoint's folder that this command wrote, gives the
-    first weights and the vocabulary in the place of random ones; `tower_from` gives those of the tower alone;
-    `model` must be of its geometry.
+    losses, each by its weight in `dense_weights` (1 where it has none). `word_weight` is that of a loss
+    beside the answers: what the projector makes of a patch should be the word for its object. `mimetic` gives
+    the tower the first weights of `tofc.training.initial` in the place of random ones. `layouts` maps a token
+    layout ("stock", as the unmodified processor has it, or a number of merged tokens) to how often it is
+    drawn; the pictures of a batch are merged in the `ways` in turn, those of validation in the first.
+    `feature_noise` is in channel deviations; a picture's questions fill at most `max_text_tokens`.
+    `precision` is "auto" (bf16 where the hardware has it), "bf16" or "fp32". `start_from`, a checkpoint's
+    folder that this command wrote, gives the first weights and the vocabulary in the place of random ones;
+    `tower_from` gives those of the tower alone; `model` must be of its geometry.
     """
 
     name: str = "scenes-tiny"
@@ -74,6 +75,7 @@ class PretrainConfig:
     total_steps: int = 5300
     dense_weight: float = 0.25
     dense_weights: dict[str, float] = field(default_factory=dict)
+    word_weight: float = 0.0
     mimetic: bool = False
     layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
     ways: tuple[str, ...] = ("dpc_knn",)
@@ -127,6 +129,7 @@ class Pretrainer:
         self.heads = self._heads()
         self.grounded = GroundedModel(model, self.heads).to(self.device)
         self.packer = Packer(tokenizer, IMAGE_TOKEN)
+        self.word_ids = word_ids(tokenizer, getattr(self.corpus, "kind_names", ())).to(self.device)
         self.merge: Merge = merge_as(MergingConfig(), config.ways)
         self.validation_merge: Merge = merge_as(MergingConfig(), config.ways[:1])
         self.optimizers: list[Optimizer] = build_optimizers(
@@ -161,7 +164,9 @@ class Pretrainer:
         if config.start_from is None:
             model = build_model(config.model, tokenizer, config.seed)
             if config.mimetic:
-                mimetic_tower(model.model.vision_tower, torch.Generator().manual_seed(config.seed))
+                generator = torch.Generator().manual_seed(config.seed)
+                mimetic_tower(model.model.vision_tower, generator)
+                mimetic_language(model.model.language_model, generator)
         else:
             model = self._read(config.start_from)
         if config.tower_from is not None:
@@ -261,6 +266,9 @@ class Pretrainer:
                 answer = self.grounded.answers(visual, packed)
                 loss = config.dense_weight * loss + answer.loss
                 scalars["loss/answers"] = answer.loss.item()
+                if config.word_weight:
+                    words, scalars["words/right"] = self.grounded.words(pictures, features, self.word_ids)
+                    loss = loss + config.word_weight * words
                 scalars["answers/exact"] = answer.exact.float().mean().item()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.grounded.parameters(), config.optimizer.clip_norm)
@@ -333,6 +341,13 @@ class Pretrainer:
     def save_pretrained(self, folder: Path) -> None:
         """Writes model (float16) and processor as transformers would."""
         save_base(folder, deepcopy(self.grounded.model).half(), self.processor)
+
+
+def word_ids(tokenizer: PreTrainedTokenizerFast, names: Sequence[str]) -> torch.Tensor:
+    """First tokens [2, K] of names, behind a space and at the beginning of a text."""
+    return torch.tensor(
+        [[tokenizer(f"{before}{name}").input_ids[0] for name in names] for before in (" ", "")]
+    )
 
 
 def has_bf16(device: torch.device) -> bool:
