@@ -234,7 +234,6 @@ def serve(
         raise UserError("--replicas is about servers under Ray; add --ray")
     try:
         from tofc.serving.keys import Keys
-        from tofc.serving.logs import write_json_lines
         from tofc.serving.models import ServedModels
         from tofc.serving.output import json_output
         from tofc.serving.run import serve as run
@@ -243,7 +242,6 @@ def serve(
         raise need_extra(error) from None
     keys = Keys.read(api_keys)
     with json_output():
-        write_json_lines()
         above = None if upstream is None else Upstream.reach(upstream, model, exit_)
         models = ServedModels.load(model, images=images, device=device)
         run(models, listen, limits, keys, threads, above)

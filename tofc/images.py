@@ -45,11 +45,15 @@ def open_image(source: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
     first frame counts. Raises ImageError on anything else, and above `max_pixels` before decoding any pixel.
     """
     if isinstance(source, np.ndarray):
-        image, name = _from_array(source), "the array"
-    elif isinstance(source, Image.Image):
-        image, name = source, "the image"
-    else:
-        image, name = _open_file(source)
+        return _upright(_from_array(source), "the array", max_pixels)
+    if isinstance(source, Image.Image):
+        return _upright(source, "the image", max_pixels)
+    with _opened(source) as (stream, name):
+        return _upright(_open(stream, name), name, max_pixels)
+
+
+def _upright(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    """The picture in RGB, once its size is known to be within the limit."""
     width, height = image.size
     if width == 0 or height == 0:
         raise ImageError(f"{name} has no pixels ({width}x{height}); give a picture of at least 1x1")
@@ -70,27 +74,37 @@ def open_image(source: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ) from error
 
 
-def _open_file(source: Any) -> tuple[Image.Image, str]:
-    """The picture with its pixels still undecoded, and what to call it in errors."""
-    stream: IO[bytes] | Path
+@contextmanager
+def _opened(source: Any) -> Iterator[tuple[IO[bytes], str]]:
+    """A file to read, and what to call it in errors; one that is opened here is closed at the end."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        stream, name = io.BytesIO(source), "the data"
+        yield io.BytesIO(source), "the data"
     elif isinstance(source, (str, Path)):
-        stream, name = Path(source), str(source)
-        if stream.is_dir():
+        path, name = Path(source), str(source)
+        if path.is_dir():
             raise ImageError(f"{name} is a folder; give one image file")
-        if not stream.exists():
+        if not path.exists():
             raise ImageError(f"{name} does not exist; check the path")
+        try:
+            stream = path.open("rb")
+        except OSError as error:
+            raise ImageError(f"{name} cannot be opened as an image: {error}") from error
+        with stream:
+            yield stream, name
     elif hasattr(source, "read"):
-        stream, name = _seekable(source), str(getattr(source, "name", "the stream"))
+        yield _seekable(source), str(getattr(source, "name", "the stream"))
     else:
         raise ImageError(
             f"an object of type {type(source).__name__} is no image; give a path, bytes, a file opened in "
             "binary mode, a PIL image or a uint8 array"
         )
+
+
+def _open(stream: IO[bytes], name: str) -> Image.Image:
+    """The picture with its pixels still undecoded."""
     try:
         with _pillow_without_limit():
-            return Image.open(stream), name
+            return Image.open(stream)
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is not an image that Pillow can open ({_contents(stream)})") from error
     except _DECODER_FAULTS as error:
@@ -108,14 +122,10 @@ def _seekable(source: Any) -> IO[bytes]:
     return io.BytesIO(data)
 
 
-def _contents(stream: IO[bytes] | Path) -> str:
+def _contents(stream: IO[bytes]) -> str:
     """A word on what the file holds instead."""
-    if isinstance(stream, Path):
-        with stream.open("rb") as file:
-            start = file.read(8)
-    else:
-        stream.seek(0)
-        start = stream.read(8)
+    stream.seek(0)
+    start = stream.read(8)
     return f"it starts with {bytes(start)!r}" if start else "it is empty"
 
 

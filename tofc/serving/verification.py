@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,16 +81,18 @@ class Upstream:
                 f"give a smaller one, such as --exit {members[-2].name}"
             )
         name = Path(model).name
-        remote = RemoteEdge(url, name)
-        listed = remote.listed()
-        there = [entry["id"] for entry in listed["data"]]
-        if name not in there:
-            raise UserError(f"{url} has no model {name}; it has: {', '.join(there)}")
-        if listed.get("tiers", 2) > 2:
-            raise UserError(
-                f"{url} has an upstream itself, and there are three tiers at most; give the address of the "
-                "uppermost one (`tofc serve --role cloud`)"
-            )
+        with ExitStack() as unless_it_fits:
+            remote = unless_it_fits.enter_context(RemoteEdge(url, name))
+            listed = remote.listed()
+            there = [entry["id"] for entry in listed["data"]]
+            if name not in there:
+                raise UserError(f"{url} has no model {name}; it has: {', '.join(there)}")
+            if listed.get("tiers", 2) > 2:
+                raise UserError(
+                    f"{url} has an upstream itself, and there are three tiers at most; give the address of the "
+                    "uppermost one (`tofc serve --role cloud`)"
+                )
+            unless_it_fits.pop_all()
         return cls(remote, chosen.name)
 
 

@@ -58,9 +58,11 @@ async def _soon(act: Callable[[], int]) -> int:
 
 @contextmanager
 def running(models: ServedModels, upstream: Upstream | None = None, **more: Any) -> Iterator[Running]:
-    """`more` is for `build_app`."""
+    """`more` is for `build_app`; `upstream` is closed with the server."""
     server = Running(models, upstream, **more)
     try:
         yield server
     finally:
         server.stop()
+        if upstream is not None:
+            upstream.remote.close()
