@@ -89,8 +89,8 @@ class Upstream:
                 raise UserError(f"{url} has no model {name}; it has: {', '.join(there)}")
             if listed.get("tiers", 2) > 2:
                 raise UserError(
-                    f"{url} has an upstream itself, and there are three tiers at most; give the address of the "
-                    "uppermost one (`tofc serve --role cloud`)"
+                    f"{url} has an upstream itself, and there are three tiers at most; give the address of "
+                    "the uppermost one (`tofc serve --role cloud`)"
                 )
             unless_it_fits.pop_all()
         return cls(remote, chosen.name)
