@@ -38,8 +38,10 @@ help:  ## list the targets
 demo: $(VENV)/.installed-demo  ## answer bundled questions about pictures through the bitstream; writes a figure
 	@$(RUN) -m eval.demo
 
+WORKERS := 2
+
 test: $(VENV)/.installed-$(or $(TESTED),dev)  ## run the whole test suite (LATEST=1, LOWEST=1: with other versions of the libraries)
-	@$(RUN) -m pytest -q $(TESTS)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(VENV)/.installed-dev  ## check style (ruff) and types (mypy)
 	@$(RUN) -m ruff check .
