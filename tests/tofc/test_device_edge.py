@@ -237,12 +237,13 @@ def test_answers_end_with_the_turn(edge, device, picture) -> None:
     """Whatever comes first is declared to end the turn: the answer is then empty, and does not contain it."""
     packet = device.encode(picture)
     first = edge.answer(packet, QUESTION).tokens[0]
-    ends = edge.model.generation_config.eos_token_id
-    edge.model.generation_config.eos_token_id = [*ends, first]
+    ends = edge.ends
+    edge.ends = ends | {first}
     try:
         assert edge.answer(packet, QUESTION).tokens == ()
     finally:
-        edge.model.generation_config.eos_token_id = ends
+        edge.ends = ends
+    assert edge.answer(packet, QUESTION, eos_token_id=[first]).tokens == ()
     assert len(edge.answer(packet, QUESTION).tokens) <= 80
     assert edge.answer(packet, QUESTION).exit == "full"
 
