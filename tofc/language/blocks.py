@@ -81,18 +81,22 @@ class RowBuffer:
 class Positions:
     """Positions `start` to `end` of the columns of B left-padded sequences, as blocks take them.
 
-    `cosines` and `sines` [B or 1, n, d] turn queries and keys; `ids` int64 [B or 1, n] number the positions
-    of each sequence without its padding; `shown` bool [B, end] is False where a sequence is padded, None
-    where none is.
+    `cosines` and `sines` [B or 1, n, 1, d] turn queries and keys; `shown` bool [B, end] is False where a
+    sequence is padded, None where none is.
     """
 
     start: int
     end: int
     cosines: Tensor
     sines: Tensor
-    ids: Tensor
     shown: Tensor | None
     _masks: dict[tuple[int | None, bool], Tensor | None] = field(default_factory=dict)
+
+    def ids(self, start: int) -> Tensor:
+        """Numbers of the positions from `start` on without padding, int64 [B or 1, end - start]."""
+        if self.shown is None:
+            return torch.arange(start, self.end, device=self.cosines.device)[None]
+        return (self.shown.cumsum(-1) - 1).clamp(min=0)[:, start:]
 
     def mask(self, window: int | None, dtype: torch.dtype, always: bool = False) -> Tensor | None:
         """What is added to attention scores, [B or 1, 1, n, end]; None where causality alone says it.
@@ -110,15 +114,13 @@ class Positions:
         plain = new == 1 or (self.start == 0 and not always)
         if self.shown is None and window is None and plain:
             return None
-        where = self.ids.device
+        where = self.cosines.device
         seen = torch.ones(new, self.end, dtype=torch.bool, device=where).tril(self.start)[None]  # [1, n, end]
         if self.shown is not None:
             seen = seen & self.shown[:, None]
         if window is not None:
-            places = torch.arange(self.end, device=where)[None]
-            if self.shown is not None:
-                places = (self.shown.cumsum(-1) - 1).clamp(min=0)
-            seen = seen & (self.ids[:, :, None] - places[:, None] < window)
+            places = self.ids(0)
+            seen = seen & (places[:, self.start :, None] - places[:, None] < window)
         blocked = torch.zeros(seen.shape, dtype=dtype, device=where)
         # The least number and not -inf: a padded position sees nothing, and must not become NaN.
         return blocked.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
@@ -164,7 +166,10 @@ class CachedBlock:
         return found
 
     def __call__(self, states: Tensor, positions: Positions) -> Tensor:
-        """States [B, n, D] of the next n positions after the block."""
+        """States [B n, D] after the block, of the next n positions of each sequence.
+
+        Flat, as linear layers take them fastest where they are few.
+        """
         block: Any = self.block
         if not self._is_qwen2:
             return self._called(states, positions)
@@ -174,14 +179,13 @@ class CachedBlock:
 
     def _attend(self, states: Tensor, positions: Positions) -> Tensor:
         attention: Any = self._attention
-        num, new, size = len(states), states.shape[1], attention.head_dim
-        queries, keys = attention.q_proj(states), attention.k_proj(states)  # [B, n, H d]
-        both = torch.cat([queries, keys], dim=-1).view(num, new, -1, size)
-        cosines, sines = positions.cosines[:, :, None], positions.sines[:, :, None]
-        turned = torch.addcmul(both * cosines, both.roll(size // 2, -1), sines)  # [B, n, H, d]
-        turned = turned.transpose(1, 2)  # [B, H, n, d]
-        heads = queries.shape[-1] // size
-        values = attention.v_proj(states).view(num, new, -1, size).transpose(1, 2)
+        new, size = positions.end - positions.start, attention.head_dim
+        queries, keys = attention.q_proj(states), attention.k_proj(states)  # [B n, H d]
+        heads, shared = queries.shape[-1] // size, keys.shape[-1] // size
+        both = torch.cat([queries, keys], dim=-1).view(-1, new, heads + shared, size)
+        turned = torch.addcmul(both * positions.cosines, both.roll(size // 2, -1), positions.sines)
+        turned = turned.transpose(1, 2)  # [B, n, H, d] to [B, H, n, d]
+        values = attention.v_proj(states).view(-1, new, shared, size).transpose(1, 2)
         mask = positions.mask(self._window, states.dtype)
         held_keys, held_values = self.update(turned[:, heads:], values)
         groups: int = attention.num_key_value_groups
@@ -198,7 +202,7 @@ class CachedBlock:
             scale=attention.scaling,
             enable_gqa=groups > 1,
         )
-        found: Tensor = attention.o_proj(out.transpose(1, 2).reshape(num, new, -1))
+        found: Tensor = attention.o_proj(out.transpose(1, 2).reshape(len(states), -1))
         return found
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -212,15 +216,15 @@ class CachedBlock:
 
     def _called(self, states: Tensor, positions: Positions) -> Tensor:
         """A block of another kind than Qwen2's, as transformers runs it."""
-        cosines, sines = positions.cosines, positions.sines.clone()
+        cosines, sines = positions.cosines[:, :, 0], positions.sines[:, :, 0].clone()
         sines[..., : sines.shape[-1] // 2].neg_()  # theirs are all positive
         said = self.block(
-            states,
+            states.view(-1, positions.end - positions.start, states.shape[-1]),
             attention_mask=positions.mask(self._window, states.dtype, always=True),
-            position_ids=positions.ids,
+            position_ids=positions.ids(positions.start),
             position_embeddings=(cosines, sines),
             use_cache=True,
             cache=self,
         )
         out: Tensor = said[0] if isinstance(said, tuple) else said
-        return out
+        return out.view_as(states)

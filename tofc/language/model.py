@@ -72,16 +72,16 @@ class LanguageModel:
         return Prompt.batch(prompts, self.model)
 
     def rotary(self, num: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [at least num, d] that turn queries and keys at positions 0, 1, ...
+        """Cosines and sines [at least num, 1, d] that turn queries and keys at positions 0, 1, ...
 
         The sines of the first half are negative: they go with the half that comes after it.
         """
-        if self._tables is None or len(self._tables[0]) < num or self._tables[0].device != self.device:
+        if self._tables is None or len(self._tables[0]) < num:
             places = torch.arange(max(2 * num, _TABLE), device=self.device)
             like = torch.empty(0, dtype=self._weight.dtype, device=self.device)
             cosines, sines = (table[0].clone() for table in self._rotary(like, places[None]))  # [P, d]
             sines[:, : sines.shape[-1] // 2].neg_()
-            self._tables = cosines, sines
+            self._tables = cosines[:, None], sines[:, None]
         return self._tables
 
 

@@ -143,10 +143,9 @@ class Sequences:
         cosines, sines = self.model.rotary(self.length)
         shown = self._shown_to(end)
         if shown is None:
-            ids = torch.arange(start, end, device=cosines.device)[None]
-            return Positions(start, end, cosines[None, start:end], sines[None, start:end], ids, None)
+            return Positions(start, end, cosines[None, start:end], sines[None, start:end], None)
         ids = (shown.cumsum(-1) - 1).clamp(min=0)[:, start:]  # padding is not counted
-        return Positions(start, end, cosines[ids], sines[ids], ids, shown)
+        return Positions(start, end, cosines[ids], sines[ids], shown)
 
     @property
     def _all_stacks(self) -> list[BlockStack]:
@@ -216,9 +215,10 @@ class BlockStack:
 
     def _run(self, states: Tensor, start: int, end: int) -> Tensor:
         positions = self._sequences.positions(start, end)
+        flat = states.reshape(-1, states.shape[-1])  # [B n, D]
         for block in self.blocks:
-            states = block(states, positions)
-        return states
+            flat = block(flat, positions)
+        return flat.view(states.shape)
 
     def give(self, states: Tensor, start: int) -> None:
         """Takes states [1, n, D] of positions from `start` on in place of computing them, where they go on

@@ -76,7 +76,7 @@ def test_going_deeper_computes_nothing_twice(edge: tofc.Edge, asked: list[Any]) 
     for number, block in enumerate(blocks):
 
         def count(_: Any, args: Any, number: int = number) -> None:
-            passed[number] += args[0].shape[1]
+            passed[number] += len(args[0])
 
         hooks.append(block.input_layernorm.register_forward_pre_hook(count))
     (one,) = Policy((Stage("e1", 1.0),)).decide(family, [prompt], edge.ends, 1)

@@ -69,7 +69,7 @@ def test_a_row_that_leaves_changes_no_other(models, edge, asked) -> None:
 def test_what_was_asked_about_is_prefilled_once(models, asked) -> None:
     positions: list[int] = []
     first = models.edge.model.model.language_model.layers[0].input_layernorm
-    hook = first.register_forward_pre_hook(lambda _, args: positions.append(args[0].shape[1]))
+    hook = first.register_forward_pre_hook(lambda _, args: positions.append(len(args[0])))
     packet, _ = asked[-1]
     batch = models.batch("scenes-tiny", 8192)
     for question in ("Is there a bus?", "Is there a cat?", "Describe the picture."):
