@@ -99,7 +99,6 @@ def test_no_files_import_each_other() -> None:
     """Neither directly nor through others: taking away what needs no one, or nobody needs, leaves nothing."""
     found = modules()
     left = {name: set(imported(parse(path), set(found))) - {name} for name, path in found.items()}
-    left["encoders.merging_torch"].discard("encoders.merging")  # loaded by it where torch is there
     free = list(left)
     while free:
         needed = set().union(*left.values())
