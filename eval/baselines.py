@@ -55,14 +55,9 @@ class Jpeg:
     progressive: tuple[bool, ...] = (False, True)
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Code a picture as a JPEG file.
+        """Codes a picture as RGB, or as grey if it is grey; quality 1 to 95, else ValueError.
 
-        Args:
-            image: any picture; it is coded as RGB, or as grey if it is grey.
-            quality: libjpeg's scale, 1 to 95 (above 95 files grow and pictures do not improve).
-
-        Raises:
-            ValueError: quality out of range.
+        Above 95 files grow and pictures do not improve.
         """
         _check_quality(self.name, quality, lowest=1, highest=95)
         options = {"quality": quality, "subsampling": self.subsampling, "optimize": True}
@@ -82,15 +77,7 @@ class WebP:
     effort: int = 6
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Code a picture as a lossy WebP file.
-
-        Args:
-            image: any picture; it is coded as RGB.
-            quality: libwebp's scale, 0 to 100.
-
-        Raises:
-            ValueError: quality out of range.
-        """
+        """Codes a picture as RGB; quality 0 to 100, else ValueError."""
         _check_quality(self.name, quality, lowest=0, highest=100)
         return _save(image, "WEBP", quality=quality, method=self.effort)
 
@@ -113,16 +100,7 @@ class Avif:
     speed: int = 2
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Code a picture as an AVIF file.
-
-        Args:
-            image: any picture; it is coded as RGB.
-            quality: libavif's scale, 0 to 100.
-
-        Raises:
-            ValueError: quality out of range.
-            UserError: this Pillow was built without AVIF.
-        """
+        """Codes a picture as RGB; quality 0 to 100, else ValueError. UserError for a Pillow without AVIF."""
         _check_quality(self.name, quality, lowest=0, highest=100)
         if not features.check("avif"):
             raise UserError("this Pillow cannot write AVIF: install one of at least 11.3 from its wheels")
@@ -147,15 +125,9 @@ class JpegXl:
     effort: int = 9
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Code a picture as a JPEG XL codestream.
+        """Codes a picture as RGB, or as grey if it is grey; quality 1 to 99, else ValueError.
 
-        Args:
-            image: any picture; it is coded as RGB, or as grey if it is grey.
-            quality: libjxl's scale, 1 to 99 (100 would be lossless).
-
-        Raises:
-            ValueError: quality out of range.
-            UserError: pillow-jxl-plugin is not installed.
+        100 would be lossless. UserError where pillow-jxl-plugin is not installed.
         """
         _check_quality(self.name, quality, lowest=1, highest=99)
         _register_jpeg_xl()
@@ -168,36 +140,11 @@ class JpegXl:
 
 
 @dataclass(frozen=True)
-class Point:
+class CodedFile:
     """One coded picture: the quality it was coded at, and the bytes of its file."""
 
     quality: int
     num_bytes: int
-
-
-def lowest_quality_keeping(
-    image: Image.Image,
-    codec: ImageCodec,
-    same_answer: Callable[[Image.Image], bool],
-    qualities: Sequence[int] | None = None,
-) -> Point | None:
-    """Find the smallest file of a picture from which the model still gives the same answer.
-
-    Answers are not monotone in quality: a model may be right at quality 4, wrong at 6 and right from 8 on.
-    This takes the smallest file *at all* that keeps the answer, so a lucky hit counts for the baseline;
-    asking that every higher quality keeps it too would give the baseline larger files.
-
-    Args:
-        image: the picture.
-        codec: the baseline.
-        same_answer: whether the model's answer from this decoded picture is the wanted one. It is called for
-            one file after another, smallest first, until it says yes.
-        qualities: the qualities to try; None tries `codec.qualities`.
-
-    Returns:
-        The file's quality and bytes; None where no tried quality keeps the answer.
-    """
-    return lowest_qualities_keeping(image, codec, lambda decoded: [same_answer(decoded)], 1, qualities)[0]
 
 
 def lowest_qualities_keeping(
@@ -206,23 +153,18 @@ def lowest_qualities_keeping(
     same_answers: Callable[[Image.Image], Sequence[bool]],
     num_answers: int,
     qualities: Sequence[int] | None = None,
-) -> list[Point | None]:
-    """Do `lowest_quality_keeping` for several answers about one picture, which share the decoded files.
+) -> list[CodedFile | None]:
+    """Finds for each of several answers the smallest file of a picture from which the model still gives it.
 
-    Args:
-        image: the picture.
-        codec: the baseline.
-        same_answers: for a decoded picture, whether each of the `num_answers` answers is the wanted one.
-        num_answers: how many answers there are.
-        qualities: the qualities to try; None tries `codec.qualities`.
+    `same_answers` says of a decoded picture whether each of the `num_answers` is the wanted one; it is called
+    for one file after another, smallest first, until all are found. None where no tried quality (those of the
+    codec by default) keeps an answer. ValueError where it gives another number of answers.
 
-    Returns:
-        For each answer its smallest file, or None where no tried quality keeps it.
-
-    Raises:
-        ValueError: `same_answers` gave another number of answers than `num_answers`.
+    Answers are not monotone in quality: a model may be right at quality 4, wrong at 6 and right from 8 on.
+    This takes the smallest file *at all* that keeps the answer, so a lucky hit counts for the baseline;
+    asking that every higher quality keeps it too would give the baseline larger files.
     """
-    found: list[Point | None] = [None] * num_answers
+    found: list[CodedFile | None] = [None] * num_answers
     for point, data in _files_by_size(image, codec, qualities if qualities is not None else codec.qualities):
         if all(known is not None for known in found):
             break
@@ -235,10 +177,10 @@ def lowest_qualities_keeping(
 
 def _files_by_size(
     image: Image.Image, codec: ImageCodec, qualities: Sequence[int]
-) -> list[tuple[Point, bytes]]:
+) -> list[tuple[CodedFile, bytes]]:
     """Code a picture at every quality, smallest file first: a higher quality may be the smaller file."""
     files = [(quality, codec.encode(image, quality)) for quality in qualities]
-    points = [(Point(quality, len(data)), data) for quality, data in files]
+    points = [(CodedFile(quality, len(data)), data) for quality, data in files]
     return sorted(points, key=lambda item: (item[0].num_bytes, item[0].quality))
 
 

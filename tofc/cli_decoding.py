@@ -1,4 +1,4 @@
-"""What `tofc ask --tiers` does, and `tofc eval decoding`, which measures it."""
+"""What `tofc ask --tiers` does."""
 
 from __future__ import annotations
 
@@ -6,20 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tofc.cli_report import (
-    ConfigArgument,
-    JsonOption,
-    OutOption,
-    note,
-    print_evaluation,
-    reports_user_errors,
-    working,
-)
+from tofc.cli_report import note, working
 from tofc.cli_work import encode_picture, load_edge, quieten_libraries
 from tofc.errors import UserError
 
@@ -35,10 +26,6 @@ if TYPE_CHECKING:
     from tofc.packet import Packet
     from tofc.serving.client import RemoteEdge
 
-DECODING_EXAMPLES = (
-    "Examples:\n\ntofc eval decoding decoding-scenes    (a bundled configuration, by its name)\n\n"
-    "tofc eval decoding mine.yaml --out runs/decoding"
-)
 _FAR = (("device", "edge"), ("device", "edge", "cloud"))
 
 TiersOption = Annotated[
@@ -191,28 +178,6 @@ def note_decoding(decoded: Decoded) -> None:
         f"{said} tokens in {rounds}: {counts.stood} of {counts.sent} drafts stood, "
         f"{said / max(counts.seconds, 1e-9):.0f} tokens/s"
     )
-
-
-@reports_user_errors
-def decoding(
-    config: ConfigArgument,
-    out: OutOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """Tokens a second of device, edge and cloud together and alone, over links of several round trips."""
-    from tofc.config import load_yaml
-
-    try:
-        from eval.decoding.config import DecodingConfig
-        from eval.decoding.run import run
-        from eval.decoding.table import tables
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{error.name} is not installed; this needs two extras: pip install 'tofc[eval,serve]'"
-        ) from None
-    settings = load_yaml(config, DecodingConfig)
-    folder = out if out is not None else Path("runs") / settings.name
-    print_evaluation(run(settings, folder), tables, folder, json_)
 
 
 def shown(progress: Iterator[Progress]) -> Decoded:

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -76,8 +76,8 @@ def answer_line(answer: Answer) -> str:
     return f"{answer.text} (unsure)" if answer.is_unsure and sys.stdout.isatty() else answer.text
 
 
-def print_json(result: Mapping[str, Any]) -> None:
-    """One JSON object on one line of standard output."""
+def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
+    """One JSON value on one line of standard output."""
     typer.echo(json.dumps(result))
 
 
@@ -113,16 +113,3 @@ def print_table(table: Table) -> None:
     """A table on standard output, at its natural width even where that is no terminal."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(table)
-
-
-def print_evaluation(
-    summary: dict[str, Any], tables: Callable[[dict[str, Any]], Iterable[Table]], folder: Path, as_json: bool
-) -> None:
-    """What an evaluation found: one JSON object, or its tables and the folder that holds the rest."""
-    if as_json:
-        print_json(summary)
-        return
-    for table in tables(summary):
-        print_table(table)
-        typer.echo()
-    typer.echo(folder)

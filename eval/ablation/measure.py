@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ BATCH = 16
 
 
 @dataclass(frozen=True)
-class Row:
+class CodecRow:
     """One picture at one quality: packet bytes, error, weighted cross-entropy of its answers in nats.
 
     `error` is the mean squared error in the coordinates that the reference's codec quantises, relative to
@@ -33,19 +33,17 @@ class Row:
     questions: int
     right: int
 
-    def as_dict(self) -> dict[str, object]:
-        """The row by column names."""
-        return asdict(self)
-
 
 @torch.no_grad()
-def measure(name: str, run: Run, codec: FeatureCodec, pictures: int, reference: TrainableCodec) -> list[Row]:
+def measure(
+    name: str, run: Run, codec: FeatureCodec, pictures: int, reference: TrainableCodec
+) -> list[CodecRow]:
     """Rows of every quality level, and of quality 0: features merged but not coded, 2 bytes a value.
 
     codec: the run's, exported; reference: the codec in whose coordinates errors are taken.
     """
     run.task.eval()
-    rows: list[Row] = []
+    rows: list[CodecRow] = []
     for start in range(0, pictures, BATCH):
         numbers = range(start, min(start + BATCH, pictures))
         examples = [run.corpus.picture("test", number, run.config.seed) for number in numbers]
@@ -60,8 +58,8 @@ def measure(name: str, run: Run, codec: FeatureCodec, pictures: int, reference: 
             for place, number in enumerate(numbers):
                 asked = len(examples[place].turns)
                 right = int(exact[place, :asked].sum())
-                row = Row(name, number, quality, sizes[place], errors[place], losses[place], asked, right)
-                rows.append(row)
+                found = (sizes[place], errors[place], losses[place], asked, right)
+                rows.append(CodecRow(name, number, quality, *found))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""`python -m eval.ablation.mergings CHECKPOINT`: ways of merging before one model and codec as they are.
+"""`tofc eval ablation mergings`: ways of merging before one model and codec as they are.
 
 Density peaks as in the paper, one peak in each of K equal blocks, averages over these blocks (`merging.way`),
 and random tokens: bytes, cross-entropy and answers right at some numbers of tokens. What wins is worth
@@ -7,9 +7,6 @@ training for.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from entropy import FeatureCodec
 from eval.ablation.measure import answers_of, coded
 from eval.ablation.variants import random_tokens
+from eval.lab.intervals import Estimate, resamples
+from eval.lab.tables import table
 from tofc.config import MergingConfig, resolve
-from tofc.errors import UserError
 from tofc.model import load_codec
 from tofc.training.data import Corpus, load_corpus
 from tofc.training.grounded import GroundedModel
@@ -39,12 +36,11 @@ MERGINGS: dict[str, Merge] = {
     "random tokens": random_tokens,
 }
 REFERENCE = "density peaks"
-RESAMPLES = 2000
 BATCH = 16
 
 
 @dataclass(frozen=True)
-class Point:
+class MergingResult:
     """One merging to so many tokens: of each picture, bytes, cross-entropy in nats, questions, right ones."""
 
     merging: str
@@ -59,13 +55,10 @@ class Point:
         """Of the questions, those that are answered right."""
         return float(self.right.sum() / self.questions.sum())
 
-    def gain(self, other: Point, seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval over pictures of how much larger the share is than another's."""
-        rng = np.random.default_rng(seed)
-        drawn = rng.integers(0, len(self.right), (RESAMPLES, len(self.right)))
-        gains = (self.right - other.right)[drawn].sum(1) / self.questions[drawn].sum(1)
-        low, high = np.percentile(gains, [2.5, 97.5])
-        return float(low), float(high)
+    def gain(self, other: MergingResult) -> Estimate:
+        """How much larger the share is than another's of the same pictures."""
+        weights = resamples(len(self.right))
+        return Estimate.of(weights @ (self.right - other.right) / (weights @ self.questions))
 
 
 class Bench:
@@ -82,7 +75,9 @@ class Bench:
         self.corpus: Corpus = load_corpus(source, **options)
 
     @torch.no_grad()
-    def points(self, split: str, pictures: int, tokens: Sequence[int], quality: int) -> Iterator[Point]:
+    def results(
+        self, split: str, pictures: int, tokens: Sequence[int], quality: int
+    ) -> Iterator[MergingResult]:
         """Every merging to every number of tokens."""
         columns: dict[tuple[str, int], list[tuple[float, float, int, int]]] = {}
         for start in range(0, pictures, BATCH):
@@ -100,57 +95,23 @@ class Bench:
                         asked = len(example.turns)
                         rows.append((size, loss, asked, int(hits[:asked].sum())))
         for (name, count), rows in columns.items():
-            yield Point(name, count, *np.array(rows, dtype=np.float64).T)
+            yield MergingResult(name, count, *np.array(rows, dtype=np.float64).T)
 
 
-def main() -> int:
-    """Prints a table, then one line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m eval.ablation.mergings", description=__doc__)
-    parser.add_argument("checkpoint", nargs="?", default="scenes-tiny", help="a name or a folder")
-    parser.add_argument(
-        "--tokens", type=int, nargs="+", default=[9, 16, 25, 36, 64], help="numbers of tokens"
-    )
-    parser.add_argument("--quality", type=int, default=5, help="of the codec, 1 to 8")
-    parser.add_argument("--split", default="validation", help="of the scenes")
-    parser.add_argument("--pictures", type=int, default=192)
-    arguments = parser.parse_args()
-    console = Console(stderr=True)
-    scenes = {"size": 224, "patch": 16, "questions": 6, "describe_share": 0.2}
-    try:
-        bench = Bench(arguments.checkpoint, "eval.scenes.corpus:SceneCorpus", scenes)
-        with console.status("merging, coding and answering"):
-            points = list(
-                bench.points(arguments.split, arguments.pictures, arguments.tokens, arguments.quality)
-            )
-    except UserError as error:
-        console.print(f"[red]{error}[/red]")
-        return 2
-    report(points, f"{arguments.checkpoint}, quality {arguments.quality}, {arguments.pictures} pictures")
-    return 0
-
-
-def report(points: Sequence[Point], title: str) -> None:
-    """The table, with intervals of the gain over density peaks to as many tokens, and the JSON."""
-    table = Table("tokens", "merging", title=title)
-    for name in ("bytes", "nats a question", "right", "gain, 95 %"):
-        table.add_column(name, justify="right")
-    base = {point.tokens: point for point in points if point.merging == REFERENCE}
-    told = []
-    for point in points:
-        low, high = point.gain(base[point.tokens])
-        nats = float(point.cross_entropy.sum() / point.questions.sum())
-        size = float(point.bytes.mean())
-        gain = "" if point.merging == REFERENCE else f"{100 * low:+.1f} to {100 * high:+.1f}"
-        table.add_row(
-            str(point.tokens), point.merging, f"{size:.0f}", f"{nats:.3f}", f"{point.share:.1%}", gain
+def report(results: Sequence[MergingResult], title: str) -> tuple[Table, dict[str, Any]]:
+    """The table, with intervals of the gain over density peaks to as many tokens, and its figures."""
+    base = {result.tokens: result for result in results if result.merging == REFERENCE}
+    found, cells = [], []
+    for result in results:
+        gain = result.gain(base[result.tokens])
+        nats = float(result.cross_entropy.sum() / result.questions.sum())
+        size = float(result.bytes.mean())
+        gained = "" if result.merging == REFERENCE else f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+        figures = (f"{size:.0f}", f"{nats:.3f}", f"{result.share:.1%}", gained)
+        cells.append((str(result.tokens), result.merging, *figures))
+        found.append(
+            {"merging": result.merging, "tokens": result.tokens, "bytes": size, "nats": nats}
+            | {"right": result.share, "gain": [gain.low, gain.high]}
         )
-        told.append(
-            {"merging": point.merging, "tokens": point.tokens, "bytes": size, "nats": nats}
-            | {"right": point.share, "gain": [low, high]}
-        )
-    Console().print(table)
-    print(json.dumps({"mergings": told}))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    columns = ("bytes", "nats a question", "right", "gain, 95 %")
+    return table(title, ["tokens", "merging"], columns, cells), {"mergings": found}

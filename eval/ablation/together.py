@@ -1,4 +1,4 @@
-"""Codecs that differ in one part, trained together on the same features: the tower runs once for all."""
+"""Variants trained: codecs together on the same features, for which the tower runs once, or each alone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def train_together(
     if config.adapters is not None or config.total_steps is None or config.feature_steps < config.total_steps:
         raise UserError(
             "variants of the codec train from features alone: the configuration needs adapters: null and "
-            "feature_steps as large as total_steps; for the others run python -m eval.ablation answers"
+            "feature_steps as large as total_steps; for the others run tofc eval ablation answers"
         )
     runs = {name: Run(each.change(config), out / name, console) for name, each in variants.items()}
     shared = SharedFeatures(next(iter(runs.values())).task)
@@ -62,3 +62,11 @@ def train_together(
             run.trainer.train_step(examples)
             run.trainer.step += 1
     return runs
+
+
+def train_alone(variant: Variant, config: TrainConfig, folder: Path, console: Console) -> Run:
+    """One variant with its own model; an interrupted training goes on."""
+    console.print(f"[bold]{folder.name}[/bold]: {variant.title}")
+    run = Run(variant.change(config), folder, console, merge=variant.merge)
+    run.trainer.run(lambda step, scalars: None)
+    return run

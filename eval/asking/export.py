@@ -32,18 +32,18 @@ _PICTURES_PER_GROUP = 16
 # Every row carries its picture: one dictionary page for a row group's pictures stores each of them once.
 _DICTIONARY_BYTES = 64 << 20
 
-Row = dict[str, Any]
+Record = dict[str, Any]
 
 
 def question_rows(
     name: str, file: bytes, questions: Sequence[Question], mme_categories: Mapping[str, str]
-) -> dict[Path, list[Row]]:
+) -> dict[Path, list[Record]]:
     """The rows of one picture, by data set; `file` is its encoded picture, `name` what it is called.
 
     `mme_categories` maps the categories of yes/no questions to MME's.
     """
     image = {"bytes": file, "path": name}
-    rows: dict[Path, list[Row]] = {REAL_WORLD_QA: [], MME: []}
+    rows: dict[Path, list[Record]] = {REAL_WORLD_QA: [], MME: []}
     first: dict[str, int | None] = {}  # pair of each category
     for question in questions:
         shared = {"question": question.prompt, "answer": question.answer}
@@ -65,7 +65,7 @@ def features_metadata(columns: Iterable[str]) -> dict[bytes, bytes]:
     return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
 
 
-def write_tables(out: Path, pictures: Iterable[Mapping[Path, list[Row]]]) -> Iterator[int]:
+def write_tables(out: Path, pictures: Iterable[Mapping[Path, list[Record]]]) -> Iterator[int]:
     """Writes the rows of pictures below the folder `out`, yielding after each picture how many are done.
 
     Both files appear, complete, when the iterator is exhausted; a run that is cut short leaves neither.
@@ -84,7 +84,7 @@ def write_tables(out: Path, pictures: Iterable[Mapping[Path, list[Row]]]) -> Ite
                     partial, _schema(arrow, COLUMNS[name]), dictionary_pagesize_limit=_DICTIONARY_BYTES
                 )
             )
-        group: dict[Path, list[Row]] = {name: [] for name in COLUMNS}
+        group: dict[Path, list[Record]] = {name: [] for name in COLUMNS}
 
         def flush() -> None:
             for name, writer in writers.items():

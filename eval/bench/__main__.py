@@ -1,31 +1,36 @@
-"""`python -m eval.bench [NAME ...]`: runs benchmarks by name, all of them by default."""
+"""`tofc eval bench [NAME ...]`: runs benchmarks by name, all of them by default."""
 
 from __future__ import annotations
 
 import importlib
-import sys
+from typing import Annotated
 
-BENCHMARKS = {
-    "codec": "eval.bench.codec",
-    "merging": "eval.bench.merging",
-    "encoding": "eval.bench.encoding",
-    "device": "eval.bench.device",
-}
+import typer
+
+from eval.lab.commands import evaluation, needs_extra
+from tofc.cli_report import reports_user_errors
+from tofc.errors import UserError
+
+BENCHMARKS = ("codec", "merging", "encoding", "device")
+
+app = evaluation("Speed of the coder, of merging and of a whole device.")
 
 
-def main(names: list[str]) -> int:
-    """Run benchmarks; returns the exit code: 0 done, 2 an unknown name."""
-    if {"-h", "--help"} & set(names):
-        print(f"usage: python -m eval.bench [{' | '.join(BENCHMARKS)}] ...   (all of them if none is named)")
-        return 0
-    unknown = [name for name in names if name not in BENCHMARKS]
+@app.command()
+@reports_user_errors
+@needs_extra()
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help=f"Of {', '.join(BENCHMARKS)}; else all.")
+    ] = None,
+) -> None:
+    """Time each part beside what it is compared with: a table, and last one line of JSON."""
+    unknown = [name for name in names or () if name not in BENCHMARKS]
     if unknown:
-        print(f"unknown benchmark {unknown[0]!r}; choose from: {', '.join(BENCHMARKS)}", file=sys.stderr)
-        return 2
+        raise UserError(f"unknown benchmark {unknown[0]!r}; choose from: {', '.join(BENCHMARKS)}")
     for name in names or BENCHMARKS:
-        importlib.import_module(BENCHMARKS[name]).main()
-    return 0
+        importlib.import_module(f"eval.bench.{name}").main()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    app(prog_name="python -m eval.bench")

@@ -1,4 +1,4 @@
-"""`python -m eval.demo`: bundled questions about pictures, through the bitstream, beside JPEG and WebP."""
+"""`tofc eval demo`: bundled questions about pictures, through the bitstream, beside JPEG and WebP."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 import tofc
 from eval.demo.drawing import draw, require_matplotlib
 from eval.demo.inputs import DemoPicture, demo_pictures
-from eval.demo.measure import measure, steps
-from eval.demo.results import PictureResult
+from eval.demo.measure import PictureResult, measure, steps
 from eval.demo.table import notes, print_picture, print_summary
+from eval.lab.commands import evaluation, needs_extra
 from tofc.cli_report import reports_user_errors
 from tofc.errors import UserError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = evaluation("A few pictures with questions, through the bitstream, as a drawing.")
 
 
 @app.command()
 @reports_user_errors
+@needs_extra("demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for demo.png.")] = Path("out"),
     json_file: Annotated[

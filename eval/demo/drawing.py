@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from eval.demo.results import PictureResult, QuestionResult
+from eval.demo.measure import PictureResult, QuestionResult
 from tofc.clusters import boundaries, tinted
 from tofc.errors import UserError
 
@@ -36,14 +36,8 @@ TINT = 0.4
 def draw(results: Sequence[PictureResult], path: Path, title: str, notes: Sequence[str]) -> None:
     """Draw all pictures of the demo into one PNG, 1600 pixels wide.
 
-    Args:
-        results: one row each, top to bottom.
-        path: the PNG to write, in a folder that exists.
-        title: headline.
-        notes: what the figures mean, printed small at the foot.
-
-    Raises:
-        UserError: matplotlib is missing; the text says what to install.
+    A row for each of `results`, `title` above, and small at the foot `notes`, what the figures mean.
+    `path` lies in a folder that exists. Errors of `require_matplotlib`.
     """
     footnotes = [line for note in notes for line in textwrap.wrap(note, NOTE_CHARACTERS)]
     rows = [max(PICTURE, _words_height(result)) + GAP for result in results]
@@ -122,8 +116,7 @@ class _Sheet:
 def require_matplotlib() -> tuple[Any, Any, Any]:
     """Import what the drawing needs: matplotlib's `Figure`, `FigureCanvasAgg` and `LineCollection`.
 
-    Raises:
-        UserError: matplotlib is missing; the text says what to install.
+    UserError where it is missing.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -55,11 +55,7 @@ PHOTOGRAPH_QUESTIONS = {
 
 
 def demo_pictures() -> tuple[DemoPicture, ...]:
-    """Give all pictures of the demo: the scenes first, then the photographs.
-
-    Raises:
-        UserError: scikit-learn is missing; the text says what to install.
-    """
+    """All pictures of the demo: the scenes first, then the photographs; UserError without scikit-learn."""
     return (*_scenes(), *_photographs())
 
 

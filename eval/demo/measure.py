@@ -4,15 +4,117 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 import tofc
-from eval.baselines import ImageCodec, Jpeg, Point, WebP, lowest_qualities_keeping
+from eval.baselines import CodedFile, ImageCodec, Jpeg, WebP, lowest_qualities_keeping
 from eval.demo.inputs import DemoPicture
-from eval.demo.results import PLAIN, PictureResult, QuestionResult
 from tofc.cli_packet import whole_bytes
 from tofc.clusters import tile_box
+
+LINK_BITS_PER_SECOND = 100_000
+"""The slow uplink that link times are computed for; nothing is sent by the demo."""
+
+PLAIN = "JPEG, quality 90"
+"""Label of the size that a picture has when nobody compresses it for a model."""
+
+
+def link_seconds(num_bytes: int) -> float:
+    """Compute the time that `num_bytes` take on a link of `LINK_BITS_PER_SECOND`, latency left out."""
+    return 8 * num_bytes / LINK_BITS_PER_SECOND
+
+
+@dataclass(frozen=True)
+class QuestionResult:
+    """One question about one picture.
+
+    `baselines` maps a codec's name to its smallest file that keeps the answer, or None; `seconds` are the
+    edge's stages.
+    """
+
+    prompt: str
+    answer: str
+    truth: str
+    baselines: dict[str, CodedFile | None]
+    seconds: dict[str, float]
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer is the true one, upper and lower case alike."""
+        return self.answer.strip().lower() == self.truth.lower()
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """One picture, one packet and the answers that it carried.
+
+    `name` is unique in the demo; `rendered` tells pictures of the kind that the model was trained on. The
+    cluster of every patch of the base tile is in `assignment`, int64 [rows, columns]; `tile` is where
+    that tile lies on the picture: left, top, width and height in pixels, beyond the picture where it was
+    padded to a square. Bytes of the packet by part are in `sections`; `baselines` holds by codec the
+    smallest file that keeps all the answers at once, or None; `reference_sizes` the bytes of other forms
+    of the same picture; `seconds` the device's stages.
+    """
+
+    name: str
+    kind: str
+    rendered: bool
+    image: Image.Image
+    assignment: np.ndarray
+    tile: tuple[float, float, float, float]
+    quality: int
+    num_tokens: int
+    sections: dict[str, int]
+    questions: tuple[QuestionResult, ...]
+    baselines: dict[str, CodedFile | None]
+    reference_sizes: dict[str, int]
+    seconds: dict[str, float]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that travelled for this picture, whatever the number of questions."""
+        return sum(self.sections.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Give everything but the pixels and the clusters as plain JSON values."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "width": self.image.width,
+            "height": self.image.height,
+            "quality": self.quality,
+            "tokens": self.num_tokens,
+            "bytes": self.num_bytes,
+            "sections": self.sections,
+            "baselines_keeping_every_answer": _points_as_json(self.baselines),
+            "reference_bytes": self.reference_sizes,
+            "device_seconds": self.seconds,
+            "link_seconds_computed": link_seconds(self.num_bytes),
+            "link_bits_per_second": LINK_BITS_PER_SECOND,
+            "questions": [
+                {
+                    "question": question.prompt,
+                    "answer": question.answer,
+                    "truth": question.truth,
+                    "right": question.right,
+                    "baselines": _points_as_json(question.baselines),
+                    "edge_seconds": question.seconds,
+                }
+                for question in self.questions
+            ],
+        }
+
+
+def _points_as_json(points: dict[str, CodedFile | None]) -> dict[str, dict[str, int] | None]:
+    return {
+        codec: None if point is None else {"quality": point.quality, "bytes": point.num_bytes}
+        for codec, point in points.items()
+    }
+
 
 CODECS: tuple[ImageCodec, ...] = (WebP(), Jpeg())
 
@@ -26,12 +128,7 @@ def measure(
 ) -> PictureResult:
     """Encode a picture once, answer all its questions from that packet, and find the baselines' sizes.
 
-    Args:
-        device: the encoder.
-        edge: the answerer.
-        picture: what to look at and what to ask.
-        quality: quality of the packet.
-        step: called `steps(picture)` times on the way, for a progress bar.
+    `step` is called `steps(picture)` times on the way, for a progress bar.
     """
     packet = device.encode(picture.image, quality=quality)
     # What travels is bytes: the edge gets nothing else.
@@ -41,7 +138,7 @@ def measure(
         answers.append(edge.answer(received, question.prompt))
         step()
     prompts = [question.prompt for question in picture.questions]
-    found: dict[str, list[Point | None]] = {}
+    found: dict[str, list[CodedFile | None]] = {}
     for codec in CODECS:
         found[codec.name] = lowest_qualities_keeping(
             picture.image,

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.baselines import Point
-from eval.demo.results import LINK_BITS_PER_SECOND, PLAIN, PictureResult, QuestionResult, link_seconds
+from eval.baselines import CodedFile
+from eval.demo.measure import LINK_BITS_PER_SECOND, PLAIN, PictureResult, QuestionResult, link_seconds
 
 LONGEST_ANSWER = 120
 
@@ -102,7 +102,7 @@ def _truth(question: QuestionResult) -> Text:
     return Text(f"wrong: {question.truth}", style="red")
 
 
-def _size(point: Point | None, ours: int | None = None) -> str:
+def _size(point: CodedFile | None, ours: int | None = None) -> str:
     if point is None:
         return "at no quality"
     if ours is None:

@@ -1,1 +1,1 @@
-"""What a family's members are worth: accuracy, speed and memory of each (`python -m eval.familial`)."""
+"""What a family's members are worth: accuracy, speed and memory of each (`tofc eval familial`)."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from eval.asking.answering import SHORT_ANSWER
 from eval.asking.scoring import is_correct
-from eval.familial.analysis import Estimate, estimate, resamples
+from eval.lab.intervals import Estimate, resamples
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import make_scene
 from tofc import Device, Edge
@@ -25,7 +25,7 @@ BATCH = 16
 
 
 @dataclass(frozen=True)
-class Picture:
+class PolicyTally:
     """One picture's questions: how many are right by policy and by full member, and what each cost."""
 
     questions: int
@@ -37,7 +37,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PolicyWorth:
     """What a policy reaches: `kept` of the full member's accuracy for `compute` of its multiply-accumulates.
 
     `accuracy` and `accuracy_full` are shares of the questions; `exits` how often each member answered.
@@ -51,7 +51,7 @@ class Chosen:
     exits: dict[str, float]
 
 
-def choose(device: Device, edge: Edge, split: str, scenes: int, quality: int | None) -> Iterator[Picture]:
+def choose(device: Device, edge: Edge, split: str, scenes: int, quality: int | None) -> Iterator[PolicyTally]:
     """Lets policy and full member answer the scenes; pictures travel as packets, uncoded without quality."""
     if edge.policy is None:
         raise UserError("this family has no policy: calibrate one with `tofc familial calibrate`")
@@ -72,20 +72,20 @@ def choose(device: Device, edge: Edge, split: str, scenes: int, quality: int | N
             for some in found
         )
         exits = Counter(one.exit for one in found[0])
-        yield Picture(len(asked), right, right_full, macs, macs_full, exits)
+        yield PolicyTally(len(asked), right, right_full, macs, macs_full, exits)
 
 
-def summarise(pictures: Sequence[Picture], seed: int = 0) -> Chosen:
+def summarise(pictures: Sequence[PolicyTally], seed: int = 0) -> PolicyWorth:
     """Shares over all pictures, with bootstrap intervals over them."""
     table = np.array([[p.right, p.right_full, p.macs, p.macs_full] for p in pictures], dtype=float)
-    sums = resamples(len(pictures), seed) @ table  # [1 + R, 4]
+    sums = resamples(len(pictures), seed=seed) @ table  # [1 + R, 4]
     asked = sum(p.questions for p in pictures)
     exits = sum((p.exits for p in pictures), Counter[str]())
-    return Chosen(
+    return PolicyWorth(
         asked,
         float(table[:, 0].sum() / asked),
         float(table[:, 1].sum() / asked),
-        estimate(sums[:, 0] / np.maximum(sums[:, 1], 1)),
-        estimate(sums[:, 2] / sums[:, 3]),
+        Estimate.of(sums[:, 0] / np.maximum(sums[:, 1], 1)),
+        Estimate.of(sums[:, 2] / sums[:, 3]),
         {name: count / asked for name, count in sorted(exits.items())},
     )

@@ -45,7 +45,8 @@ def drawn(targets: Sequence[Path], size: tuple[float, float], **look: Any) -> It
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**_LOOK, **look}):
+    settings: Any = {**_LOOK, **look}  # matplotlib names each setting in its types
+    with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
         yield figure
         for target in targets:

@@ -38,10 +38,12 @@ class Estimate:
     def of(cls, values: NDArray[np.float64]) -> Estimate:
         """Of a figure as `resamples` gave it: of all pictures, then of each resample.
 
-        Bounds are quantiles rounded outwards to a value that was drawn, as no mean with infinity is.
+        Bounds are quantiles rounded outwards to a value that was drawn, for there is no mean with infinity.
+        Resamples without the figure (NaN) do not count.
         """
-        low = np.quantile(values[1:], QUANTILES[0], method="lower")
-        high = np.quantile(values[1:], QUANTILES[1], method="higher")
+        drawn = values[1:][~np.isnan(values[1:])]
+        low = np.quantile(drawn, QUANTILES[0], method="lower")
+        high = np.quantile(drawn, QUANTILES[1], method="higher")
         return cls(float(values[0]), float(low), float(high))
 
     def as_json(self) -> dict[str, Any]:

@@ -7,10 +7,9 @@ OUT/rows.parquet      the rows of all parts in one file
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
@@ -19,6 +18,7 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
+from eval.lab.files import write_text, write_whole
 from tofc.errors import UserError
 
 ROWS, NOTE, PARTS = "rows.parquet", "sweep.json", "parts"
@@ -118,6 +118,12 @@ class Store(Generic[R]):
         return self.out / ROWS
 
 
+def blocks(total: int, at_once: int) -> list[range]:
+    """The numbers from 0 up to `total` in blocks; with another total the same but for the last."""
+    edges = [*range(0, total, at_once), total]
+    return [range(first, last) for first, last in itertools.pairwise(edges)]
+
+
 def _refuse_others(out: Path, found: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
     other = sorted(key for key in {*found, *made_with} if found.get(key) != made_with.get(key))
     if other:
@@ -126,27 +132,3 @@ def _refuse_others(out: Path, found: Mapping[str, Any], made_with: Mapping[str, 
             f"{out} holds a sweep with another {', '.join(other)} ({was}, now {is_}): its answers "
             "cannot be mixed with new ones. Give another --out, or remove that folder"
         )
-
-
-def write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make a file that appears whole or not at all; UserError where it cannot be there."""
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, target)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}; choose another place") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def write_text(target: Path, text: str) -> None:
-    """Writes a file of text, whole or not at all."""
-    write_whole(target, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-def write_json(target: Path, found: Mapping[str, Any]) -> None:
-    """Writes figures as indented JSON, which has no NaN and no infinities."""
-    write_text(target, json.dumps(found, indent=1, allow_nan=False) + "\n")

@@ -1,11 +1,10 @@
-"""What an evaluation prints: tables, progress on standard error, and one line of JSON at the end."""
+"""What an evaluation prints: tables on standard output, and progress on standard error."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -42,11 +41,6 @@ def show(*tables: Table) -> None:
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH)
     for one in tables:
         console.print(one)
-
-
-def print_json(found: Mapping[str, Any]) -> None:
-    """What was found, as the last line of standard output."""
-    print(json.dumps(found))
 
 
 def progress(console: Console | None = None) -> Progress:

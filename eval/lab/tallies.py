@@ -75,8 +75,9 @@ class Tallies:
                 )
 
     def accuracy(self, weights: Array, group: str) -> Array:
-        """Accuracy in 0..1 of each system, [1 + R, systems]: of all pictures, then of each of `resamples`."""
+        """Accuracy in 0..1 of each system, [1 + R, systems]: of all pictures, then of each of `resamples`.
+
+        NaN for a resample without such a question.
+        """
         of = weights @ self.of[group]
-        if (of == 0).any():
-            raise UserError(f"too few pictures for the accuracy of {group} questions: raise the limit")
-        return weights @ self.right[group] / of
+        return np.divide(weights @ self.right[group], of, out=np.full(of.shape, np.nan), where=of > 0)

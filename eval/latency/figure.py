@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from eval.lab.figures import drawn
 from eval.latency.rows import MODELLED
-from tofc.errors import UserError
 
 # What is drawn in one colour: blue on the device, orange on the link, green on the server.
 GROUPS: Sequence[tuple[str, str, tuple[str, ...]]] = (
@@ -31,31 +30,19 @@ _WIDTH, _BAR = 2.05, 0.2  # inches of a panel and of a bar with its gap
 _FAR = 3.0  # times the median bar: what is longer is cut off
 
 
-def require_matplotlib() -> None:
-    """UserError where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("the figure needs matplotlib, which is missing: pip install 'tofc[eval]'")
-
-
 def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
     """Writes `latency.png` and `latency.svg` into the folder `out`; errors of `require_matplotlib`."""
-    require_matplotlib()
-    import matplotlib
-    from matplotlib.figure import Figure
-
     config = summary["config"]
     models = [model["name"] for model in config["models"]]
     systems = [system["name"] for system in config["systems"]]
     rates = config["figure_mbit"]
-    settings: dict[Any, Any] = {
+    look: dict[str, Any] = {
         "font.size": 7.5, "axes.titlesize": 8.5, "axes.labelsize": 7.5, "legend.fontsize": 7,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-        "axes.linewidth": 0.6, "hatch.linewidth": 0.45,
-        "svg.hashsalt": "tofc", "svg.fonttype": "none",
+        "axes.spines.left": False, "axes.linewidth": 0.6, "hatch.linewidth": 0.45,
     }  # fmt: skip
-    with matplotlib.rc_context(settings):
-        size = (1.15 + _WIDTH * len(rates), len(models) * (0.62 + _BAR * len(systems)) + 0.95)
-        figure = Figure(figsize=size, layout="constrained")
+    size = (1.15 + _WIDTH * len(rates), len(models) * (0.62 + _BAR * len(systems)) + 0.95)
+    targets = [out / "latency.png", out / "latency.svg"]
+    with drawn(targets, size, **look) as figure:
         panels = figure.subplots(len(models), len(rates), squeeze=False, sharey="row")
         for line, model in zip(panels, models, strict=True):
             for panel, mbit in zip(line, rates, strict=True):
@@ -68,10 +55,6 @@ def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
         for panel in panels[-1]:
             panel.set_xlabel("seconds")
         _legend(figure, summary["bars"], config["answer_tokens"])
-        targets = [out / "latency.png", out / "latency.svg"]
-        for target in targets:
-            metadata = {"Date": None} if target.suffix == ".svg" else {}
-            figure.savefig(target, dpi=300, metadata=metadata)
     return targets
 
 

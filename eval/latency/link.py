@@ -82,7 +82,3 @@ class Link:
             raise ValueError(f"{num_bytes} bytes travel; a transfer has at least 1")
         again = (self.expected_rounds(self.packets.count(num_bytes)) - 1) * self.round_trip
         return self.sending(self.packets.on_the_wire(num_bytes)) / (1 - self.loss) + again
-
-    def one_way(self, num_bytes: int) -> float:
-        """Mean seconds from the first byte sent to the last one there."""
-        return self.uplink(num_bytes) + self.round_trip / 2

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -31,7 +29,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Row:
+class StageRow:
     """A stage of one request: seconds at a link rate in Mbit/s, with the bytes and tokens of the request."""
 
     model: str
@@ -57,29 +55,14 @@ class Row:
             raise ValueError(f"no stage {self.stage!r} or no basis {self.basis!r}")
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Rows as CSV with a header; floats in full."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """What `write_rows` wrote."""
-    kinds = {"num_bytes": int, "visual_tokens": int, "mbit": float, "seconds": float}
-    with path.open(newline="", encoding="utf-8") as file:
-        return [Row(**{k: kinds.get(k, str)(v) for k, v in line.items()}) for line in csv.DictReader(file)]
-
-
-def summarise(rows: Sequence[Row], reference: str) -> list[dict[str, Any]]:
+def summarise(rows: Sequence[StageRow], reference: str) -> list[dict[str, Any]]:
     """A bar for each model, system and rate: means over the pictures.
 
     Each has `parts` ({stage: {seconds, basis}}, in order of time), `first_token` and `answer` in seconds,
     `of_reference` (its time to the first token as a share of that of the system `reference`), `num_bytes`
     and `visual_tokens`. UserError where a picture lacks a stage that another has.
     """
-    groups: dict[tuple[str, str, float], list[Row]] = {}
+    groups: dict[tuple[str, str, float], list[StageRow]] = {}
     for row in rows:
         groups.setdefault((row.model, row.system, row.mbit), []).append(row)
     bars = [_bar(*key, group) for key, group in groups.items()]
@@ -89,7 +72,7 @@ def summarise(rows: Sequence[Row], reference: str) -> list[dict[str, Any]]:
     return bars
 
 
-def _bar(model: str, system: str, mbit: float, rows: Sequence[Row]) -> dict[str, Any]:
+def _bar(model: str, system: str, mbit: float, rows: Sequence[StageRow]) -> dict[str, Any]:
     pictures = {row.picture: row for row in rows}
     parts: dict[str, Mapping[str, Any]] = {}
     for stage in STAGES:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 import tofc
+from eval.lab.figures import require_matplotlib
+from eval.lab.files import write_json
+from eval.lab.rows import write_rows
+from eval.lab.tables import table
 from eval.latency.assemble import assemble
 from eval.latency.config import LatencyConfig, Machine, ModelConfig, SystemConfig
-from eval.latency.figure import draw, require_matplotlib
+from eval.latency.figure import draw
 from eval.latency.pictures import Picture, load_pictures
-from eval.latency.rows import Row, summarise, write_rows
+from eval.latency.rows import MODELLED, STAGES, StageRow, summarise
 from eval.latency.stages import (
     Clock,
     CountedNetworks,
@@ -44,13 +49,13 @@ def run(config: LatencyConfig, folder: Path) -> dict[str, Any]:
         "machines": {end: _described(getattr(config, end)) for end in ("device", "server")},
         "bars": summarise(rows, config.reference),
     }
-    write_rows(folder / "latency.csv", rows)
-    (folder / "latency.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_rows(folder / "latency.csv", rows, StageRow)
+    write_json(folder / "latency.json", summary)
     draw(summary, folder)
     return summary
 
 
-def _rows(config: LatencyConfig, model: ModelConfig, pictures: list[Picture]) -> Iterator[Row]:
+def _rows(config: LatencyConfig, model: ModelConfig, pictures: list[Picture]) -> Iterator[StageRow]:
     device = _end(config, model, config.device)
     server = _end(config, model, config.server, device)
     packet_bytes = _packet_bytes(model, device)
@@ -94,3 +99,38 @@ def _described(machine: Machine) -> str:
     if runs_on is not None:
         return f"{machine.name}: measured on {networks_name(runs_on)}"
     return f"{machine.name}: counted"
+
+
+_SHORT = {
+    "device": ("device preprocess", "device vision", "device merge", "device code"),
+    "link": ("link uplink", "link round trip"),
+    "server": tuple(stage for stage in STAGES[:-1] if stage.startswith("server")),
+}
+
+
+def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
+    """For each model and each rate of the figure: milliseconds by place to the first token, and beyond.
+
+    A star stands at what is modelled in any part.
+    """
+    config = summary["config"]
+    columns = ("bytes", "visual tokens", *_SHORT, "first token", f"of {config['reference']}")
+    for model in config["models"]:
+        for mbit in config["figure_mbit"]:
+            title = f"{model['name']} at {mbit:g} Mbit/s: milliseconds (* modelled, at least in part)"
+            bars = [b for b in summary["bars"] if (b["model"], b["mbit"]) == (model["name"], mbit)]
+            figures = (*columns, f"{config['answer_tokens']} tokens")
+            yield table(title, ["system"], figures, (tuple(_cells(bar)) for bar in bars))
+
+
+def _cells(bar: Mapping[str, Any]) -> Iterator[str]:
+    yield bar["system"]
+    yield f"{bar['num_bytes']:,.0f}"
+    yield f"{bar['visual_tokens']:.0f}"
+    for stages in _SHORT.values():
+        parts = [bar["parts"][stage] for stage in stages if stage in bar["parts"]]
+        star = "*" if any(part["basis"] == MODELLED for part in parts) else ""
+        yield f"{1e3 * sum(part['seconds'] for part in parts):,.1f}{star}"
+    yield f"{1e3 * bar['first_token']:,.1f}"
+    yield f"{100 * bar['of_reference']:.1f} %"
+    yield f"{1e3 * bar['answer']:,.1f}"

@@ -15,7 +15,7 @@ from eval.latency.assemble import Assembled
 from eval.latency.config import ALL, SystemConfig
 from eval.latency.link import Link
 from eval.latency.pictures import Picture
-from eval.latency.rows import MODELLED, Row, Timing
+from eval.latency.rows import MODELLED, StageRow, Timing
 from eval.latency.stages import Networks, Processor
 
 # As devices code: without the searches that save the last bytes for many times the time.
@@ -38,7 +38,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Request:
+class TimedRequest:
     """A request of one system about one picture: bytes that travel, visual tokens, and the time of every
     stage but those of the link."""
 
@@ -46,7 +46,7 @@ class Request:
     visual_tokens: int
     stages: dict[str, Timing]
 
-    def rows(self, model: str, system: str, picture: str, links: list[Link]) -> Iterator[Row]:
+    def rows(self, model: str, system: str, picture: str, links: list[Link]) -> Iterator[StageRow]:
         """Every stage at every link."""
         for link in links:
             how = f"{self.num_bytes} bytes, loss {link.loss:g}"
@@ -56,7 +56,7 @@ class Request:
                 "link round trip": Timing(link.round_trip, MODELLED, "as configured"),
             }
             for stage, timing in stages.items():
-                yield Row(
+                yield StageRow(
                     model, system, picture, self.num_bytes, self.visual_tokens, link.mbit, stage,
                     timing.seconds, timing.basis, timing.how,
                 )  # fmt: skip
@@ -69,7 +69,7 @@ def request(
     server: End,
     answer_tokens: int,
     packet_bytes: PacketBytes,
-) -> Request:
+) -> TimedRequest:
     """Times one request."""
     make = _picture_request if system.kind in PICTURE_CODECS else _features_request
     num_bytes, stages = make(system, picture, device, server, packet_bytes)
@@ -80,7 +80,7 @@ def request(
         "server prefill": server.networks.prefill(*seen),
         "server next tokens": server.networks.next_tokens(*seen, answer_tokens - 1),
     }
-    return Request(num_bytes, tokens, stages)
+    return TimedRequest(num_bytes, tokens, stages)
 
 
 PacketBytes = Callable[[SystemConfig, Picture, tofc.Packet], int]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from eval.asking.export import Row, question_rows, write_tables
+from eval.asking.export import Record, question_rows, write_tables
 from eval.photos.benchmark import Benchmark
 from tofc.errors import UserError
 
 MME_CATEGORIES = {"existence": "existence", "count": "count", "position": "position"}
 
 
-def photo_rows(benchmark: Benchmark, number: int) -> dict[Path, list[Row]]:
+def photo_rows(benchmark: Benchmark, number: int) -> dict[Path, list[Record]]:
     """The rows of one photograph, by data set; the picture keeps its own bytes.
 
     Raises `UserError` for a file that cannot be read.

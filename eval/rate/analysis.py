@@ -13,7 +13,7 @@ from eval.lab.intervals import Estimate, NotComputable, over_resamples, resample
 from eval.lab.rows import read_table
 from eval.lab.tallies import Tallies
 from eval.rate.config import RateConfig
-from eval.rate.points import GROUPS, LABELS, Point, Row
+from eval.rate.points import GROUPS, LABELS, AnswerRow, RatePoint
 from tofc.errors import UserError
 
 FULL, MOST = "full accuracy", "95 % of it"
@@ -21,13 +21,16 @@ TARGETS: dict[str, Callable[[float], float]] = {FULL: lambda a: a - 0.01, MOST: 
 """What bytes are compared at, from the accuracy of the uncoded features."""
 
 
-def analyse(rows: Path, points: Sequence[Point], config: RateConfig) -> dict[str, Any]:
+def analyse(rows: Path, points: Sequence[RatePoint], config: RateConfig) -> dict[str, Any]:
     """The summary of a sweep in plain numbers; a figure that cannot be had is `{"not_computed": why}`.
 
     UserError unless every one of `points`, which are those of the rows, has answered all questions.
     """
     tallies = Tallies.read(
-        read_table(rows, Row), system=("system", "point"), group="form", picture_values=("bytes", "tokens")
+        read_table(rows, AnswerRow),
+        system=("system", "point"),
+        group="form",
+        picture_values=("bytes", "tokens"),
     )
     tallies.check_equal_questions(rows)
     assert list(tallies.systems) == [(point.system, point.name) for point in points]
@@ -37,6 +40,9 @@ def analyse(rows: Path, points: Sequence[Point], config: RateConfig) -> dict[str
         )
     weights = resamples(len(tallies.pictures), config.resamples, config.seed)  # [1 + R, n]
     accuracy = {form: tallies.accuracy(weights, form) for form in tallies.right}  # [1 + R, P] each
+    for form, found in accuracy.items():
+        if np.isnan(found).any():
+            raise UserError(f"too few pictures for the accuracy of {form} questions: raise the limit")
     num_bytes = tallies.picture_values["bytes"]
     columns = {  # of each system
         name: np.flatnonzero([point.system == name for point in points])
@@ -55,7 +61,7 @@ def analyse(rows: Path, points: Sequence[Point], config: RateConfig) -> dict[str
 
 
 def _points(
-    points: Sequence[Point], tallies: Tallies, accuracy: dict[str, np.ndarray]
+    points: Sequence[RatePoint], tallies: Tallies, accuracy: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     found = []
     for column, point in enumerate(points):
@@ -75,7 +81,7 @@ def _points(
 
 
 def _fronts(
-    points: Sequence[Point], columns: dict[str, np.ndarray], size: np.ndarray, accuracy: np.ndarray
+    points: Sequence[RatePoint], columns: dict[str, np.ndarray], size: np.ndarray, accuracy: np.ndarray
 ) -> dict[str, list[str]]:
     """Names of the points on the front of each system."""
     return {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eval.baselines import Jpeg, WebP
-from eval.rate.data import DataConfig
+from eval.lab.rows import blocks
+from eval.rate.data import SweepData
 from eval.rate.feature_codecs import Float16, GreyPicture, Int8Zstd
-from eval.rate.points import Point
+from eval.rate.points import RatePoint
 from eval.rate.senders import (
     IMAGE_CODECS,
     TOKENS_ALL,
@@ -98,7 +99,7 @@ class RateConfig:
     name: str
     checkpoint: str
     systems: Systems
-    data: DataConfig = field(default_factory=DataConfig)
+    data: SweepData = field(default_factory=SweepData)
     limit: int = 500
     baseline_tokens: tuple[Tokens, ...] = (TOKENS_ALL,)
     headline: str = "yes_no"
@@ -117,18 +118,22 @@ class RateConfig:
         if twice := sorted({p.name for p in points if points.count(p) > 1}):
             raise ConfigError(f"points that stand twice in the grids of one system: {'; '.join(twice)}")
 
+    def blocks(self) -> list[range]:
+        """The pictures that are worked on at a time."""
+        return blocks(self.limit, self.pictures_at_once)
+
     def senders(self) -> list[Sender]:
         """Everything that is sent, the reference first."""
         systems = self.systems
-        senders: list[Sender] = [FeatureSender(Point("raw"), Float16(), TOKENS_ALL)]
+        senders: list[Sender] = [FeatureSender(RatePoint("raw"), Float16(), TOKENS_ALL)]
         for tokens in systems.uncoded:
-            senders.append(FeatureSender(Point("uncoded", (("tokens", tokens),)), Float16(), tokens))
+            senders.append(FeatureSender(RatePoint("uncoded", (("tokens", tokens),)), Float16(), tokens))
         for grid in systems.tofc:
             senders += [TofcSender(q, k, e) for e in grid.exit for k in grid.tokens for q in grid.quality]
         if systems.int8 is not None:
             for tokens in systems.int8.tokens:
                 for levels in systems.int8.levels:
-                    point = Point("int8", (("levels", levels), ("tokens", tokens)))
+                    point = RatePoint("int8", (("levels", levels), ("tokens", tokens)))
                     senders.append(FeatureSender(point, Int8Zstd(levels), tokens))
         for name, grey, codec in (
             ("merged_jpeg", systems.merged_jpeg, Jpeg()),
@@ -136,7 +141,7 @@ class RateConfig:
         ):
             for tokens in grey.tokens if grey is not None else ():
                 for quality in grey.quality if grey is not None else ():
-                    point = Point(name, (("quality", quality), ("tokens", tokens)))
+                    point = RatePoint(name, (("quality", quality), ("tokens", tokens)))
                     senders.append(FeatureSender(point, GreyPicture(codec, quality), tokens))
         for name in IMAGE_CODECS:
             senders += self._picture_senders(name, getattr(systems, name))

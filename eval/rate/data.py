@@ -13,7 +13,7 @@ from tofc.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class SweepData:
     """Where pictures and questions come from: `source` is "module:class", `options` its keyword arguments."""
 
     source: str = "eval.rate.scenes:ScenesData"
@@ -53,7 +53,7 @@ class Data(Protocol):
         """Example `index`, from 0."""
 
 
-def load_data(config: DataConfig) -> Data:
+def load_data(config: SweepData) -> Data:
     """Builds the data set that a config names; ConfigError where there is none of that name."""
     module_name, _, class_name = config.source.partition(":")
     try:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.lab.figures import BLACK, BLUE, BROWN, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, drawn
 from eval.rate.points import LABELS
-from tofc.errors import UserError
 
 FORM_TITLES = {
     "yes_no": "Yes/no",
@@ -16,19 +16,19 @@ FORM_TITLES = {
     "free": "Short answers",
     "describe": "Descriptions",
 }
-# Okabe and Ito's colours, which colour-blind readers tell apart; pictures are solid, features dashed.
+# Pictures are solid, features dashed.
 STYLES: Mapping[str, tuple[str, str, str]] = {
-    "tofc": ("#0072B2", "-", "o"),
-    "tofc_exits": ("#0072B2", "-.", "X"),
-    "jpeg": ("#D55E00", "-", "s"),
-    "webp": ("#E69F00", "-", "D"),
-    "avif": ("#CC79A7", "-", "^"),
-    "jpegxl": ("#8C564B", "-", "v"),
-    "merged_jpeg": ("#009E73", "--", "s"),
-    "merged_webp": ("#56B4E9", "--", "D"),
-    "int8": ("#7F7F7F", "--", "P"),
-    "uncoded": ("#000000", ":", "o"),
-    "raw": ("#000000", "none", "*"),
+    "tofc": (BLUE, "-", "o"),
+    "tofc_exits": (BLUE, "-.", "X"),
+    "jpeg": (VERMILION, "-", "s"),
+    "webp": (ORANGE, "-", "D"),
+    "avif": (PURPLE, "-", "^"),
+    "jpegxl": (BROWN, "-", "v"),
+    "merged_jpeg": (GREEN, "--", "s"),
+    "merged_webp": (SKY, "--", "D"),
+    "int8": (GREY, "--", "P"),
+    "uncoded": (BLACK, ":", "o"),
+    "raw": (BLACK, "none", "*"),
 }
 WIDTH, HEIGHT = 3.4, 2.9  # inches of a panel
 LABELS_A_PANEL = 2.5  # of the legend, side by side under a panel
@@ -41,38 +41,19 @@ def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
     Lines are Pareto fronts, bands the bootstrap 95 % intervals of their points, small dots the points behind
     the front. UserError where matplotlib is missing.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(f"the figure needs matplotlib ({error}): pip install 'tofc[eval]'") from error
     forms = list(summary["fronts"])
-    settings: Any = {
-        "font.size": 8,
-        "axes.labelsize": 8,
-        "axes.titlesize": 9,
-        "legend.fontsize": 7.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "tofc",  # the same figure gives the same file
-        "svg.fonttype": "none",
-    }
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(WIDTH * len(forms), HEIGHT + 0.5), layout="constrained")
+    targets = [out / "curves.png", out / "curves.svg"]
+    with drawn(targets, (WIDTH * len(forms), HEIGHT + 0.5)) as figure:
         panels = figure.subplots(1, len(forms), squeeze=False)[0]
         for panel, form in zip(panels, forms, strict=True):
             _panel(panel, summary, form)
         panels[0].set_ylabel("accuracy (%)")
-        drawn = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
-        labels = [label for label in LABELS.values() if label in drawn]
-        handles = [drawn[label] for label in labels]
+        labelled = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
+        labels = [label for label in LABELS.values() if label in labelled]
+        handles = [labelled[label] for label in labels]
         num_rows = math.ceil(len(labels) / (LABELS_A_PANEL * len(forms)))
         columns = math.ceil(len(labels) / num_rows)
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-        targets = [out / "curves.png", out / "curves.svg"]
-        for target in targets:
-            metadata = {"Date": None} if target.suffix == ".svg" else {}
-            figure.savefig(target, dpi=300, metadata=metadata)
     return targets
 
 

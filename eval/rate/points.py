@@ -25,7 +25,7 @@ GROUPS = {"best of JPEG, WebP": ("jpeg", "webp"), "best of AVIF, JPEG XL": ("avi
 
 
 @dataclass(frozen=True)
-class Point:
+class RatePoint:
     """A setting of a system. `settings` are names and values in a fixed order."""
 
     system: str
@@ -38,7 +38,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Row:
+class AnswerRow:
     """One answer to question `question` about `picture` through a point.
 
     It is `right` of `of`, which is 1 but for descriptions; `bytes` travelled for the picture, which had

@@ -12,7 +12,7 @@ from PIL import Image
 import tofc
 from eval.baselines import Avif, ImageCodec, Jpeg, JpegXl, WebP
 from eval.rate.feature_codecs import SimpleCodec
-from eval.rate.points import Point
+from eval.rate.points import RatePoint
 from tofc.edge import Seen
 from tofc.familial import FULL
 
@@ -28,7 +28,7 @@ IMAGE_CODECS: Mapping[str, Mapping[str, ImageCodec]] = {
 
 
 @dataclass(frozen=True)
-class Arrived:
+class Received:
     """One picture at the edge: the bytes that travelled, and what is answered from."""
 
     num_bytes: int
@@ -66,10 +66,10 @@ class Sender(Protocol):
     """Sends pictures at points that share their work."""
 
     @property
-    def points(self) -> tuple[Point, ...]:
+    def points(self) -> tuple[RatePoint, ...]:
         """The points."""
 
-    def send(self, pictures: Pictures) -> list[list[Arrived]]:
+    def send(self, pictures: Pictures) -> list[list[Received]]:
         """What arrives: for each point, of each picture."""
 
 
@@ -82,19 +82,19 @@ class TofcSender:
     exit: str = FULL
 
     @property
-    def points(self) -> tuple[Point, ...]:
+    def points(self) -> tuple[RatePoint, ...]:
         """One point."""
         settings = (("quality", self.quality), ("tokens", self.tokens))
         if self.exit == FULL:
-            return (Point("tofc", settings),)
-        return (Point("tofc_exits", (*settings, ("exit", self.exit))),)
+            return (RatePoint("tofc", settings),)
+        return (RatePoint("tofc_exits", (*settings, ("exit", self.exit))),)
 
-    def send(self, pictures: Pictures) -> list[list[Arrived]]:
+    def send(self, pictures: Pictures) -> list[list[Received]]:
         """The edge gets the bytes of the packet and nothing else."""
         arrived = []
         for features in pictures.features(self.tokens):
             data = bytes(pictures.device.encode_features(features, self.quality))
-            arrived.append(Arrived(len(data), data, features.tokens.shape[0]))
+            arrived.append(Received(len(data), data, features.tokens.shape[0]))
         return [arrived]
 
 
@@ -102,23 +102,23 @@ class TofcSender:
 class FeatureSender:
     """Features through a simple codec."""
 
-    point: Point
+    point: RatePoint
     codec: SimpleCodec
     tokens: Tokens
 
     @property
-    def points(self) -> tuple[Point, ...]:
+    def points(self) -> tuple[RatePoint, ...]:
         """One point."""
         return (self.point,)
 
-    def send(self, pictures: Pictures) -> list[list[Arrived]]:
+    def send(self, pictures: Pictures) -> list[list[Received]]:
         """The edge knows the picture's size beside the bytes, which are those of the codec alone."""
         arrived = []
         for features in pictures.features(self.tokens):
             count, width = features.tokens.shape
             data = self.codec.encode(features.tokens.numpy())
             decoded = torch.from_numpy(self.codec.decode(data, width).copy())
-            arrived.append(Arrived(len(data), replace(features, tokens=decoded), count))
+            arrived.append(Received(len(data), replace(features, tokens=decoded), count))
         return [arrived]
 
 
@@ -137,19 +137,19 @@ class PictureSender:
     tokens: tuple[Tokens, ...]
 
     @property
-    def points(self) -> tuple[Point, ...]:
+    def points(self) -> tuple[RatePoint, ...]:
         """A point for each number of tokens."""
         shared = (("quality", self.quality), ("scale", self.scale), ("chroma", self.subsampling))
-        return tuple(Point(self.system, (*shared, ("tokens", tokens))) for tokens in self.tokens)
+        return tuple(RatePoint(self.system, (*shared, ("tokens", tokens))) for tokens in self.tokens)
 
-    def send(self, pictures: Pictures) -> list[list[Arrived]]:
+    def send(self, pictures: Pictures) -> list[list[Received]]:
         """Files are coded, decoded and seen once for all points."""
         codec = IMAGE_CODECS[self.system][self.subsampling]
         files = [self.code(image) for image in pictures.images]
         decoded = Pictures(pictures.device, [codec.decode(data) for data in files])
         return [
             [
-                Arrived(len(data), features, features.tokens.shape[0])
+                Received(len(data), features, features.tokens.shape[0])
                 for data, features in zip(files, decoded.features(tokens), strict=True)
             ]
             for tokens in self.tokens

@@ -1,50 +1,57 @@
-"""A sweep from its config to its rows, figures and summary."""
+"""A sweep from its config to rows, figures and summary: blocks of pictures through senders and edge."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from eval.lab.rows import Store, write_json
+import tofc
+from eval.asking.answering import answer_all
+from eval.lab.files import write_json
+from eval.lab.provenance import checkpoint_fingerprint, software
+from eval.lab.rows import Store
 from eval.lab.tables import progress
-from eval.rate import work
 from eval.rate.analysis import analyse
 from eval.rate.config import RateConfig
-from eval.rate.data import load_data
+from eval.rate.data import Example, load_data
 from eval.rate.figure import draw
-from eval.rate.points import Row
+from eval.rate.points import AnswerRow, RatePoint
 from eval.rate.report import write as write_report
-from tofc.config import CONFIG_NAME, resolve
-from tofc.hub import fetch
+from eval.rate.senders import Pictures, Received, Sender
 
 SUMMARY = "summary.json"
-_SOFTWARE = ("tofc", "torch", "transformers", "pillow", "pillow-jxl-plugin", "zstandard")
 
 
 def sweep(config: RateConfig, out: Path, processes: int | None, console: Console) -> dict[str, Any]:
     """Runs what is not yet done of a sweep, and writes rows, curves, report and summary, which it returns."""
     data = load_data(config.data)
     config = replace(config, limit=min(config.limit, len(data)))
-    store = Store(out, Row, made_with(config, data.name))
-    units = work.unfinished(config, store)
-    total = len(work.blocks(config)) * len(config.senders())
-    default = work.usable_cores() if config.device == "cpu" else 1
+    store = Store(out, AnswerRow, made_with(config, data.name))
+    units = unfinished(config, store)
+    total = len(config.blocks()) * len(config.senders())
+    default = usable_cores() if config.device == "cpu" else 1
     count = max(1, min(processes or default, len(units)))
     if len(units) < total:
         console.print(f"{out}: {total - len(units)} of {total} units are done already")
     with progress(console) as bar:
         task = bar.add_task("sweep", total=total, completed=total - len(units))
-        for done, _ in enumerate(work.run(config, store, units, count) if units else (), 1):
+        for done, _ in enumerate(run(config, store, units, count) if units else (), 1):
             bar.advance(task)
             if not console.is_terminal and done * 10 // len(units) > (done - 1) * 10 // len(units):
                 console.print(f"{done} of {len(units)} units")
     points = [point for sender in config.senders() for point in sender.points]
-    rows = store.merge(work.part_name(point, block) for point in points for block in work.blocks(config))
+    rows = store.merge(part_name(point, block) for point in points for block in config.blocks())
     summary = {"name": config.name, "checkpoint": config.checkpoint, "data": data.name}
     summary |= analyse(rows, points, config)
     draw(summary, out)
@@ -64,31 +71,109 @@ def made_with(config: RateConfig, name: str) -> dict[str, Any]:
         "pictures_at_once": config.pictures_at_once,
         "dtype": config.dtype,
         "device": config.device,
-        "software": {package: _version(package) for package in _SOFTWARE},
+        "software": software(),
     }
 
 
-def checkpoint_fingerprint(source: str) -> str:
-    """SHA-256 over every file of a checkpoint; of a base on the hub its commit stands for its files."""
-    checkpoint = resolve(source)
-    digest = hashlib.sha256()
-    folders = [checkpoint.folder]
-    if Path(checkpoint.base).is_dir():
-        folders += [Path(checkpoint.base)]
-    else:
-        digest.update(f"{checkpoint.base}@{fetch(checkpoint.base, CONFIG_NAME).parent.name}".encode())
-    files = {file.resolve(): file.relative_to(folder) for folder in folders for file in folder.rglob("*")}
-    for file, name in sorted(files.items(), key=lambda item: str(item[1])):
-        if file.is_file():
-            digest.update(str(name).encode())
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Unit:
+    """One sender on one block of pictures: what is done in one go, and done again if it is interrupted."""
+
+    sender: Sender
+    block: range
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+class Worker:
+    """Both sides of the model, and the block of pictures that was last worked on."""
+
+    def __init__(self, config: RateConfig, store: Store[AnswerRow]) -> None:
+        self.config, self.store = config, store
+        self.data = load_data(config.data)
+        self.device = tofc.Device.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
+        self.edge = tofc.Edge.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
+        self.block = range(0)
+        self.examples: list[Example] = []
+        self.pictures = Pictures(self.device, [])
+
+    def work(self, unit: Unit) -> int:
+        """Does one unit, writes its rows, and returns how many there are."""
+        if unit.block != self.block:
+            self.block = unit.block
+            self.examples = [self.data[index] for index in unit.block]
+            self.pictures = Pictures(self.device, [example.image for example in self.examples])
+        count = 0
+        for point, arrived in zip(unit.sender.points, unit.sender.send(self.pictures), strict=True):
+            rows = self._rows(point, arrived)
+            self.store.write(part_name(point, unit.block), rows)
+            count += len(rows)
+        return count
+
+    def _rows(self, point: RatePoint, arrived: Sequence[Received]) -> list[AnswerRow]:
+        asked = [[(q.prompt, q.max_new_tokens) for q in example.questions] for example in self.examples]
+        exit = dict(point.settings).get("exit")
+        answers = answer_all(self.edge, [one.seen for one in arrived], asked, self.config.batch_size, exit)
+        rows = []
+        for example, one, given in zip(self.examples, arrived, answers, strict=True):
+            where = (point.system, point.name, example.name, one.num_bytes, one.num_tokens)
+            for number, (question, answer) in enumerate(zip(example.questions, given, strict=True)):
+                asked_for = (number, question.form, question.category, question.truth)
+                rows.append(AnswerRow(*where, *asked_for, answer, *question.score(answer)))
+        return rows
+
+
+def part_name(point: RatePoint, block: range) -> str:
+    """The part of the store that holds the rows of a point about a block of pictures."""
+    key = hashlib.sha256(f"{point.system}: {point.name}".encode()).hexdigest()[:12]
+    return f"{point.system}-{key}-{block.start:06d}-{block.stop:06d}"
+
+
+def unfinished(config: RateConfig, store: Store[AnswerRow]) -> list[Unit]:
+    """What is left to do, block after block, so that the features of a block are computed once a process."""
+    units = (Unit(sender, block) for block in config.blocks() for sender in config.senders())
+    return [u for u in units if not store.has(*(part_name(point, u.block) for point in u.sender.points))]
+
+
+def run(config: RateConfig, store: Store[AnswerRow], units: Sequence[Unit], processes: int) -> Iterator[int]:
+    """Does all units; yields the number of rows of each as it is done, in any order."""
+    if processes == 1:
+        worker = Worker(config, store)
+        yield from map(worker.work, units)
+        return
+    # A forked child would inherit threads in an unknown state.
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, usable_cores() // processes)
+    with ProcessPoolExecutor(processes, context, _start, (config, store, threads)) as pool:
+        futures = [pool.submit(_work, unit) for unit in units]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: Worker | None = None  # of this process
+
+
+def _start(config: RateConfig, store: Store[AnswerRow], threads: int) -> None:
+    global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    _worker = Worker(config, store)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot stop its children: without this they would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(unit: Unit) -> int:
+    assert _worker is not None
+    return _worker.work(unit)
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

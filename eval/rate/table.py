@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.lab.intervals import NOT_REACHED
+from eval.lab.tables import table
 from eval.rate.analysis import TARGETS
 from eval.rate.points import LABELS
 
@@ -43,38 +44,28 @@ def _fronts(summary: Mapping[str, Any]) -> Table:
     form = summary["headline"]
     reference = _interval(summary["reference"], 100, ".1f")
     title = f"{form} on {summary['pictures']} pictures of {summary['data']}; uncoded {reference} %"
-    table = Table("system", "point", title=title, box=None, title_justify="left")
-    for name in ("bytes", "p50", "p95", "tokens", f"{form} %"):
-        table.add_column(name, justify="right")
     points = {(point["system"], point["point"]): point for point in summary["points"]}
+    rows = []
     for system, names in summary["fronts"][form].items():
         for i, name in enumerate(names):
             point = points[system, name]
-            size = point["bytes"]
-            table.add_row(
-                "" if i else LABELS[system],
-                name,
-                *(f"{size[key]:.0f}" for key in ("mean", "p50", "p95")),
-                f"{point['tokens']:.0f}",
-                _interval(point["accuracy"][form], 100, ".1f"),
-            )
-    return table
+            sizes = (f"{point['bytes'][key]:.0f}" for key in ("mean", "p50", "p95"))
+            accuracy = _interval(point["accuracy"][form], 100, ".1f")
+            rows.append(("" if i else LABELS[system], name, *sizes, f"{point['tokens']:.0f}", accuracy))
+    return table(title, ["system", "point"], ("bytes", "p50", "p95", "tokens", f"{form} %"), rows)
 
 
 def _savings(summary: Mapping[str, Any]) -> Table:
-    table = Table("system", title="Bytes needed, and what TOFC saves", box=None, title_justify="left")
-    for target in TARGETS:
-        table.add_column(f"{target}:\nbytes", justify="right")
-        table.add_column("\nTOFC saves %", justify="right")
-    table.add_column("\nBD-rate %", justify="right")
+    figures = [name for target in TARGETS for name in (f"{target}:\nbytes", "\nTOFC saves %")]
+    rows = []
     for name, found in summary["systems"].items():
         cells = []
         for target in TARGETS:
             cells.append(_interval(found["bytes"][target], 1, ".0f"))
             cells.append(_interval(found["savings"][target], 100, ".1f") if "savings" in found else "-")
         cells.append(_interval(found["bd_rate"], 100, ".0f") if "bd_rate" in found else "-")
-        table.add_row(LABELS.get(name, name), *cells)
-    return table
+        rows.append((LABELS.get(name, name), *cells))
+    return table("Bytes needed, and what TOFC saves", ["system"], (*figures, "\nBD-rate %"), rows)
 
 
 def _interval(figure: Mapping[str, Any], factor: float, digits: str) -> str:

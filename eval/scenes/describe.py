@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 
 from eval.asking.language import NUMBER_WORDS, counted, listed, noun, plural, with_article
-from eval.scenes.facts import MIDDLE_BAND, Mention, View
+from eval.scenes.facts import MIDDLE_BAND, Mention, SceneView
 from eval.scenes.world import COLOURED, COLOURS, KINDS, Scene, Thing
 
 LEAST_WORDS, MOST_WORDS = 20, 60
@@ -51,7 +51,7 @@ def describe(scene: Scene) -> str:
 
     Every kind is counted; then the things are placed, the largest first as long as there are words left.
     """
-    view = View(scene)
+    view = SceneView(scene)
     things = sorted(scene.things, key=_centre)
     kinds = list(dict.fromkeys(thing.kind for thing in things))
     counts = [counted(len(view.by_kind[kind]), kind) for kind in kinds]
@@ -114,7 +114,7 @@ def _placed(scene: Scene, things: list[Thing]) -> list[str]:
     return sentences
 
 
-def _text_sentences(view: View, things: list[Thing]) -> list[str]:
+def _text_sentences(view: SceneView, things: list[Thing]) -> list[str]:
     """What is written on a thing that its kind alone identifies."""
     return [
         f"The {thing.kind} says {thing.text}."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from eval.asking.export import Row, question_rows, write_tables
+from eval.asking.export import Record, question_rows, write_tables
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import SPLITS, make_scene
 from tofc.errors import UserError
@@ -26,7 +26,7 @@ MME_CATEGORIES = {
 DEFAULT_SCENES = 200
 
 
-def scene_rows(split: str, index: int) -> dict[Path, list[Row]]:
+def scene_rows(split: str, index: int) -> dict[Path, list[Record]]:
     """The rows of one scene, by data set; a picture is ``{"bytes": PNG, "path": file name}``."""
     scene, pixels, _ = make_scene(split, index)
     buffer = io.BytesIO()

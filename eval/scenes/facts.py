@@ -32,7 +32,7 @@ class Reference:
     mentions: tuple[Mention, ...]
 
 
-class View:
+class SceneView:
     """A scene as the questions see it.
 
     Raises ``ValueError`` for a scene without things, and for a split that shows a held-out pair which it must

@@ -1,6 +1,6 @@
 """The forms in which a category asks: two opposite yes/no questions, or one open question with wrong options.
 
-A template is a function of a :class:`~eval.scenes.facts.View` and a :class:`~eval.asking.draw.Draw` that
+A template is a function of a :class:`~eval.scenes.facts.SceneView` and a :class:`~eval.asking.draw.Draw` that
 returns one of these, or None where the scene allows no such question.
 """
 

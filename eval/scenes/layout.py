@@ -83,7 +83,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class View:
+class Camera:
     """The camera: row of the horizon and pixels of drop per pixel-per-unit of scale."""
 
     horizon: int
@@ -128,7 +128,7 @@ def draw_wishes(split: str, draws: Draws) -> list[Wish]:
     return wishes
 
 
-def propose(wish: Wish, view: View, draws: Draws) -> Place:
+def propose(wish: Wish, view: Camera, draws: Draws) -> Place:
     """Draw one place for a wish; it may turn out to be in the way."""
     width, height, low, high = SIZES[wish.kind]
     flip = 1.0 if draws.chance(0.5) else -1.0
@@ -212,7 +212,7 @@ def fits(place: Place, others: list[Place]) -> bool:
     return hidden <= 0.4
 
 
-def arrange(wishes: list[Wish], view: View, draws: Draws) -> list[Place]:
+def arrange(wishes: list[Wish], view: Camera, draws: Draws) -> list[Place]:
     """Find a place for each wish, leaving out those for which none is found; sorted far to near."""
     places: list[Place] = []
     for wish in wishes:

@@ -22,7 +22,7 @@ from eval.asking.question import (
     with_letters,
 )
 from eval.scenes.describe import describe, described_pairs
-from eval.scenes.facts import Mention, View
+from eval.scenes.facts import Mention, SceneView
 from eval.scenes.forms import Open
 from eval.scenes.templates import CHOICES, FREE, PAIRS
 from eval.scenes.world import HELD_OUT, Scene
@@ -48,7 +48,7 @@ def training_questions(scene: Scene, rng: np.random.Generator, count: int) -> li
     Forms and categories follow ``FORM_WEIGHTS`` and ``CATEGORY_WEIGHTS``, renormalised over what the scene
     allows. Raises ``ValueError`` for a scene without things.
     """
-    view, draw = View(scene), Draw(rng)
+    view, draw = SceneView(scene), Draw(rng)
     questions: list[Question] = []
     seen: set[str] = set()
     while len(questions) < count:
@@ -68,7 +68,7 @@ def training_questions(scene: Scene, rng: np.random.Generator, count: int) -> li
     return questions
 
 
-def _training_question(view: View, draw: Draw, form: str, category: str, truth: bool) -> Question | None:
+def _training_question(view: SceneView, draw: Draw, form: str, category: str, truth: bool) -> Question | None:
     if form == "yes_no":
         opposites = PAIRS[category](view, draw)
         if opposites is None:
@@ -116,7 +116,7 @@ def benchmark_questions(scene: Scene) -> list[Question]:
     """
     seed = [_BENCHMARK_SEED, zlib.crc32(scene.split.encode()), scene.index]
     draw = Draw(np.random.default_rng(seed))
-    view = View(scene)
+    view = SceneView(scene)
     questions: list[Question] = []
     for number, category in enumerate(CATEGORIES):
         tries = (PAIRS[category](view, draw) for _ in range(_ATTEMPTS * 4))
@@ -134,7 +134,7 @@ def benchmark_questions(scene: Scene) -> list[Question]:
     return questions
 
 
-def _open_questions(view: View, draw: Draw, form: str, count: int) -> list[Question]:
+def _open_questions(view: SceneView, draw: Draw, form: str, count: int) -> list[Question]:
     """Up to ``count`` questions of one form, each from another category, by the benchmark's own weights."""
     source = CHOICES if form == "choice" else FREE
     left = dict(zip(CATEGORIES, BENCHMARK_CATEGORY_WEIGHTS, strict=True))

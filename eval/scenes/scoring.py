@@ -55,7 +55,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Row:
+class NamedRate:
     """One line of the accuracy table: which questions, and their rate."""
 
     name: str
@@ -108,30 +108,30 @@ def _share(scored: Sequence[Scored]) -> Rate:
     return Rate.of(sum(one.correct for one in scored), sum(one.total for one in scored))
 
 
-def table(scored: Sequence[Scored]) -> list[Row]:
+def named_rates(scored: Sequence[Scored]) -> list[NamedRate]:
     """Accuracy by form and category, accuracy+ of yes/no, and recall of descriptions; no row without trials.
 
     Row names are ``form`` or ``form/category``; ``yes_no+`` is MME's accuracy+, ``describe recall`` the share
     of the scenes' facts that were stated.
     """
-    rows: list[Row] = []
+    rows: list[NamedRate] = []
     for form in ("yes_no", "choice", "free"):
         of_form = [one for one in scored if one.question.form == form]
-        rows.append(Row(form, _share(of_form)))
+        rows.append(NamedRate(form, _share(of_form)))
         for category in CATEGORIES:
             of_category = [one for one in of_form if one.question.category == category]
-            rows.append(Row(f"{form}/{category}", _share(of_category)))
+            rows.append(NamedRate(f"{form}/{category}", _share(of_category)))
         if form == "yes_no":
             pairs = mme_pairs(of_form)
-            rows.append(Row("yes_no+", Rate.of(sum(pairs), len(pairs))))
+            rows.append(NamedRate("yes_no+", Rate.of(sum(pairs), len(pairs))))
     described = [one for one in scored if one.question.form == "describe"]
-    rows.append(Row("describe facts", _share(described)))
+    rows.append(NamedRate("describe facts", _share(described)))
     recalled = Rate.of(sum(one.recalled for one in described), sum(one.recallable for one in described))
-    rows.append(Row("describe recall", recalled))
+    rows.append(NamedRate("describe recall", recalled))
     return [row for row in rows if row.rate.n]
 
 
-def held_out_table(test: Sequence[Scored], heldout: Sequence[Scored]) -> list[tuple[str, Rate, Rate, float]]:
+def held_out_rates(test: Sequence[Scored], heldout: Sequence[Scored]) -> list[tuple[str, Rate, Rate, float]]:
     """Held-out questions against ordinary ones: (form, ordinary, held-out, difference in points).
 
     ``test`` are answers on pairs seen in training, ``heldout`` those on the held-out split, of which only the

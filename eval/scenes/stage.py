@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.scenes.draws import Draws
-from eval.scenes.layout import HEIGHT, WIDTH, View
+from eval.scenes.layout import HEIGHT, WIDTH, Camera
 from eval.scenes.render import cast_shadow, contact_shadow, paint
 from eval.scenes.render_camera import expose, soften
 from eval.scenes.render_ground import SURFACES, ground, sky
@@ -107,7 +107,7 @@ def _bands(name: str, horizon: int, draws: Draws) -> tuple[list[int], list[str],
 
 
 def _shadows(
-    light: Light, sun: float, view: View, pens: list[Pen], outlines: list[Silhouette], draws: Draws
+    light: Light, sun: float, view: Camera, pens: list[Pen], outlines: list[Silhouette], draws: Draws
 ) -> NDArray[np.float32]:
     shadow = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
     shear, squash = draws.between(0.25, 0.9), draws.pick((-1.0, 1.0)) * draws.between(0.12, 0.3)
@@ -122,7 +122,13 @@ def _shadows(
 
 
 def paint_scene(
-    light: Light, name: str, sun: float, view: View, pens: list[Pen], outlines: list[Silhouette], draws: Draws
+    light: Light,
+    name: str,
+    sun: float,
+    view: Camera,
+    pens: list[Pen],
+    outlines: list[Silhouette],
+    draws: Draws,
 ) -> NDArray[np.uint8]:
     """Paint backdrop, shadows and objects (far to near) and photograph them.
 

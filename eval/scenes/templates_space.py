@@ -1,14 +1,14 @@
 """Templates about how things lie to one another: position and comparison.
 
-Only what :class:`~eval.scenes.facts.View` calls certain is asked; the order of two things in a question is
-random, so that no answer follows from it.
+Only what :class:`~eval.scenes.facts.SceneView` calls certain is asked; the order of two things in a
+question is random, so that no answer follows from it.
 """
 
 from __future__ import annotations
 
 from eval.asking.draw import Draw
 from eval.asking.language import plural
-from eval.scenes.facts import Mention, Reference, View
+from eval.scenes.facts import Mention, Reference, SceneView
 from eval.scenes.forms import Open, Opposites
 
 # --- position ---
@@ -30,7 +30,7 @@ _WHICH_RELATION = (
 _OPPOSITE = {"left": "right", "right": "left"}
 
 
-def position_pair(view: View, draw: Draw) -> Opposites | None:
+def position_pair(view: SceneView, draw: Draw) -> Opposites | None:
     """The side of the picture, or of another thing, on which a thing is."""
     if draw.chance(0.5):
         sided = _sided(view, draw)
@@ -49,14 +49,14 @@ def position_pair(view: View, draw: Draw) -> Opposites | None:
     return Opposites(asked[0], asked[1], mentions, mentions)
 
 
-def _sided(view: View, draw: Draw) -> tuple[Reference, str] | None:
+def _sided(view: SceneView, draw: Draw) -> tuple[Reference, str] | None:
     wanted = "left" if draw.chance(0.5) else "right"  # balanced even where the renderer prefers a side
     name = view.reference(draw, lambda thing: view.side(thing) == wanted) or view.reference(draw, view.side)
     side = view.side(name.thing) if name else None
     return (name, side) if name and side else None
 
 
-def _related(view: View, draw: Draw) -> tuple[Reference, Reference, str] | None:
+def _related(view: SceneView, draw: Draw) -> tuple[Reference, Reference, str] | None:
     for _ in range(6):
         one, two = view.reference(draw), view.reference(draw)
         if one is None or two is None or one.thing is two.thing:
@@ -70,7 +70,7 @@ def _related(view: View, draw: Draw) -> tuple[Reference, Reference, str] | None:
     return None
 
 
-def position_choice(view: View, draw: Draw) -> Open | None:
+def position_choice(view: SceneView, draw: Draw) -> Open | None:
     """Left or right, or which of several things is on a side."""
     if draw.chance(0.5):
         question = position_free(view, draw)
@@ -92,7 +92,7 @@ def position_choice(view: View, draw: Draw) -> Open | None:
     )
 
 
-def position_free(view: View, draw: Draw) -> Open | None:
+def position_free(view: SceneView, draw: Draw) -> Open | None:
     """``left`` or ``right``: of the picture or of another thing."""
     if draw.chance(0.5):
         sided = _sided(view, draw)
@@ -123,7 +123,7 @@ _MORE_OF = ("Are there more {one} than {two}?", "Are there more {one} than {two}
 _FEWER_OF = ("Are there fewer {one} than {two}?",)
 
 
-def _compared(view: View, draw: Draw, quality: str) -> tuple[Reference, Reference] | None:
+def _compared(view: SceneView, draw: Draw, quality: str) -> tuple[Reference, Reference] | None:
     """Two things of which the first clearly has more of the quality."""
     for _ in range(6):
         one, two = view.reference(draw), view.reference(draw)
@@ -136,7 +136,7 @@ def _compared(view: View, draw: Draw, quality: str) -> tuple[Reference, Referenc
     return None
 
 
-def _unequal(view: View, draw: Draw) -> tuple[str, str] | None:
+def _unequal(view: SceneView, draw: Draw) -> tuple[str, str] | None:
     """Two kinds of which the scene shows more of the first; now and then none of the second."""
     kinds = view.present if draw.chance(0.1) else view.countable
     one = draw.pick(kinds)
@@ -147,7 +147,7 @@ def _unequal(view: View, draw: Draw) -> tuple[str, str] | None:
     return (one, two) if ones > twos else (two, one)
 
 
-def comparison_pair(view: View, draw: Draw) -> Opposites | None:
+def comparison_pair(view: SceneView, draw: Draw) -> Opposites | None:
     """More or fewer of two kinds; the bigger, taller or closer of two things."""
     quality = draw.weighted(_QUALITIES, _QUALITY_WEIGHTS)
     if quality == "count":
@@ -171,7 +171,7 @@ def comparison_pair(view: View, draw: Draw) -> Opposites | None:
     return Opposites(wording.format(one=one, two=two), wording.format(one=two, two=one), mentions, mentions)
 
 
-def comparison_free(view: View, draw: Draw) -> Open | None:
+def comparison_free(view: SceneView, draw: Draw) -> Open | None:
     """The one of two that is more, bigger, taller or closer, in the words of the question."""
     quality = draw.weighted(_QUALITIES, _QUALITY_WEIGHTS)
     if quality == "count":
@@ -193,7 +193,7 @@ def comparison_free(view: View, draw: Draw) -> Open | None:
     return Open(prompt, right, (wrong,), things[0].mentions + things[1].mentions)
 
 
-def comparison_choice(view: View, draw: Draw) -> Open | None:
+def comparison_choice(view: SceneView, draw: Draw) -> Open | None:
     """Which of two or three is the bigger, taller, closer, or the more numerous."""
     quality = draw.weighted(_QUALITIES, _QUALITY_WEIGHTS)
     if quality == "count":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from eval.asking.draw import Draw
 from eval.asking.language import NUMBER_WORDS, listed, noun, plural, with_article
-from eval.scenes.facts import MOST_COUNTED, Mention, Reference, View
+from eval.scenes.facts import MOST_COUNTED, Mention, Reference, SceneView
 from eval.scenes.forms import Open, Opposites
 from eval.scenes.world import COLOURED, KINDS, WORDS
 
@@ -25,7 +25,7 @@ _IS_THERE = (
 _ARE_THERE = ("Are there any {many} in the picture?", "Do you see any {many}?")
 
 
-def existence_pair(view: View, draw: Draw) -> Opposites | None:
+def existence_pair(view: SceneView, draw: Draw) -> Opposites | None:
     """A kind, or a kind in a colour, that is there against one that is not."""
     pair = view.pair(draw) if draw.chance(0.5 if not view.focus else 0.9) else None
     if pair is not None:
@@ -47,7 +47,7 @@ def existence_pair(view: View, draw: Draw) -> Opposites | None:
     return Opposites(wording.format(a=with_article(present)), wording.format(a=with_article(absent)))
 
 
-def _absent_pair(view: View, draw: Draw, pair: Mention) -> Mention | None:
+def _absent_pair(view: SceneView, draw: Draw, pair: Mention) -> Mention | None:
     """A pair that the scene does not show: mostly a wrong colour, else the colour on another kind."""
     colour, kind = pair
     if draw.chance(0.7):
@@ -60,7 +60,7 @@ def _absent_pair(view: View, draw: Draw, pair: Mention) -> Mention | None:
     return (colour, draw.pick(others)) if others else None
 
 
-def existence_choice(view: View, draw: Draw) -> Open | None:
+def existence_choice(view: SceneView, draw: Draw) -> Open | None:
     """Which of these is in the picture, or which is not."""
     if not view.absent:
         return None
@@ -71,7 +71,7 @@ def existence_choice(view: View, draw: Draw) -> Open | None:
     return Open(wording, draw.pick(view.present), tuple(draw.shuffled(view.absent)[:3]))
 
 
-def existence_free(view: View, draw: Draw) -> Open | None:
+def existence_free(view: SceneView, draw: Draw) -> Open | None:
     """The one kind of two or three that the picture shows."""
     if not view.absent:
         return None
@@ -98,7 +98,7 @@ _HOW_MANY = (
 _NUMBERS, _NUMBER_WEIGHTS = (1, 2, 3, 4, 5), (0.34, 0.26, 0.2, 0.1, 0.1)
 
 
-def count_pair(view: View, draw: Draw) -> Opposites | None:
+def count_pair(view: SceneView, draw: Draw) -> Opposites | None:
     """The true number of a kind against another number, half the time off by one or two."""
     counted = _counted_thing(view, draw, zero=False)
     if counted is None:
@@ -122,7 +122,7 @@ def _are_there(number: int, kind: str, colour: str | None, digits: bool, wording
     return template.format(number=written, noun=noun(kind, colour, many=number != 1))
 
 
-def _counted_thing(view: View, draw: Draw, *, zero: bool) -> tuple[str, str | None, int] | None:
+def _counted_thing(view: SceneView, draw: Draw, *, zero: bool) -> tuple[str, str | None, int] | None:
     """Something to count: first the number (or ones would dominate), then a kind that is there so often."""
     if view.pairs and draw.chance(0.3 if not view.focus else 0.5):
         if zero and draw.chance(0.15):
@@ -150,7 +150,7 @@ def _number(counts: Sequence[int], draw: Draw) -> int | None:
     return draw.weighted(numbers, [0.5 if number == 1 else 1.0 for number in numbers]) if numbers else None
 
 
-def count_choice(view: View, draw: Draw) -> Open | None:
+def count_choice(view: SceneView, draw: Draw) -> Open | None:
     """How many there are; the wrong options are the numbers nearby."""
     question = count_free(view, draw)
     if question is None:
@@ -163,7 +163,7 @@ def count_choice(view: View, draw: Draw) -> Open | None:
     return Open(question.prompt, question.right, tuple(str(n) for n in wrong), question.mentions)
 
 
-def count_free(view: View, draw: Draw) -> Open | None:
+def count_free(view: SceneView, draw: Draw) -> Open | None:
     """How many of a kind, or of a kind in a colour, there are: 0 to 5, in digits."""
     counted = _counted_thing(view, draw, zero=True)
     if counted is None:
@@ -183,7 +183,7 @@ _WHAT_COLOUR = (
 )
 
 
-def _coloured(view: View, draw: Draw) -> tuple[Mention, bool] | None:
+def _coloured(view: SceneView, draw: Draw) -> tuple[Mention, bool] | None:
     """A kind of which the scene shows one colour alone, and whether there are several of it."""
     single = [pair for pair in view.pairs if len(view.by_kind[pair[1]]) == len(view.by_pair[pair])]
     focus = [pair for pair in single if pair in view.focus]
@@ -193,7 +193,7 @@ def _coloured(view: View, draw: Draw) -> tuple[Mention, bool] | None:
     return pair, len(view.by_pair[pair]) > 1
 
 
-def colour_pair(view: View, draw: Draw) -> Opposites | None:
+def colour_pair(view: SceneView, draw: Draw) -> Opposites | None:
     """The colour of a thing against one that it has not."""
     found = _coloured(view, draw)
     if found is None:
@@ -210,7 +210,7 @@ def colour_pair(view: View, draw: Draw) -> Opposites | None:
     return Opposites(yes, no, ((colour, kind),), ((wrong, kind),))
 
 
-def colour_free(view: View, draw: Draw) -> Open | None:
+def colour_free(view: SceneView, draw: Draw) -> Open | None:
     """The colour of a thing, in one word."""
     found = _coloured(view, draw)
     if found is None:
@@ -224,7 +224,7 @@ def colour_free(view: View, draw: Draw) -> Open | None:
     return Open(prompt, colour, (), ((colour, kind),))
 
 
-def colour_choice(view: View, draw: Draw) -> Open | None:
+def colour_choice(view: SceneView, draw: Draw) -> Open | None:
     """The colour of a thing among others."""
     question = colour_free(view, draw)
     if question is None:
@@ -247,7 +247,7 @@ _WHAT_SIGN = ("What does the {noun} say?", "What is written on the {noun}?")
 _WHAT_NUMBER = ("What number is on the {noun}?", "What is written on the {noun}?")
 
 
-def _text(view: View, draw: Draw) -> tuple[Reference, str] | None:
+def _text(view: SceneView, draw: Draw) -> tuple[Reference, str] | None:
     name = view.reference(draw, lambda thing: thing.text)
     return (name, name.thing.text) if name is not None and name.thing.text else None
 
@@ -273,7 +273,7 @@ def other_text(text: str, draw: Draw) -> str:
     return str(int(text) + 1)
 
 
-def text_pair(view: View, draw: Draw) -> Opposites | None:
+def text_pair(view: SceneView, draw: Draw) -> Opposites | None:
     """The number or word on a sign (bus, house) against a similar one."""
     found = _text(view, draw)
     if found is None:
@@ -284,7 +284,7 @@ def text_pair(view: View, draw: Draw) -> Opposites | None:
     return Opposites(yes, no, name.mentions, name.mentions)
 
 
-def text_free(view: View, draw: Draw) -> Open | None:
+def text_free(view: SceneView, draw: Draw) -> Open | None:
     """What is written on a thing."""
     found = _text(view, draw)
     if found is None:
@@ -294,7 +294,7 @@ def text_free(view: View, draw: Draw) -> Open | None:
     return Open(draw.pick(wordings).format(noun=name.words), text, (), name.mentions)
 
 
-def text_choice(view: View, draw: Draw) -> Open | None:
+def text_choice(view: SceneView, draw: Draw) -> Open | None:
     """What is written on a thing, among similar texts."""
     question = text_free(view, draw)
     if question is None:

@@ -17,8 +17,8 @@ from eval.scenes.layout import (
     SPLITS,
     WIDTH,
     WORDS,
+    Camera,
     Place,
-    View,
     arrange,
     draw_wishes,
 )
@@ -96,7 +96,7 @@ def make_scene(split: str, index: int) -> tuple[Scene, NDArray[np.uint8], NDArra
     draws = Draws((_STREAM, SPLITS.index(split), index))
     while True:
         light, ground = draws.pick(LIGHTS), draws.pick(GROUNDS)
-        view = View(draws.integer(140, 180), draws.between(3.05, 3.25))
+        view = Camera(draws.integer(140, 180), draws.between(3.05, 3.25))
         places = arrange(draw_wishes(split, draws), view, draws)
         sun = light.strength * draws.pick((-1.0, 1.0))
         pens = [_pen(place, sun, draws) for place in places]

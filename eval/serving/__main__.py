@@ -1,59 +1,94 @@
-"""`python -m eval.serving soak | throughput | link`: a real server under load, or over a shaped link."""
+"""`tofc eval serving`: a real server under load, with and without batches, or over a thin link."""
 
 from __future__ import annotations
 
-import argparse
-import sys
+from typing import Annotated
+
+import typer
+
+from eval.lab.commands import evaluation, needs_extra
+from tofc.cli_report import print_json, reports_user_errors
+
+app = evaluation("A real server under load, with and without batches, and over a thin link.")
 
 
-def main(words: list[str]) -> int:
-    """Runs a measurement; returns the exit code: 0 done, 1 a bar was missed, 2 a mistake in the request."""
-    parser = argparse.ArgumentParser(prog="python -m eval.serving", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    soak = commands.add_parser("soak", help="many clients, some broken, and what becomes of every answer")
-    soak.add_argument("--clients", type=int, default=64, metavar="N")
-    soak.add_argument("--seconds", type=float, default=300.0, metavar="S")
-    soak.add_argument(
-        "--pause", type=float, default=0.0, metavar="S", help="of a client between questions, at most"
-    )
-    soak.add_argument(
-        "--kill", action="store_true", help="kill -9 the server in the middle and start it anew"
-    )
-    soak.add_argument("--seed", type=int, default=0, metavar="N")
-    rate = commands.add_parser("throughput", help="answers a second, batched and one at a time")
-    rate.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of each turn")
-    rate.add_argument("--clients", type=int, default=32, metavar="N")
-    rate.add_argument("--batch", type=int, default=16, metavar="N")
-    rate.add_argument("--threads", type=int, metavar="N", help="cores for a pass of the model")
-    rate.add_argument("--replicas", type=int, metavar="N", help="so many under Ray Serve, over one server")
-    link = commands.add_parser("link", help="packets against WebP over a shaped link")
-    link.add_argument("--mbit", type=float, default=1.0, metavar="R", help="of the uplink")
-    link.add_argument("--round-trip", type=float, default=50.0, metavar="MS")
-    link.add_argument("--pictures", type=int, default=16, metavar="N")
-    given = parser.parse_args(words)
-    from tofc.errors import UserError
+@app.command()
+@reports_user_errors
+@needs_extra("serve,eval")
+def soak(
+    clients: Annotated[int, typer.Option(min=1, metavar="N")] = 64,
+    seconds: Annotated[float, typer.Option(metavar="S")] = 300.0,
+    pause: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Of a client between questions, at most.")
+    ] = 0.0,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="kill -9 the server in the middle and start it anew.")
+    ] = False,
+    seed: Annotated[int, typer.Option(metavar="N")] = 0,
+) -> None:
+    """Many clients, some broken, and what becomes of every answer.
 
-    try:
-        return _run(given)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    Exit code 1 where an answer was wrong or lost, or memory grew by more than a tenth.
+    """
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from eval.serving import soak as soaking
+
+    load = soaking.Load(clients, seconds, pause, kill=kill, seed=seed)
+    with TemporaryDirectory() as folder:
+        outcome = soaking.soak(load, Path(folder))
+    figures = outcome.summary(load)
+    for name, value in figures.items():
+        print(f"{name:>20}  {value}")
+    for name in ("wrong", "lost", "odd"):
+        for text in getattr(outcome, name)[:5]:
+            print(f"{name}: {text}")
+    print_json({"benchmark": "serving soak", **figures})
+    raise typer.Exit(int(bool(outcome.wrong or outcome.lost or outcome.odd) or outcome.growth > 1.1))
 
 
-def _run(given: argparse.Namespace) -> int:
-    if given.command == "soak":
-        from eval.serving.soak import Load
-        from eval.serving.soak import main as soak
+@app.command()
+@reports_user_errors
+@needs_extra("serve,eval")
+def throughput(
+    seconds: Annotated[float, typer.Option(metavar="S", help="Of each turn.")] = 10.0,
+    clients: Annotated[int, typer.Option(min=1, metavar="N")] = 32,
+    batch: Annotated[int, typer.Option(min=1, metavar="N")] = 16,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Cores for a pass of the model.")
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="So many under Ray Serve, over one server.")
+    ] = None,
+) -> None:
+    """Answers a second, batched and one at a time."""
+    from eval.lab.tables import show, table
+    from eval.serving.throughput import measure
 
-        return soak(Load(given.clients, given.seconds, given.pause, kill=given.kill, seed=given.seed))
-    if given.command == "throughput":
-        from eval.serving.throughput import main as throughput
+    rows = measure(seconds, clients, batch, threads=threads, replicas=replicas)
+    cells = ([str(value) for value in row.values()] for row in rows)
+    show(table("answers a second", list(rows[0])[:1], list(rows[0])[1:], cells))
+    print_json({"benchmark": "serving throughput", "clients": clients, "batch": batch, "rows": rows})
 
-        return throughput(given.seconds, given.clients, given.batch, given.threads, given.replicas)
-    from eval.serving.link_bench import main as link
 
-    return link(given.mbit, given.round_trip, given.pictures)
+@app.command()
+@reports_user_errors
+@needs_extra("serve,eval")
+def link(
+    mbit: Annotated[float, typer.Option(metavar="R", help="Of the uplink, Mbit/s.")] = 1.0,
+    round_trip: Annotated[float, typer.Option(min=0, metavar="MS")] = 50.0,
+    pictures: Annotated[int, typer.Option(min=1, metavar="N")] = 16,
+) -> None:
+    """Packets against WebP over a shaped link."""
+    from eval.lab.tables import show, table
+    from eval.serving.link_bench import measure
+
+    rows = measure(mbit, round_trip / 1e3, pictures)
+    cells = ([str(value) for value in row.values()] for row in rows)
+    show(table(f"milliseconds, {pictures} pictures", list(rows[0])[:1], list(rows[0])[1:], cells))
+    print_json({"benchmark": "serving link", "mbit": mbit, "round_trip_ms": round_trip, "rows": rows})
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    app(prog_name="python -m eval.serving")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -103,16 +102,3 @@ def _ask(edge: RemoteEdge, data: bytes, question: str) -> dict[str, float]:
     is_picture = data.startswith(b"RIFF")
     answer = edge.answer_image(data, question) if is_picture else edge.answer(data, question)
     return dict(answer.timing)
-
-
-def main(mbit: float, round_trip_ms: float, pictures: int) -> int:
-    """Measures and prints."""
-    rows = measure(mbit, round_trip_ms / 1e3, pictures)
-    parts = [name for name in rows[0] if name != "system"]
-    print(f"{'milliseconds, ' + str(pictures) + ' pictures':>28}" + "".join(f"{part:>11}" for part in parts))
-    for row in rows:
-        print(f"{row['system']:>28}" + "".join(f"{row[part]:>11}" for part in parts))
-    print(
-        json.dumps({"benchmark": "serving link", "mbit": mbit, "round_trip_ms": round_trip_ms, "rows": rows})
-    )
-    return 0

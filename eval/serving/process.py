@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from tofc.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -62,12 +64,13 @@ def start_server(
     port: int | None = None,
     patience: float = 120,
     tls: ssl.SSLContext | None = None,
+    core: int | None = None,
     **environment: str,
 ) -> Server:
     """Starts `tofc serve` with these arguments and variables, its log in `folder`; returns when it is ready.
 
-    `tls` has the certificates with which to ask; None for none, and any of the server's. Raises RuntimeError
-    with its log where it does not come up within `patience` seconds.
+    `tls` has the certificates with which to ask; None for none, and any of the server's. `core` is the one
+    that it is kept on. UserError with the end of its log where it does not come up within `patience` seconds.
     """
     port = free_port() if port is None else port
     log = folder / f"server-{port}.log"
@@ -80,6 +83,8 @@ def start_server(
             stdout=out,
             stderr=out,
         )
+    if core is not None:
+        pin(core, process.pid)
     scheme = "https" if "--tls-cert" in arguments else "http"
     server = Server(f"{scheme}://127.0.0.1:{port}", process, log)
     until = time.monotonic() + patience
@@ -91,7 +96,7 @@ def start_server(
             pass
         if process.poll() is not None or time.monotonic() > until:
             process.kill()
-            raise RuntimeError(f"the server did not come up: {log.read_text()}")
+            raise UserError(f"the server did not come up: {log.read_text()[-2000:]}")
         time.sleep(0.1)
 
 
@@ -107,3 +112,14 @@ def running_server(folder: Path, *arguments: str, **more: Any) -> Iterator[Serve
             server.process.wait(60)
         except subprocess.TimeoutExpired:
             server.process.kill()
+
+
+def pin(core: int, process: int = 0) -> None:
+    """Keeps a process (this one for 0) on one core, where the system lets one choose."""
+    if hasattr(os, "sched_setaffinity"):
+        try:
+            os.sched_setaffinity(process, {core})
+        except OSError as error:
+            raise UserError(
+                f"core {core} is not to be had here: {error}; name others under `cores`"
+            ) from error

@@ -16,7 +16,7 @@ _RATES: Sequence[tuple[int | str, int]] = ((8, 2), (16, 3), (32, 4), (64, 4), (6
 
 
 @dataclass(frozen=True)
-class Question:
+class LoadQuestion:
     """A packet, what is asked about it, and what `tofc.Edge` says in this process."""
 
     packet: bytes
@@ -36,7 +36,7 @@ def questions(
     describe: bool = True,
     rates: Sequence[tuple[int | str, int]] = _RATES,
     model: str = "scenes-tiny",
-) -> list[Question]:
+) -> list[LoadQuestion]:
     """Short questions about scenes, and with `describe` one long answer each; tokens and quality in turn."""
     device, edge = tofc.Device.from_pretrained(model), tofc.Edge.from_pretrained(model)
     pairs: list[tuple[bytes, str]] = []
@@ -48,4 +48,4 @@ def questions(
         asked = [*prompts[::step][:per_scene], *([DESCRIBE] if describe else [])]
         pairs += [(packet, prompt) for prompt in asked]
     answers = edge.answer_many(pairs)
-    return [Question(*pair, answer.text) for pair, answer in zip(pairs, answers, strict=True)]
+    return [LoadQuestion(*pair, answer.text) for pair, answer in zip(pairs, answers, strict=True)]

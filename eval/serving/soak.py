@@ -12,14 +12,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import numpy as np
 
 from eval.serving.process import Server, start_server
-from eval.serving.questions import Question, questions
+from eval.serving.questions import LoadQuestion, questions
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.network.messages import data_url
 from tofc.serving.client import RemoteEdge
@@ -104,7 +103,7 @@ class Outcome:
         }
 
 
-def soak(load: Load, folder: Path, asked: list[Question] | None = None) -> Outcome:
+def soak(load: Load, folder: Path, asked: list[LoadQuestion] | None = None) -> Outcome:
     """Runs a server and its clients; `folder` keeps the server's log."""
     asked = questions(14) if asked is None else asked
     arguments = ("--deadline", str(load.deadline))
@@ -153,7 +152,9 @@ def _watch(
 class _Client:
     """One that asks, mostly well."""
 
-    def __init__(self, number: int, load: Load, url: str, asked: list[Question], outcome: Outcome) -> None:
+    def __init__(
+        self, number: int, load: Load, url: str, asked: list[LoadQuestion], outcome: Outcome
+    ) -> None:
         self._chance = random.Random(load.seed * 100_003 + number)
         self._load, self._url, self._asked, self._outcome = load, url, asked, outcome
         # Patient: a server that was killed takes a while to come back.
@@ -177,7 +178,7 @@ class _Client:
                 if load.pause:
                     time.sleep(self._chance.random() * load.pause)
 
-    def _good(self, question: Question) -> None:
+    def _good(self, question: LoadQuestion) -> None:
         begin = time.monotonic()
         try:
             answer = self._edge.answer(question.packet, question.text)
@@ -191,7 +192,7 @@ class _Client:
         else:
             self._outcome.note("good", wrong=f"{question.text} {answer.text!r}, not {question.expected!r}")
 
-    def _survive(self, send: Callable[[Question], None], question: Question) -> None:
+    def _survive(self, send: Callable[[LoadQuestion], None], question: LoadQuestion) -> None:
         """Without retries of its own, what a killed server drops is dropped."""
         try:
             send(question)
@@ -199,16 +200,16 @@ class _Client:
             if not self._load.kill:
                 self._outcome.note("dropped", odd=f"{type(error).__name__}: {error}")
 
-    def _body(self, question: Question, **more: Any) -> dict[str, Any]:
+    def _body(self, question: LoadQuestion, **more: Any) -> dict[str, Any]:
         url = data_url("application/vnd.tofc", question.packet)
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.text}]
         return {"model": "scenes-tiny", "messages": [{"role": "user", "content": content}], **more}
 
-    def _malformed(self, question: Question) -> None:
+    def _malformed(self, question: LoadQuestion) -> None:
         whole = json.dumps(self._body(question)).encode()
         damaged = bytearray(question.packet)
         damaged[self._chance.randrange(len(damaged))] ^= 1 << self._chance.randrange(8)
-        broken = Question(bytes(damaged), question.text, "")
+        broken = LoadQuestion(bytes(damaged), question.text, "")
         content = self._chance.choice(
             [
                 whole[: self._chance.randrange(len(whole))],
@@ -226,7 +227,7 @@ class _Client:
         else:
             self._outcome.note("malformed", odd=f"{given.status_code} to a malformed request")
 
-    def _cut(self, question: Question) -> None:
+    def _cut(self, question: LoadQuestion) -> None:
         """Sends a part of the request, or all of it, and leaves."""
         whole = json.dumps(self._body(question)).encode()
         head = f"POST {_CHAT} HTTP/1.1\r\nHost: edge\r\nContent-Type: application/json\r\n"
@@ -241,7 +242,7 @@ class _Client:
             raise httpx.ConnectError(str(error)) from error
         self._outcome.note("cut")
 
-    def _twice(self, question: Question) -> None:
+    def _twice(self, question: LoadQuestion) -> None:
         """The same request at the same time over two connections: one answer, given twice."""
         headers = {"idempotency-key": f"{self._chance.getrandbits(96):x}"}
         body = self._body(question)
@@ -264,17 +265,3 @@ class _Client:
 
 def _mean_batch(metrics: dict[str, float]) -> float:
     return metrics.get("tofc_batch_rows_sum", 0.0) / max(1.0, metrics.get("tofc_batch_rows_count", 0.0))
-
-
-def main(load: Load) -> int:
-    """Runs and prints; returns 1 where an answer was wrong or lost, or memory grew by more than a tenth."""
-    with TemporaryDirectory() as folder:
-        outcome = soak(load, Path(folder))
-    figures = outcome.summary(load)
-    for name, value in figures.items():
-        print(f"{name:>20}  {value}")
-    for name in ("wrong", "lost", "odd"):
-        for text in getattr(outcome, name)[:5]:
-            print(f"{name}: {text}")
-    print(json.dumps({"benchmark": "serving soak", **figures}))
-    return int(bool(outcome.wrong or outcome.lost or outcome.odd) or outcome.growth > 1.1)

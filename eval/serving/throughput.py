@@ -5,7 +5,6 @@ Or of replicas under Ray Serve, over one server.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from eval.serving.process import Server, running_server
-from eval.serving.questions import DESCRIBE, Question, questions
+from eval.serving.questions import DESCRIBE, LoadQuestion, questions
 from tofc.serving.client import RemoteEdge
 
 # What is asked: benchmark questions have answers of one to three tokens, descriptions some fifty.
@@ -63,7 +62,7 @@ def measure(
 
 
 def _row(
-    kind: str, pool: list[Question], servers: dict[str, Server], seconds: float, clients: int, rounds: int
+    kind: str, pool: list[LoadQuestion], servers: dict[str, Server], seconds: float, clients: int, rounds: int
 ) -> dict[str, Any]:
     rates: dict[str, list[float]] = {name: [] for name in servers}
     for number in range(rounds):
@@ -74,7 +73,7 @@ def _row(
     return {"questions": kind, **medians, "ratio": round(second / first, 2)}
 
 
-def _rate(server: Server, pool: list[Question], seconds: float, clients: int, seed: int) -> float:
+def _rate(server: Server, pool: list[LoadQuestion], seconds: float, clients: int, seed: int) -> float:
     """Answers a second to `clients` that ask one question after another."""
     begin = time.monotonic()
     until = begin + seconds
@@ -94,13 +93,3 @@ def _rate(server: Server, pool: list[Question], seconds: float, clients: int, se
     with ThreadPoolExecutor(clients) as executor:
         answered = sum(executor.map(client, range(clients)))
     return answered / (time.monotonic() - begin)
-
-
-def main(seconds: float, clients: int, batch: int, threads: int | None, replicas: int | None) -> int:
-    """Measures and prints."""
-    rows = measure(seconds, clients, batch, threads=threads, replicas=replicas)
-    print("".join(f"{name:>15}" for name in rows[0]) + "   (answers a second)")
-    for row in rows:
-        print("".join(f"{value:>15}" for value in row.values()))
-    print(json.dumps({"benchmark": "serving throughput", "clients": clients, "batch": batch, "rows": rows}))
-    return 0

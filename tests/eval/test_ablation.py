@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -15,11 +14,14 @@ import torch
 from rich.console import Console
 
 from eval.ablation import mergings
-from eval.ablation.__main__ import ROWS_NAME, chosen_variants, main, print_table, read_rows
-from eval.ablation.measure import Row, measure
-from eval.ablation.summary import Curve, bytes_at_equal_loss, interval
+from eval.ablation.__main__ import chosen_variants
+from eval.ablation.compare import ROWS_NAME, Levels, bytes_at_equal_loss, compare
+from eval.ablation.measure import CodecRow, measure
 from eval.ablation.together import SharedFeatures, train_together
 from eval.ablation.variants import ANSWER_VARIANTS, CODEC_VARIANTS, PARTS, random_tokens
+from eval.lab.intervals import Estimate, NotComputable
+from eval.lab.rows import write_rows
+from tests.eval.commands import evaluate
 from tofc.config import load_yaml
 from tofc.errors import UserError
 from tofc.training.settings import TrainConfig
@@ -28,51 +30,55 @@ from tofc.training.train import Run, finish
 LEVELS, PICTURES = 4, 30
 
 
-def curve(scale: float, seed: int = 0, noise: float = 0.05) -> Curve:
+def levels(scale: float, seed: int = 0, noise: float = 0.05) -> Levels:
     """Loss falls with the logarithm of the bytes; pictures scatter around it."""
     rng = np.random.default_rng(seed)
     size = scale * 100.0 * 2.0 ** np.arange(LEVELS)[:, None] * np.exp(noise * rng.normal(size=(1, PICTURES)))
     loss = np.linspace(0.8, 0.2, LEVELS)[:, None] * np.ones((1, PICTURES))
-    return Curve(size, loss, *[np.ones_like(loss)] * 3)
+    return Levels(size, loss, *[np.ones_like(loss)] * 3)
+
+
+def ratio(variant: Levels, reference: Levels) -> float:
+    """Of all pictures."""
+    return bytes_at_equal_loss(variant.curves()[0], reference.curves()[0])
 
 
 def test_equal_curves_need_equal_bytes_and_half_the_bytes_are_half() -> None:
-    everything = np.arange(PICTURES)
-    assert bytes_at_equal_loss(curve(1.0), curve(1.0), everything) == pytest.approx(1.0)
-    assert bytes_at_equal_loss(curve(0.5), curve(1.0), everything) == pytest.approx(0.5)
-    ratio, low, high = interval(curve(0.9, seed=1), curve(1.0), seed=0)
-    assert low < ratio < high
-    assert low < 0.9 < high
+    assert ratio(levels(1.0), levels(1.0)) == pytest.approx(1.0)
+    assert ratio(levels(0.5), levels(1.0)) == pytest.approx(0.5)
+    found = compare(levels(0.9, seed=1), levels(1.0))
+    assert found["low"] < found["bytes_change"] < found["high"]
+    assert found["low"] < -0.1 < found["high"]
 
 
 def test_levels_that_are_not_worth_their_bytes_do_not_count() -> None:
-    base = curve(1.0, noise=0.0)
+    base = levels(1.0, noise=0.0)
     wasteful = dataclasses.replace(base, loss=base.loss.copy())
     wasteful.loss[3] = 0.9  # the dearest level answers worst
-    assert bytes_at_equal_loss(wasteful, base, np.arange(PICTURES)) == pytest.approx(1.0)
+    assert ratio(wasteful, base) == pytest.approx(1.0)
 
 
 def test_a_single_point_is_compared_where_it_lies() -> None:
     # Losses 0.6 and 0.4 of two levels: their geometric mean lies half way between them in log bytes.
-    base = curve(1.0, noise=0.0)
-    between = Curve(*(np.full((1, PICTURES), value) for value in (100 * 2.0**1.5, 0.24**0.5, 1.0, 1.0, 1.0)))
-    assert bytes_at_equal_loss(between, base, np.arange(PICTURES)) == pytest.approx(1.0)
+    base = levels(1.0, noise=0.0)
+    between = Levels(*(np.full((1, PICTURES), value) for value in (100 * 2.0**1.5, 0.24**0.5, 1.0, 1.0, 1.0)))
+    assert ratio(between, base) == pytest.approx(1.0)
 
 
 def test_losses_that_do_not_meet_are_an_error() -> None:
-    far = curve(1.0)
+    far = levels(1.0)
     far = dataclasses.replace(far, loss=far.loss + 5)
-    with pytest.raises(ValueError, match="no equal losses"):
-        interval(far, curve(1.0))
+    with pytest.raises(NotComputable, match="no equal losses"):
+        compare(far, levels(1.0))
 
 
 def test_rows_of_a_missing_picture_are_an_error() -> None:
-    rows = [Row("full", picture, quality, 10, 0.1, 1.0, 2, 1) for picture in (0, 1) for quality in (0, 1, 2)]
-    assert Curve.from_rows(rows).bytes.shape == (2, 2)
-    assert Curve.from_rows(rows).terms.tolist() == [[2.0, 2.0]] * 2  # cross-entropy is summed over questions
-    assert Curve.from_rows(rows, "error").terms.tolist() == [[1.0, 1.0]] * 2
-    with pytest.raises(ValueError, match="quality 2 of picture 1"):
-        Curve.from_rows(rows[:-1])
+    rows = [CodecRow("full", p, quality, 10, 0.1, 1.0, 2, 1) for p in (0, 1) for quality in (0, 1, 2)]
+    assert Levels.from_rows(rows).bytes.shape == (2, 2)
+    assert Levels.from_rows(rows).terms.tolist() == [[2.0, 2.0]] * 2  # cross-entropy is summed over questions
+    assert Levels.from_rows(rows, "error").terms.tolist() == [[1.0, 1.0]] * 2
+    with pytest.raises(UserError, match="quality 2 of picture 1"):
+        Levels.from_rows(rows[:-1])
 
 
 def test_random_tokens_are_the_same_again_and_others_in_another_picture() -> None:
@@ -84,27 +90,25 @@ def test_random_tokens_are_the_same_again_and_others_in_another_picture() -> Non
     assert torch.equal(random_tokens(features, 99), features)
 
 
-def test_mergings_are_compared_before_one_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--pictures", "2", "--tokens", "4", "196", "--quality", "8"]
-    monkeypatch.setattr("sys.argv", ["mergings", "scenes-tiny", *options])
-    assert mergings.main() == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])["mergings"]
-    assert [row["tokens"] for row in told] == [4] * 4 + [196] * 4
-    assert len({row["nats"] for row in told[:4]}) == 4
-    assert len({(row["bytes"], row["nats"], row["right"]) for row in told[4:]}) == 1  # nothing is merged
-    monkeypatch.setattr("sys.argv", ["mergings", "nothing-there"])
-    assert mergings.main() == 2
+def test_mergings_are_compared_before_one_checkpoint() -> None:
+    words = ["--pictures", 2, "--tokens", 4, "--tokens", 196, "--quality", 8]
+    code, printed, _ = evaluate("ablation", "mergings", "scenes-tiny", *words)
+    assert code == 0
+    told = json.loads(printed.splitlines()[-1])["mergings"]
+    ways = len(mergings.MERGINGS)
+    assert [row["tokens"] for row in told] == [4] * ways + [196] * ways
+    assert len({row["nats"] for row in told[:ways]}) == ways
+    assert len({(row["bytes"], row["nats"], row["right"]) for row in told[ways:]}) == 1  # nothing is merged
+    assert evaluate("ablation", "mergings", "nothing-there")[0] == 2
 
 
 def test_a_merging_gains_what_more_pictures_have_right() -> None:
     asked = np.full(40, 6.0)
-    base = mergings.Point("density peaks", 4, asked, asked, asked, np.full(40, 3.0))
+    base = mergings.MergingResult("density peaks", 4, asked, asked, asked, np.full(40, 3.0))
     better = dataclasses.replace(base, right=np.full(40, 4.5))
-    assert better.gain(base) == (0.25, 0.25)
-    low, high = dataclasses.replace(base, right=np.arange(40) % 7.0).gain(base)
-    assert low < 0 < high
+    assert better.gain(base) == Estimate(0.25, 0.25, 0.25)
+    gain = dataclasses.replace(base, right=np.arange(40) % 7.0).gain(base)
+    assert gain.low < 0 < gain.high
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -202,36 +206,26 @@ def test_training_together_refuses_what_is_not_shared(tmp_path: Path) -> None:
         train_together(config, CODEC_VARIANTS, tmp_path, Console(quiet=True))
 
 
-def write(folder: Path, name: str, made: Curve) -> None:
-    (folder / name).mkdir()
-    with (folder / name / ROWS_NAME).open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        for level in range(LEVELS):
-            for picture in range(PICTURES):
-                size, loss = made.bytes[level, picture], made.loss[level, picture]
-                row = Row(name, picture, level + 1, round(size * 1000), float(loss), float(loss), 1, 1)
-                writer.writerow(row.as_dict())
+def write(folder: Path, name: str, made: Levels) -> None:
+    rows = [
+        CodecRow(name, picture, level + 1, round(made.bytes[level, picture] * 1000), loss, loss, 1, 1)
+        for level in range(LEVELS)
+        for picture, loss in enumerate(made.loss[level].tolist())
+    ]
+    write_rows(folder / name / ROWS_NAME, rows, CodecRow)
     (folder / name / "codec-report.json").write_text('[{"usage": [0.9, 0.1]}, {"usage": [0.8, 0.2]}]')
 
 
-def test_the_table_compares_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="run it first"):
-        print_table(tmp_path, CODEC_VARIANTS, "error")
-    write(tmp_path, "full", curve(1.0))
-    write(tmp_path, "experts_1", curve(1.25))
-    assert read_rows(tmp_path / "full" / ROWS_NAME)[0].quality == 1
-    write(tmp_path, "single_2", dataclasses.replace(curve(1.0), loss=curve(1.0).loss + 5))
-    print_table(tmp_path, CODEC_VARIANTS, "error")
-    shown = capsys.readouterr().out
+def test_the_table_compares_what_is_there(tmp_path: Path) -> None:
+    words = ["ablation", "codec", "unread.yaml", "--out", tmp_path, "--table-only"]
+    code, _, said = evaluate(*words)
+    assert code == 2
+    assert "run it first" in said
+    write(tmp_path, "full", levels(1.0))
+    write(tmp_path, "experts_1", levels(1.25))
+    write(tmp_path, "single_2", dataclasses.replace(levels(1.0), loss=levels(1.0).loss + 5))
+    code, shown, _ = evaluate(*words)
+    assert code == 0
     assert '"variant": "single_2", "not_computed": "the variant' in shown
     assert "+25.0%" in shown
     assert "15.0%" in shown  # the least used entropy model
-
-
-def test_a_run_without_reference_ends_in_a_user_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ["ablation", "codec", "unread.yaml", "--out", str(tmp_path), "--table-only"]
-    monkeypatch.setattr("sys.argv", arguments)
-    assert main() == 2

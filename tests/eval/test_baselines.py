@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.baselines import Avif, Jpeg, JpegXl, Point, WebP, lowest_qualities_keeping, lowest_quality_keeping
+from eval.baselines import (
+    Avif,
+    CodedFile,
+    Jpeg,
+    JpegXl,
+    WebP,
+    lowest_qualities_keeping,
+)
+
+
+def lowest_quality_keeping(image, codec, same_answer, qualities=None):
+    """For a single answer."""
+    return lowest_qualities_keeping(image, codec, lambda decoded: [same_answer(decoded)], 1, qualities)[0]
+
 
 CODECS = [Jpeg(), WebP(), Avif(), JpegXl()]
 FORMATS = {"JPEG XL": "JXL"}  # where Pillow's name is another
@@ -120,7 +133,7 @@ def test_quality_out_of_range_is_refused(codec, quality, picture):
 def test_lowest_quality_is_the_first_good_enough(codec, picture):
     wanted = psnr(picture, codec.decode(codec.encode(picture, 30)))
     point = lowest_quality_keeping(picture, codec, lambda image: psnr(picture, image) >= wanted)
-    assert point == Point(30, len(codec.encode(picture, 30)))
+    assert point == CodedFile(30, len(codec.encode(picture, 30)))
 
 
 def test_lowest_quality_is_none_when_no_file_keeps_the_answer(picture):

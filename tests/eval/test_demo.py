@@ -15,13 +15,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import tofc
-from eval.baselines import Point
+from eval.baselines import CodedFile
 from eval.demo import drawing, inputs
 from eval.demo.__main__ import app
 from eval.demo.drawing import draw
 from eval.demo.inputs import SCENES, DemoPicture, DemoQuestion, demo_pictures, is_demo_scene
-from eval.demo.measure import CODECS, measure, steps
-from eval.demo.results import PLAIN, PictureResult, QuestionResult, link_seconds
+from eval.demo.measure import CODECS, PLAIN, PictureResult, QuestionResult, link_seconds, measure, steps
 from eval.demo.table import notes, print_picture, print_summary
 from eval.scenes.world import make_scene
 from tofc.clusters import boundaries, tile_box, tinted
@@ -32,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def question(prompt: str = "How many cars?", answer: str = "2", truth: str = "2", webp: int | None = 900):
-    points = {"WebP": None if webp is None else Point(3, webp), "JPEG": Point(5, 1500)}
+    points = {"WebP": None if webp is None else CodedFile(3, webp), "JPEG": CodedFile(5, 1500)}
     return QuestionResult(prompt, answer, truth, points, {"decode": 0.001, "generate": 0.02})
 
 
@@ -51,7 +50,7 @@ def result(*questions: QuestionResult, rendered: bool = True, webp: int | None =
         num_tokens=2,
         sections={"header": 11, "payload": 300},
         questions=questions or (question(),),
-        baselines={"WebP": None if webp is None else Point(3, webp), "JPEG": Point(5, 1500)},
+        baselines={"WebP": None if webp is None else CodedFile(3, webp), "JPEG": CodedFile(5, 1500)},
         reference_sizes={PLAIN: 9000, "PNG": 40000},
         seconds={"vision": 0.03, "code": 0.0004},
     )

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 
+from eval.ablation.compare import Levels, compare
+from eval.ablation.measure import CodecRow
+from eval.ablation.mergings import MergingResult
+from eval.familial.accuracy import analyse as analyse_exits
+from eval.familial.choice import PolicyTally, summarise
 from eval.lab.intervals import Estimate, NotComputable, over_resamples, resamples
 from eval.lab.rows import Store, read_rows, read_table, write_rows
 from eval.lab.tallies import Tallies
 from eval.rate.analysis import analyse
 from eval.rate.config import RateConfig, Systems
-from eval.rate.points import Point, Row
-from tests.eval.made_rows import SWEPT, sweep_rows
+from eval.rate.points import AnswerRow, RatePoint
+from tests.eval.made_rows import SWEPT, codec_rows, member_rows, sweep_rows, uniform
 from tofc.errors import UserError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_figures.json").read_text())
@@ -43,14 +50,75 @@ def same(found: Any, golden: Any) -> bool:
 
 def test_a_sweep_has_the_figures_that_it_always_had(tmp_path: Path) -> None:
     """Computed from the same rows before the laboratory was made."""
-    write_rows(tmp_path / "rows.parquet", [Row(**row) for row in sweep_rows()], Row)
+    write_rows(tmp_path / "rows.parquet", [AnswerRow(**row) for row in sweep_rows()], AnswerRow)
     points = [
-        Point(system, (("quality", quality),) if quality else ())
+        RatePoint(system, (("quality", quality),) if quality else ())
         for system, some in SWEPT.items()
         for quality, _, _ in some
     ]
     config = RateConfig(name="made", checkpoint="none", systems=Systems(), resamples=300)
     assert same(analyse(tmp_path / "rows.parquet", points, config), GOLDEN["rate"])
+
+
+def close(found: dict[str, float], golden: dict[str, float]) -> bool:
+    """The same value; bounds of other draws of the same pictures: within a tenth of the interval."""
+    width = golden["high"] - golden["low"]
+    return found["value"] == pytest.approx(golden["value"]) and all(
+        found[bound] == pytest.approx(golden[bound], abs=width / 10 + 1e-9) for bound in ("low", "high")
+    )
+
+
+def test_members_have_the_figures_that_they_always_had() -> None:
+    found = [asdict(one) for one in analyse_exits(pyarrow.Table.from_pylist(list(member_rows())))]
+    assert len(found) == len(GOLDEN["familial"])
+    for one, golden in zip(found, GOLDEN["familial"], strict=True):
+        names = ("system", "category", "questions")
+        assert [one[name] for name in names] == [golden[name] for name in names]
+        assert close(one["accuracy"], golden["accuracy"])
+        assert close(one["kept"], golden["kept"])
+
+
+def test_a_policy_has_the_figures_that_it_always_had() -> None:
+    pictures = [
+        PolicyTally(
+            8,
+            int(8 * uniform(6, i)),
+            int(8 * max(uniform(6, i), uniform(7, i))),
+            1000 + int(500 * uniform(8, i)),
+            2000 + int(500 * uniform(9, i)),
+            Counter({"e1": i % 5, "full": 8 - i % 5}),
+        )
+        for i in range(20)
+    ]
+    found, golden = asdict(summarise(pictures)), GOLDEN["choice"]
+    assert close(found.pop("kept"), golden["kept"])
+    assert close(found.pop("compute"), golden["compute"])
+    assert same(found, {key: golden[key] for key in found})
+
+
+@pytest.mark.parametrize("loss", ["error", "cross_entropy"])
+def test_variants_of_the_codec_have_the_figures_that_they_always_had(loss: str) -> None:
+    full, other = (
+        Levels.from_rows([CodecRow(**row) for row in codec_rows(name, factor)], loss)
+        for name, factor in (("full", 1.0), ("no_hyperprior", 1.1))
+    )
+    found, golden = compare(other, full), dict(GOLDEN["ablation"][loss])
+    assert close(
+        {"value": found.pop("bytes_change"), "low": found.pop("low"), "high": found.pop("high")},
+        {"value": golden.pop("bytes_change"), "low": golden.pop("low"), "high": golden.pop("high")},
+    )
+    assert same(found, golden)
+
+
+def test_a_merging_gains_what_it_always_gained() -> None:
+    right = [uniform(10, i) * 6 // 1 for i in range(40)]
+    more = [min(6.0, of + (uniform(11, i) < 0.4)) for i, of in enumerate(right)]
+    asked = np.full(40, 6.0)
+    base, better = (
+        MergingResult("", 4, asked, asked, asked, np.array(some, dtype=float)) for some in (right, more)
+    )
+    found, (low, high) = better.gain(base), GOLDEN["mergings"]
+    assert close(asdict(found), {"value": found.value, "low": low, "high": high})
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "folder/rows.csv"])
@@ -59,7 +127,7 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path, name: str) -> None:
     assert read_rows(tmp_path / name, Fact) == FACTS
     assert [path.name for path in (tmp_path / name).parent.iterdir()] == [Path(name).name]
     with pytest.raises(UserError, match="does not hold the rows system, point"):
-        read_rows(tmp_path / name, Row)
+        read_rows(tmp_path / name, AnswerRow)
     with pytest.raises(UserError, match="run what makes it first"):
         read_rows(tmp_path / "none.csv", Fact)
 
@@ -121,8 +189,8 @@ def test_a_figure_that_few_resamples_have_gets_no_interval() -> None:
 
 def test_tallies_sum_up_what_belongs_together(tmp_path: Path) -> None:
     rows = list(sweep_rows(pictures=3))
-    write_rows(tmp_path / "rows.parquet", [Row(**row) for row in rows], Row)
-    table = read_table(tmp_path / "rows.parquet", Row)
+    write_rows(tmp_path / "rows.parquet", [AnswerRow(**row) for row in rows], AnswerRow)
+    table = read_table(tmp_path / "rows.parquet", AnswerRow)
     found = Tallies.read(table, system=("system", "point"), group="form", picture_values=("bytes",))
     assert found.pictures == ("p000", "p001", "p002")
     for number, key in enumerate(found.systems):

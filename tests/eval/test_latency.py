@@ -14,10 +14,11 @@ import yaml
 from typer.testing import CliRunner
 
 from eval.bench import encoding
+from eval.lab.rows import read_rows, write_rows
 from eval.latency import figure
 from eval.latency.config import LatencyConfig
 from eval.latency.link import Link
-from eval.latency.rows import MEASURED, MODELLED, STAGES, Row, read_rows, summarise, write_rows
+from eval.latency.rows import MEASURED, MODELLED, STAGES, StageRow, summarise
 from eval.latency.run import run
 from tofc.cli import app
 from tofc.config import from_mapping, load_yaml
@@ -87,12 +88,12 @@ def counted(
     return folder
 
 
-def stages_of(rows: list[Row], system: str) -> dict[str, str]:
+def stages_of(rows: list[StageRow], system: str) -> dict[str, str]:
     return {row.stage: row.basis for row in rows if row.system == system and row.mbit == 1}
 
 
 def test_what_is_measured_and_what_is_modelled(measured: Path) -> None:
-    rows = read_rows(measured / "latency.csv")
+    rows = read_rows(measured / "latency.csv", StageRow)
     for row in rows:
         assert row.basis == (MODELLED if row.stage.startswith("link") else MEASURED)
     assert {row.picture for row in rows} == {"0.png", "1.png"}
@@ -107,7 +108,7 @@ def test_what_is_measured_and_what_is_modelled(measured: Path) -> None:
 
 
 def test_what_is_counted_and_what_is_measured(counted: Path) -> None:
-    rows = read_rows(counted / "latency.csv")
+    rows = read_rows(counted / "latency.csv", StageRow)
     tofc = stages_of(rows, "TOFC")
     assert {stage for stage, basis in tofc.items() if basis == MEASURED} == {"server decode"}
     merging = {row.how for row in rows if row.stage.endswith("merge")}
@@ -118,14 +119,18 @@ def test_what_is_counted_and_what_is_measured(counted: Path) -> None:
 
 def test_bytes_and_tokens(measured: Path, counted: Path) -> None:
     for folder in (measured, counted):
-        rows = read_rows(folder / "latency.csv")
+        rows = read_rows(folder / "latency.csv", StageRow)
         assert {row.visual_tokens for row in rows if row.system in ("TOFC", "JPEG w/ FMM")} == {12}
         assert {row.num_bytes for row in rows if row.system == "raw"} == {36 * 32 * 2}
         sizes = {row.num_bytes for row in rows if row.system == "TOFC"}
         assert max(sizes) < 36 * 32 * 2
     # The recipe's codec is as wide as the trained one: as many bytes, for the checkpoint's own single tile.
     trained = [
-        {row.picture: row.num_bytes for row in read_rows(folder / "latency.csv") if row.system == "WebP"}
+        {
+            row.picture: row.num_bytes
+            for row in read_rows(folder / "latency.csv", StageRow)
+            if row.system == "WebP"
+        }
         for folder in (measured, counted)
     ]
     assert trained[0] == trained[1]
@@ -158,12 +163,12 @@ def test_random_weights_are_measured_too(
     model = {"name": "tiny", "recipe": str(recipe), "bytes_of": str(checkpoint_folder)}
     values = {**measured_config, "models": [model], "limit": 1, "systems": SYSTEMS[:2]}
     run(from_mapping(LatencyConfig, values, "test"), tmp_path)
-    for row in read_rows(tmp_path / "latency.csv"):
+    for row in read_rows(tmp_path / "latency.csv", StageRow):
         assert row.basis == (MODELLED if row.stage.startswith("link") else MEASURED)
 
 
 def test_transmission_is_that_of_the_link_model(measured: Path) -> None:
-    for row in read_rows(measured / "latency.csv"):
+    for row in read_rows(measured / "latency.csv", StageRow):
         link = Link(row.mbit, 0.03, 0.01)
         if row.stage == "link uplink":
             assert row.seconds == link.uplink(row.num_bytes)
@@ -190,15 +195,15 @@ def test_every_stage_has_a_colour() -> None:
     assert sorted(stage for _, _, stages in figure.GROUPS for stage in stages) == sorted(STAGES)
 
 
-def row(**changes: Any) -> Row:
-    basic = Row("m", "s", "p", 10, 5, 1.0, "server prefill", 0.5, MEASURED, "by hand")
+def row(**changes: Any) -> StageRow:
+    basic = StageRow("m", "s", "p", 10, 5, 1.0, "server prefill", 0.5, MEASURED, "by hand")
     return replace(basic, **changes)
 
 
 def test_rows_survive_the_file(tmp_path: Path) -> None:
     rows = [row(), row(seconds=1 / 3, how='a, "b"'), row(stage="link round trip", seconds=0.0)]
-    write_rows(tmp_path / "rows.csv", rows)
-    assert read_rows(tmp_path / "rows.csv") == rows
+    write_rows(tmp_path / "rows.csv", rows, StageRow)
+    assert read_rows(tmp_path / "rows.csv", StageRow) == rows
 
 
 @pytest.mark.parametrize("seconds", [0.0, -0.1, float("nan"), float("inf")])

@@ -26,7 +26,8 @@ from eval.photos.records import photographs_folder
 from eval.photos.scoring import Commonest, score
 from eval.photos.sets import benchmark_photos
 from eval.photos.wordings import held_out_wordings
-from eval.rate.data import DataConfig, load_data
+from eval.rate.data import SweepData, load_data
+from tests.eval.commands import evaluate
 from tests.eval.photo_sets import write_detections, write_lines
 from tofc.errors import UserError
 
@@ -144,16 +145,17 @@ class Knowing:
 
 
 def test_the_accuracy_command_reports_both_wordings_and_the_blind_beside(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     knowing = Knowing()
     monkeypatch.setenv("TOFC_PHOTOS", str(folder))
-    monkeypatch.setattr(command_line.command, "answerer", lambda options: knowing)
+    monkeypatch.setattr(command_line.command, "answerer", lambda *_: knowing)
     monkeypatch.setattr(command_line, "replace", lambda answerer, sizes: answerer)
     target, every = tmp_path / "figures.json", tmp_path / "rows.parquet"
-    asked = ["accuracy", "--sets", "boxes", "rooms", "--json", str(target), "--rows", str(every)]
-    assert command_line.main(asked) == 0
-    assert "existence, adversarial" in capsys.readouterr().out
+    asked = ["accuracy", "--sets", "boxes", "--sets", "rooms", "--json", target, "--rows", every]
+    code, printed, _ = evaluate("photos", *asked)
+    assert code == 0
+    assert "existence, adversarial" in printed
     lines = {line["name"]: line for line in json.loads(target.read_text())["rows"]}
     assert all(line["accuracy"]["value"] == 1 for line in lines.values())
     existence = lines["existence"]
@@ -170,7 +172,7 @@ def test_the_accuracy_command_reports_both_wordings_and_the_blind_beside(
 
 def test_photographs_are_a_data_set_of_sweeps(folder: Path) -> None:
     options = {"split": "test", "sets": ["boxes"], "root": str(folder)}
-    data = load_data(DataConfig("eval.photos.data:PhotosData", options))
+    data = load_data(SweepData("eval.photos.data:PhotosData", options))
     example = data[3]
     assert len(data) == 60
     assert example.image.size == (96, 64)
@@ -183,8 +185,7 @@ def test_exports_have_the_columns_of_mme_and_realworldqa_and_pairs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOFC_PHOTOS", str(folder))
-    asked = ["export", "--sets", "boxes", "--out", str(tmp_path), "--limit", "30"]
-    assert command_line.main(asked) == 0
+    assert evaluate("photos", "export", "--sets", "boxes", "--out", tmp_path, "--limit", 30)[0] == 0
     mme = pyarrow.parquet.read_table(tmp_path / MME / PARQUET).to_pylist()
     pairs: dict[str, list[str]] = defaultdict(list)
     for row in mme:
@@ -197,14 +198,14 @@ def test_exports_have_the_columns_of_mme_and_realworldqa_and_pairs(
     assert all(row["image"]["bytes"][:4] == b"\x89PNG" for row in real)
 
 
-def test_what_is_missing_is_told_in_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_missing_is_told_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOFC_PHOTOS", str(folder))
-    assert command_line.main(["accuracy", "--sets", "nowhere"]) == 2
-    assert "instances_val.json" in capsys.readouterr().err
-    assert command_line.main(["show", "1", "--sets", "boxes"]) == 0
-    assert "[yes_no/existence]" in capsys.readouterr().out
+    code, _, said = evaluate("photos", "accuracy", "--sets", "nowhere")
+    assert code == 2
+    assert "instances_val.json" in said
+    code, printed, _ = evaluate("photos", "show", 1, "--sets", "boxes")
+    assert code == 0
+    assert "[yes_no/existence]" in printed
 
 
 @pytest.fixture(scope="module")

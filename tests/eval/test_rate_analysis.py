@@ -10,11 +10,11 @@ import pytest
 from eval.lab.rows import write_rows
 from eval.rate.analysis import FULL, MOST, analyse
 from eval.rate.config import RateConfig, Systems
-from eval.rate.points import Point, Row
+from eval.rate.points import AnswerRow, RatePoint
 from tofc.errors import UserError
 
 PICTURES, QUESTIONS = 40, 5
-RAW = Point("raw")
+RAW = RatePoint("raw")
 
 
 def config(**changes) -> RateConfig:
@@ -24,7 +24,7 @@ def config(**changes) -> RateConfig:
 
 
 def rows(
-    point: Point, size: float, right_of_ten: int, form: str = "yes_no", spread: float = 0.0
+    point: RatePoint, size: float, right_of_ten: int, form: str = "yes_no", spread: float = 0.0
 ) -> list[dict]:
     """A point that is right in so many of ten answers, the same in each pair of pictures."""
     made = []
@@ -42,13 +42,15 @@ def rows(
     return made
 
 
-def summarise(folder: Path, made: dict[Point, list[dict]], **changes) -> dict:
-    write_rows(folder / "rows.parquet", [Row(**row) for some in made.values() for row in some], Row)
+def summarise(folder: Path, made: dict[RatePoint, list[dict]], **changes) -> dict:
+    write_rows(
+        folder / "rows.parquet", [AnswerRow(**row) for some in made.values() for row in some], AnswerRow
+    )
     return analyse(folder / "rows.parquet", list(made), config(**changes))
 
 
-def point(system: str, number: int) -> Point:
-    return Point(system, (("quality", number),))
+def point(system: str, number: int) -> RatePoint:
+    return RatePoint(system, (("quality", number),))
 
 
 def test_savings_of_known_curves(tmp_path: Path) -> None:

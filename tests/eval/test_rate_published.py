@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval.rate.config import RateConfig
-from eval.rate.data import DataConfig, load_data
+from eval.rate.data import SweepData, load_data
 from eval.scenes.export import export_split
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import make_scene
@@ -26,7 +26,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data(name: str, folder: Path):
-    return load_data(DataConfig(f"eval.rate.published:{name}", {"source": str(folder)}))
+    return load_data(SweepData(f"eval.rate.published:{name}", {"source": str(folder)}))
 
 
 def test_mme_asks_in_pairs_and_scores_like_the_task(exported: Path) -> None:
@@ -73,4 +73,4 @@ def test_what_is_not_there_is_one_error(tmp_path: Path, monkeypatch: pytest.Monk
         data("MmeData", tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="hf download --repo-type dataset lmms-lab-encoder/None"):
-        load_data(DataConfig("eval.rate.published:MmeData", {"source": "lmms-lab-encoder/None"}))
+        load_data(SweepData("eval.rate.published:MmeData", {"source": "lmms-lab-encoder/None"}))

@@ -19,8 +19,8 @@ import pytest
 from eval.lab.rows import write_rows
 from eval.rate.analysis import FULL, MOST, analyse
 from eval.rate.config import RateConfig, Systems
-from eval.rate.points import Point, Row
-from eval.rate.report.clusters import cluster_svg
+from eval.rate.points import AnswerRow, RatePoint
+from eval.rate.report.cards import cluster_svg
 from eval.rate.report.gallery import EVENLY, HARDEST, choose, tofc_point
 from eval.rate.report.page import page
 
@@ -88,8 +88,8 @@ def made_rows() -> list[dict]:
     return rows
 
 
-def point(system: str, number: int) -> Point:
-    return Point(system, () if system == "raw" else (("quality", number),))
+def point(system: str, number: int) -> RatePoint:
+    return RatePoint(system, () if system == "raw" else (("quality", number),))
 
 
 def name(system: str, number: int) -> str:
@@ -103,7 +103,7 @@ CONFIG = RateConfig(name="made & <plain>", checkpoint="none", systems=Systems(),
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict, list[dict]]:
     """A page of hand-made rows, its summary, and the rows as the csv module reads them."""
     file = tmp_path_factory.mktemp("made") / "rows.parquet"
-    write_rows(file, [Row(**row) for row in made_rows()], Row)
+    write_rows(file, [AnswerRow(**row) for row in made_rows()], AnswerRow)
     points = [point(system, number) for system, some in ACCURACIES.items() for number in some]
     summary = {"name": CONFIG.name, "checkpoint": "none", "data": "made"} | analyse(file, points, CONFIG)
     text = io.BytesIO()

@@ -12,7 +12,7 @@ from PIL import Image
 import tofc
 from eval.baselines import Jpeg, WebP
 from eval.rate.feature_codecs import Float16, GreyPicture, Int8Zstd
-from eval.rate.points import Point
+from eval.rate.points import RatePoint
 from eval.rate.senders import IMAGE_CODECS, FeatureSender, Pictures, PictureSender, TofcSender, shrink
 
 TOKENS = np.random.default_rng(0).normal(0, 3, (24, 32)).astype(np.float32)
@@ -74,12 +74,12 @@ def test_the_tower_runs_once_for_all_senders(pictures, monkeypatch) -> None:
     monkeypatch.setattr(tofc.Device, "features_of", lambda *a, **k: calls.append(a) or run(*a, **k))
     for sender in (TofcSender(1, 12), TofcSender(8, 12), TofcSender(4, 5)):
         sender.send(fresh)
-    FeatureSender(Point("raw"), Float16(), "all").send(fresh)
+    FeatureSender(RatePoint("raw"), Float16(), "all").send(fresh)
     assert len(calls) == 1
 
 
 def test_uncoded_features_are_those_of_the_device(pictures) -> None:
-    (arrived,) = FeatureSender(Point("uncoded"), Float16(), 9).send(pictures)
+    (arrived,) = FeatureSender(RatePoint("uncoded"), Float16(), 9).send(pictures)
     for image, one in zip(pictures.images, arrived, strict=True):
         expected = pictures.device.features(image, 9).tokens
         torch.testing.assert_close(one.seen.tokens, expected.half().float(), rtol=2e-3, atol=1e-3)

@@ -21,7 +21,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from eval.rate.config import RateConfig
-from eval.rate.work import blocks
 from tofc.cli import app
 from tofc.config import load_yaml
 
@@ -230,8 +229,8 @@ def test_bad_options(tmp_path: Path) -> None:
 
 def test_blocks_cover_the_pictures() -> None:
     config = load_yaml("eval-scenes", RateConfig)
-    assert [len(block) for block in blocks(config)] == [32] * 15 + [20]
-    assert [block.start for block in blocks(config)] == list(range(0, 500, 32))
+    assert [len(block) for block in config.blocks()] == [32] * 15 + [20]
+    assert [block.start for block in config.blocks()] == list(range(0, 500, 32))
 
 
 def test_a_grid_may_name_tokens_of_its_own() -> None:

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from eval.asking import export as sharing
-from eval.scenes import __main__ as command_line
 from eval.scenes import export as exporting
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import make_scene
+from tests.eval.commands import evaluate
 from tofc.errors import UserError
 
 MME_NAMES = {"existence", "count", "position", "color", "OCR", "commonsense_reasoning"}
@@ -58,10 +58,11 @@ def test_the_schema_says_which_column_is_a_picture():
     assert tuple(features) == ("question_id", "image", "question", "answer", "category")
 
 
-def test_without_pyarrow_the_error_names_the_extra(monkeypatch, tmp_path, capsys):
+def test_without_pyarrow_the_error_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert command_line.main(["export", "--out", str(tmp_path / "out"), "--limit", "1"]) == 2
-    assert "pip install 'tofc[eval]'" in capsys.readouterr().err
+    code, _, said = evaluate("scenes", "export", "--out", tmp_path / "out", "--limit", 1)
+    assert code == 2
+    assert "pip install 'tofc[eval]'" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -81,7 +82,7 @@ def parquet():
 @pytest.fixture(scope="module")
 def exported(parquet, tmp_path_factory):
     out = tmp_path_factory.mktemp("export")
-    assert command_line.main(["export", "--out", str(out), "--limit", "5"]) == 0
+    assert evaluate("scenes", "export", "--out", out, "--limit", 5)[0] == 0
     return out
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from eval.asking.language import noun, plural
 from eval.scenes import describe as describing
 from eval.scenes import questions as asking
-from eval.scenes.facts import View
+from eval.scenes.facts import SceneView
 from eval.scenes.world import COLOURED, COLOURS, HEIGHT, HELD_OUT, KINDS, WIDTH, Scene, Thing, make_scene
 
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, **{str(n): n for n in range(6)}}
@@ -345,7 +345,7 @@ def test_what_a_person_might_dispute_is_not_asked():
 
 
 def test_margins_of_left_of_and_of_size():
-    view = View(scene_of(thing("dog", None, 20, 300), thing("cone", None, 220, 300, 40, 40)))
+    view = SceneView(scene_of(thing("dog", None, 20, 300), thing("cone", None, 220, 300, 40, 40)))
     dog, cone = view.by_kind["dog"][0], view.by_kind["cone"][0]
     assert view.left_of(dog, cone) is True
     assert view.left_of(cone, dog) is False

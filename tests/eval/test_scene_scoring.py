@@ -9,12 +9,12 @@ import pytest
 from eval.asking.answering import PipelineAnswerer
 from eval.asking.question import Question
 from eval.asking.scoring import is_correct, yes_or_no
-from eval.scenes import __main__ as command_line
 from eval.scenes.accuracy import answer_scenes, summary
 from eval.scenes.describe import describe
 from eval.scenes.questions import CATEGORIES, benchmark_questions
-from eval.scenes.scoring import Rate, Scored, held_out_table, mme_score, score, table, wilson
+from eval.scenes.scoring import Rate, Scored, held_out_rates, mme_score, named_rates, score, wilson
 from eval.scenes.world import make_scene
+from tests.eval.commands import evaluate
 
 
 def asked(form="yes_no", category="count", answer="Yes", pair=0, held_out=False):
@@ -69,7 +69,7 @@ def test_mme_counts_questions_and_whole_pairs():
     assert mme_score(answers) == pytest.approx(100 * (3 / 4 + 1 / 2))
     assert mme_score([scored(True), scored(True)]) == 200
     assert math.isnan(mme_score([]))
-    rates = {row.name: row.rate for row in table(answers)}
+    rates = {row.name: row.rate for row in named_rates(answers)}
     assert (rates["yes_no"].n, rates["yes_no"].value) == (4, 0.75)
     assert (rates["yes_no+"].n, rates["yes_no+"].value) == (2, 0.5)
     assert set(rates) == {"yes_no", "yes_no/count", "yes_no+"}
@@ -92,12 +92,12 @@ def test_the_held_out_difference_does_not_follow_the_mix_of_categories():
     # Colour is answered fully and counting not at all on both sides: no difference, however often each is.
     test = [scored(True, category="colour")] * 9 + [scored(False)] + [scored(True, held_out=True)]
     heldout = [scored(True, category="colour", held_out=True)] + [scored(False, held_out=True)] * 9
-    ((form, seen, unseen, difference),) = held_out_table(test, [*heldout, scored(True)])
+    ((form, seen, unseen, difference),) = held_out_rates(test, [*heldout, scored(True)])
     assert (form, seen.n, unseen.n) == ("yes_no", 10, 10)
     assert difference == pytest.approx(0)
     worse = [scored(False, category="colour", held_out=True)]
-    assert held_out_table(test, worse)[0][3] == pytest.approx(-100)
-    assert held_out_table(test, []) == []
+    assert held_out_rates(test, worse)[0][3] == pytest.approx(-100)
+    assert held_out_rates(test, []) == []
 
 
 class Oracle:
@@ -166,11 +166,11 @@ def test_the_pipeline_answerer_keeps_the_order_and_counts_bytes():
     assert coded.sizes == [3, 6]
 
 
-def test_the_accuracy_command_prints_the_table_and_writes_the_numbers(monkeypatch, tmp_path, capsys):
+def test_the_accuracy_command_prints_the_table_and_writes_the_numbers(monkeypatch, tmp_path):
     monkeypatch.setattr(PipelineAnswerer, "from_pretrained", lambda *_: Oracle("test", 4))
     target = tmp_path / "new" / "numbers.json"
-    assert command_line.main(["accuracy", "--limit", "4", "--json", str(target)]) == 0
-    printed = capsys.readouterr().out
+    code, printed, _ = evaluate("scenes", "accuracy", "--limit", 4, "--json", target)
+    assert code == 0
     assert "yes_no/position" in printed
     assert "never shown in training" in printed
     numbers = json.loads(target.read_text())
@@ -187,24 +187,22 @@ def test_the_accuracy_command_prints_the_table_and_writes_the_numbers(monkeypatc
         (["accuracy", "--checkpoint", "no-such-model"], "no-such-model"),
     ],
 )
-def test_user_errors_are_one_line_and_exit_code_2(arguments, words, capsys):
-    assert command_line.main(arguments) == 2
-    said = capsys.readouterr().err.strip()
+def test_user_errors_are_one_line_and_exit_code_2(arguments, words):
+    code, _, said = evaluate("scenes", *arguments)
+    assert code == 2
     assert words in said
-    assert "\n" not in said
+    assert len(said.splitlines()) == 1
 
 
-def test_show_and_sheet_show_the_scene_and_a_picture(tmp_path, capsys):
+def test_show_and_sheet_show_the_scene_and_a_picture(tmp_path):
     from PIL import Image
 
     picture, sheet = tmp_path / "picture.png", tmp_path / "sheet.png"
-    assert command_line.main(["show", "2", "--save", str(picture)]) == 0
-    printed = capsys.readouterr().out
+    code, printed, _ = evaluate("scenes", "show", 2, "--save", picture)
+    assert code == 0
     scene, pixels, _ = make_scene("test", 2)
     assert describe(scene) in printed
     assert np.array_equal(np.asarray(Image.open(picture)), pixels)
-    assert command_line.main(["sheet", "--out", str(sheet), "--count", "4"]) == 0
+    assert evaluate("scenes", "sheet", "--out", sheet, "--count", 4)[0] == 0
     assert Image.open(sheet).width == 4 * pixels.shape[1]
-    with pytest.raises(SystemExit) as stopped:
-        command_line.main(["show", "-3"])
-    assert stopped.value.code == 2
+    assert evaluate("scenes", "show", "-3")[0] == 2

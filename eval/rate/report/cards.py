@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
+from eval.lab.report import data_uri, picture_uri
 from eval.rate.points import LABELS
 from eval.rate.report import tables
-from eval.rate.report.clusters import cluster_svg
-from eval.rate.report.gallery import Card, Sent
+from eval.rate.report.gallery import Card, SentPicture
+from tofc.clusters import clusters_of_pixels, mean_colours, tile_box
 
 SHOWN_IN_BROWSERS = {"jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 
@@ -40,7 +41,7 @@ def gallery_html(gallery: Sequence[Card]) -> str:
 def _card(card: Card) -> str:
     ours, asked = card.sent[0], len(card.questions)
     shown = [sent for sent in card.sent if sent.decoded is not None]
-    picture = _data_uri(card.image)
+    picture = picture_uri(card.image)
     name, size = html.escape(card.name), f"{card.image.width} × {card.image.height}"
     tiles = [
         _tile(f'<img src="{picture}" alt="The picture {name}">', "the picture", size),
@@ -103,17 +104,11 @@ def _answer(text: str, right: int, of: int) -> str:
     return (html.escape(text) or "<i>no answer</i>") + counted
 
 
-def _short(sent: Sent) -> str:
+def _short(sent: SentPicture) -> str:
     return "uncoded" if sent.system == "raw" else tables.label(sent.system)
 
 
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "WEBP", quality=85, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _file_uri(sent: Sent) -> str:
+def _file_uri(sent: SentPicture) -> str:
     """The very file that travelled; as PNG where browsers do not know its format."""
     assert sent.file is not None
     assert sent.decoded is not None
@@ -123,4 +118,43 @@ def _file_uri(sent: Sent) -> str:
         buffer = io.BytesIO()
         sent.decoded.save(buffer, "PNG", optimize=True)
         kind, data = "image/png", buffer.getvalue()
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return data_uri(kind, data)
+
+
+def cluster_svg(image: Image.Image, assignment: np.ndarray, tiling: str) -> str:
+    """The clusters int64 [rows, columns] as an overlay for the picture, in its own proportions.
+
+    Each cluster is a path in its mean colour with a title; one more path is where clusters meet.
+    """
+    rows, columns = assignment.shape
+    left, top, width, height = box = tile_box(image.size, tiling)
+    means = mean_colours(image, assignment, clusters_of_pixels(image, assignment, box))
+    sizes = np.bincount(assignment.ravel())
+    cells = "".join(
+        f'<path d="{_cells(assignment == cluster)}" fill="#{bytes(means[cluster]).hex()}">'
+        f"<title>one token: {sizes[cluster]} of {assignment.size} patches</title></path>"
+        for cluster in np.unique(assignment)
+    )
+    place = f"translate({left:g} {top:g}) scale({width / columns:g} {height / rows:g})"
+    return (
+        f'<svg class="clusters" viewBox="0 0 {image.width} {image.height}" aria-hidden="true">'
+        f'<g transform="{place}">{cells}<path class="seams" d="{_seams(assignment)}"/></g></svg>'
+    )
+
+
+def _cells(mask: np.ndarray) -> str:
+    """Runs of patches, row by row, as rectangles of one path in units of patches."""
+    parts = []
+    for row, line in enumerate(mask):
+        edges = np.flatnonzero(np.diff(line.astype(int), prepend=0, append=0))
+        parts += [f"M{a} {row}h{b - a}v1h{a - b}z" for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return "".join(parts)
+
+
+def _seams(assignment: np.ndarray) -> str:
+    """Edges of patches at which the cluster changes, as one path in units of patches."""
+    upright = np.argwhere(assignment[:, 1:] != assignment[:, :-1])
+    level = np.argwhere(assignment[1:] != assignment[:-1])
+    return "".join(
+        [f"M{c + 1} {r}v1" for r, c in upright.tolist()] + [f"M{c} {r + 1}h1" for r, c in level.tolist()]
+    )

@@ -16,7 +16,7 @@ import tofc
 from eval.rate.analysis import FULL, TARGETS
 from eval.rate.config import RateConfig
 from eval.rate.data import Asked, Data, Example
-from eval.rate.points import Point
+from eval.rate.points import RatePoint
 from eval.rate.senders import IMAGE_CODECS, PictureSender, see
 from tofc.errors import UserError
 
@@ -32,11 +32,11 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentPicture:
     """One picture through one system: `answers` (text, right, of) in the order of the questions."""
 
     system: str
-    point: Point
+    point: RatePoint
     num_bytes: int
     num_tokens: int
     answers: tuple[tuple[str, int, int], ...]
@@ -59,7 +59,7 @@ class Card:
     assignment: np.ndarray
     tiling: str
     questions: tuple[Asked, ...]
-    sent: tuple[Sent, ...]
+    sent: tuple[SentPicture, ...]
 
 
 class Rows:
@@ -77,7 +77,7 @@ class Rows:
             found.setdefault((row["picture"], row["system"], row["point"]), []).append(row)
         return found
 
-    def num_wrong(self, point: Point) -> dict[str, int]:
+    def num_wrong(self, point: RatePoint) -> dict[str, int]:
         """Questions not answered fully right, of each picture."""
         own = pyarrow.compute.and_(
             pyarrow.compute.equal(self.table["system"], point.system),
@@ -150,21 +150,21 @@ def _example(data: Data, pictures: Sequence[str], index: int) -> Example:
     return example
 
 
-def _sent(point: Point, own: Mapping[tuple[str, str], Sequence[dict[str, Any]]]) -> Sent:
+def _sent(point: RatePoint, own: Mapping[tuple[str, str], Sequence[dict[str, Any]]]) -> SentPicture:
     rows = own[point.system, point.name]
     answers = tuple((row["answer"], row["right"], row["of"]) for row in rows)
-    return Sent(point.system, point, rows[0]["bytes"], rows[0]["tokens"], answers)
+    return SentPicture(point.system, point, rows[0]["bytes"], rows[0]["tokens"], answers)
 
 
 def _fairest(
-    points: Sequence[Point],
+    points: Sequence[RatePoint],
     own: Mapping[tuple[str, str], Sequence[dict[str, Any]]],
     accuracy: Mapping[tuple[str, str], float],
     most: int,
-) -> Point:
+) -> RatePoint:
     """The most accurate point whose file for this picture takes at most `most` bytes, else the smallest."""
 
-    def size(point: Point) -> int:
+    def size(point: RatePoint) -> int:
         return int(own[point.system, point.name][0]["bytes"])
 
     within = [point for point in points if size(point) <= most]
@@ -173,7 +173,9 @@ def _fairest(
     return max(within, key=lambda point: (accuracy[point.system, point.name], -size(point)))
 
 
-def _file(point: Point, own: Mapping[tuple[str, str], Sequence[dict[str, Any]]], image: Image.Image) -> Sent:
+def _file(
+    point: RatePoint, own: Mapping[tuple[str, str], Sequence[dict[str, Any]]], image: Image.Image
+) -> SentPicture:
     """The point's file, made again: it must be the one whose bytes stand in the rows."""
     sent = _sent(point, own)
     settings = dict(point.settings)
@@ -185,4 +187,4 @@ def _file(point: Point, own: Mapping[tuple[str, str], Sequence[dict[str, Any]]],
             f"{sent.num_bytes} in the sweep: another codec is installed now; sweep again into another folder"
         )
     decoded = IMAGE_CODECS[point.system][settings["chroma"]].decode(data)
-    return Sent(sent.system, point, sent.num_bytes, sent.num_tokens, sent.answers, data, decoded)
+    return SentPicture(sent.system, point, sent.num_bytes, sent.num_tokens, sent.answers, data, decoded)

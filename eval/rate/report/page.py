@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from eval.lab.curves import Curve, bytes_at, front
+from eval.lab.figures import BLACK
+from eval.lab.files import write_text
 from eval.lab.intervals import NotComputable
-from eval.lab.rows import NOTE, ROWS, write_text
+from eval.lab.report import Notes, json_of
+from eval.lab.rows import NOTE, ROWS
 from eval.rate.config import RateConfig
 from eval.rate.data import Data
 from eval.rate.figure import FORM_TITLES, STYLES
@@ -40,9 +43,9 @@ def write(summary: Mapping[str, Any], config: RateConfig, data: Data, out: Path)
 
 def page(summary: Mapping[str, Any], gallery: Sequence[Card], origin: Mapping[str, str]) -> str:
     """The whole document; it asks for nothing from anywhere."""
-    notes = tables.Notes()
+    notes = Notes()
     colours = (
-        f"--c-{system}: {'var(--ink)' if colour == '#000000' else colour};"
+        f"--c-{system}: {'var(--ink)' if colour == BLACK else colour};"
         for system, (colour, _, _) in STYLES.items()
     )
     parts = {
@@ -60,7 +63,7 @@ def page(summary: Mapping[str, Any], gallery: Sequence[Card], origin: Mapping[st
         "gallery": gallery_html(gallery),
         "origin": "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in origin.items()),
         "notes": notes.html() or "<p>Every figure of this page could be computed.</p>",
-        "curves": _json(chart_data(summary)),
+        "curves": json_of(chart_data(summary)),
         "style": _asset("style.css"),
         "chart": _asset("chart.js"),
         "filter": _asset("filter.js"),
@@ -138,11 +141,6 @@ def _origin(config: RateConfig, out: Path) -> dict[str, str]:
         "again": f"tofc eval rate CONFIG --limit {config.limit} --out FOLDER makes this page from its rows",
         "seed of the resamples": str(config.seed),
     }
-
-
-def _json(value: Any) -> str:
-    """JSON that no HTML parser mistakes for the end of its element."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
 def _asset(name: str) -> str:

@@ -1,29 +1,30 @@
-"""`python -m eval.familial`: rows, intervals by hand, figure and table of a tiny family."""
+"""`tofc eval familial`: rows, intervals by hand, figure and table of a tiny family."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 
 import tofc
-from eval.familial.__main__ import main
-from eval.familial.analysis import AVERAGE, analyse
-from eval.familial.answers import Row, read_rows, systems
+from eval.familial.accuracy import AVERAGE, analyse
+from eval.familial.members import ExitRow, exits_of
 from eval.familial.speed import HALF_BILLION, load_here, open_family, random_family, speeds
-from eval.lab.rows import Store
+from eval.lab.rows import ROWS, Store, read_rows
 from eval.rate.config import RateConfig
-from eval.rate.points import Row as RateRow
+from eval.rate.points import AnswerRow
 from eval.rate.senders import TofcSender
-from eval.rate.work import Unit, Worker
+from eval.rate.sweep import Unit, Worker
+from tests.eval.commands import evaluate
 from tests.tofc.conftest import Made
 from tofc import familial
 from tofc.config import from_mapping
@@ -31,18 +32,19 @@ from tofc.familial.policy import Policy, Stage
 from tofc.familial.store import read_index, write_index
 
 
-def made_up_rows() -> list[Row]:
+def made_up_rows() -> list[ExitRow]:
     """Ten scenes: the full model misses one question a scene of ten, e1 what the scene's number says."""
     rows = []
     for scene in range(10):
         for category in ("colour", "count"):
-            rows.append(Row(scene, "full", "yes_no", category, 9, 10))
-            rows.append(Row(scene, "e1", "yes_no", category, scene if category == "count" else 9, 10))
+            rows.append(ExitRow(scene, "full", "yes_no", category, 9, 10))
+            rows.append(ExitRow(scene, "e1", "yes_no", category, scene if category == "count" else 9, 10))
     return rows
 
 
 def test_accuracies_and_what_is_kept_are_as_by_hand() -> None:
-    found = {(result.system, result.category): result for result in analyse(made_up_rows())}
+    table = pyarrow.Table.from_pylist([asdict(row) for row in made_up_rows()])
+    found = {(result.system, result.category): result for result in analyse(table)}
     assert found["full", AVERAGE].accuracy.value == pytest.approx(0.9)
     assert found["e1", "count"].accuracy.value == pytest.approx(0.45)
     assert found["e1", "count"].kept.value == pytest.approx(0.5)
@@ -61,24 +63,30 @@ def test_accuracies_and_what_is_kept_are_as_by_hand() -> None:
 
 def test_systems_are_members_and_direct_exits(made: Made) -> None:
     edge = tofc.Edge.from_pretrained(made.folder)
-    names = [system.name for system in systems(edge)]
+    names = [system.name for system in exits_of(edge)]
     assert names == [*edge.family.names, "direct1", "direct2", "direct3", "direct4"]
     main_sizes = edge.family.roster.main
-    assert systems(edge)[-1].num_parameters == main_sizes.outside + 4 * main_sizes.layer
+    assert exits_of(edge)[-1].num_parameters == main_sizes.outside + 4 * main_sizes.layer
 
 
-def test_the_command_writes_rows_table_and_figure(made: Made, tmp_path: Path, capsys: Any) -> None:
-    words = ["accuracy", "--checkpoint", str(made.folder), "--limit", "2", "--out", str(tmp_path)]
-    assert main(words) == 0
-    printed = capsys.readouterr().out
+def test_the_command_writes_rows_table_and_figure_and_goes_on(made: Made, tmp_path: Path) -> None:
+    words = ["familial", "accuracy", "--checkpoint", made.folder, "--limit", 2, "--out", tmp_path]
+    code, printed, _ = evaluate(*words)
+    assert code == 0
     assert "e3-50" in printed
     results = json.loads(printed.splitlines()[-1])["results"]
-    rows = read_rows(tmp_path / "rows.csv")
+    rows = read_rows(tmp_path / ROWS, ExitRow)
     assert {row.system for row in rows} == {result["system"] for result in results}
     asked = {name: sum(row.of for row in rows if row.system == name) for name in ("full", "e1", "direct2")}
     assert len(set(asked.values())) == 1
     assert (tmp_path / "figure9.png").read_bytes()[:4] == b"\x89PNG"
-    assert main(["accuracy", "--checkpoint", str(made.folder), "--limit", "0"]) == 2
+    (lost, *kept) = sorted((tmp_path / "parts").iterdir())
+    before = {part: part.stat().st_mtime_ns for part in kept}
+    lost.unlink()
+    assert evaluate(*words)[:2] == (0, printed)
+    assert {part: part.stat().st_mtime_ns for part in kept} == before
+    assert lost.exists()
+    assert evaluate("familial", "accuracy", "--limit", 0)[0] == 2
 
 
 def test_exits_are_a_system_of_a_sweep(made: Made, tmp_path: Path) -> None:
@@ -92,7 +100,7 @@ def test_exits_are_a_system_of_a_sweep(made: Made, tmp_path: Path) -> None:
         ("tofc_exits", "quality 2, tokens 64, exit e1"),
         ("tofc_exits", "quality 2, tokens 64, exit e3-50"),
     ]
-    worker = Worker(config, Store(tmp_path / "sweep", RateRow, {}))
+    worker = Worker(config, Store(tmp_path / "sweep", AnswerRow, {}))
     for sender in senders:
         worker.work(Unit(sender, range(1)))
     for (system, name), exit in zip(names, ("full", "e1", "e3-50"), strict=True):
@@ -120,22 +128,28 @@ def test_lmms_eval_takes_an_exit(made: Made) -> None:
     assert edge.family.num_blocks == 3
 
 
-def test_what_a_policy_keeps_and_costs(made: Made, tmp_path: Path, capsys: Any) -> None:
+def test_what_a_policy_keeps_and_costs(made: Made, tmp_path: Path) -> None:
     folder = tmp_path / "policy"
     shutil.copytree(made.folder, folder)
-    assert main(["policy", "--checkpoint", str(folder), "--limit", "1"]) == 2
+
+    def found(limit: int = 2) -> dict[str, Any]:
+        code, printed, _ = evaluate("familial", "policy", "--checkpoint", folder, "--limit", limit)
+        assert code == 0
+        return json.loads(printed.splitlines()[-1])
+
+    code, _, said = evaluate("familial", "policy", "--checkpoint", folder, "--limit", 1)
+    assert code == 2
+    assert "calibrate" in said
     index = read_index(folder / "family")
     write_index(folder / "family", replace(index, policy=Policy((Stage("e1", 0.0),))))
-    assert main(["policy", "--checkpoint", str(folder), "--limit", "2"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found["exits"] == {"e1": 1.0}
-    assert 0.2 < found["compute"]["value"] < 0.6  # two blocks of five, and as many answers' tokens as it says
+    early = found()
+    assert early["exits"] == {"e1": 1.0}
+    assert 0.2 < early["compute"]["value"] < 0.6  # two blocks of five, and as many answers' tokens as it says
     write_index(folder / "family", replace(index, policy=Policy((Stage("e1", 1.0),))))
-    assert main(["policy", "--checkpoint", str(folder), "--limit", "2"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found["accuracy"] == found["accuracy_full"]
-    assert found["exits"] == {"full": 1.0}
-    assert found["compute"]["value"] > 1.0
+    late = found()
+    assert late["accuracy"] == late["accuracy_full"]
+    assert late["exits"] == {"full": 1.0}
+    assert late["compute"]["value"] > 1.0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what Linux alone tells")

@@ -12,7 +12,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from eval.serving.process import Server
-from eval.serving.questions import Question
+from eval.serving.questions import LoadQuestion
 from eval.serving.soak import Load, Outcome, soak
 from tofc.errors import UserError
 
@@ -21,7 +21,7 @@ from tofc.errors import UserError
 def outcome(edge, asked, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Ten seconds of many clients; in the middle the server is killed and started anew."""
     answers = edge.answer_many(asked)
-    known = [Question(*pair, answer.text) for pair, answer in zip(asked, answers, strict=True)]
+    known = [LoadQuestion(*pair, answer.text) for pair, answer in zip(asked, answers, strict=True)]
     load = Load(clients=12, seconds=10, malformed=0.2, cut=0.1, twice=0.05, kill=True)
     return soak(load, tmp_path_factory.mktemp("soak"), known)
 

@@ -10,7 +10,7 @@ from tofc.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A language model of the Qwen2 kind, by its sizes."""
 
     name: str
@@ -24,7 +24,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRates:
     """Tokens a second that the paper's table I gives for a benchmark: each tier alone, two tiers, three."""
 
     benchmark: str
@@ -36,10 +36,10 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedTiers:
     """Large shapes, the smallest first, on an accelerator with `rates`, `context` tokens into an answer."""
 
-    shapes: tuple[Shape, ...]
+    shapes: tuple[ModelShape, ...]
     rates: Rates
     context: int = 2048
 
@@ -49,7 +49,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class DecodingConfig:
+class DraftingConfig:
     """Tiers, what they are asked, and the links between them.
 
     model: a checkpoint with a family; draft: its member on the device where there are two tiers; three: those
@@ -73,8 +73,8 @@ class DecodingConfig:
     cores: tuple[int, ...] = (0, 1)
     shares: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 0.95)
     simulated_tokens: int = 2000
-    published: tuple[Published, ...] = ()
-    counted: Counted | None = None
+    published: tuple[PublishedRates, ...] = ()
+    counted: CountedTiers | None = None
 
     def __post_init__(self) -> None:
         if len(self.three) not in (0, 2):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from eval.decoding.config import DecodingConfig
-from eval.decoding.costs import drafter_costs, verifier_costs
-from eval.decoding.simulate import Costs, simulate
+from eval.drafting.config import DraftingConfig
+from eval.drafting.simulate import TierCosts, simulate
 from tofc.drafting import Pace
+from tofc.drafting.pace import line
 from tofc.drafting.reader import Read, readers
+from tofc.drafting.rounds import Verdict
 from tofc.drafting.states import StateRule
 from tofc.edge import Edge
 from tofc.packet import Packet
 
 if TYPE_CHECKING:
-    from eval.decoding.measure import Run, System
+    from eval.drafting.measure import DraftingSystem, LinkRun
 
 _FULL = "full"
 _LONG = 9  # tokens of a long pass
@@ -26,7 +27,7 @@ _REPEATS = 9
 
 
 @dataclass(frozen=True)
-class Told:
+class MemberReadings:
     """What each member would say behind the full one's words: `says[picture][member]`, position by position,
     the seconds that it takes here for a pass over one token and over `_LONG`, and the blocks that it shares
     with those above it."""
@@ -52,7 +53,7 @@ class Told:
         ]
 
 
-def read_along(config: DecodingConfig, edge: Edge, packets: Sequence[Packet]) -> Told:
+def read_along(config: DraftingConfig, edge: Edge, packets: Sequence[Packet]) -> MemberReadings:
     """Has the members of a run read the full one's answers."""
     names = list(dict.fromkeys([config.draft, *config.three, _FULL]))
     says, ends = [], edge.ends
@@ -68,7 +69,7 @@ def read_along(config: DecodingConfig, edge: Edge, packets: Sequence[Packet]) ->
         says[-1][_FULL] = answer
     seconds = {name: _timed(readers(edge.family, prompt, [name])[name], answer) for name in names}
     depths = {name: edge.family.named(name).exit_layer for name in names}
-    return Told(says, seconds, depths, config.draft)
+    return MemberReadings(says, seconds, depths, config.draft)
 
 
 def _timed(read: Read, answer: list[int]) -> tuple[float, float]:
@@ -85,7 +86,9 @@ def _timed(read: Read, answer: list[int]) -> tuple[float, float]:
     return median(spent[0]), median(spent[1])
 
 
-def expect(config: DecodingConfig, run: Run, runs: Sequence[Run], told: Told) -> dict[str, Any]:
+def expect(
+    config: DraftingConfig, run: LinkRun, runs: Sequence[LinkRun], told: MemberReadings
+) -> dict[str, Any]:
     """`simulated_over_measured` of a run, where every answer has a token at least."""
     if not all(run.tokens):
         return {}
@@ -111,7 +114,7 @@ def expect(config: DecodingConfig, run: Run, runs: Sequence[Run], told: Told) ->
     return {"simulated_over_measured": expected / run.seconds}
 
 
-def _drafting(run: Run, told: Told) -> Costs:
+def _drafting(run: LinkRun, told: MemberReadings) -> TierCosts:
     one, many = told.seconds[run.system.members[0]]
     waited = sum(counts.waited for counts in run.counts)
     if not run.system.parallel:
@@ -120,13 +123,104 @@ def _drafting(run: Run, told: Told) -> Costs:
     return drafter_costs(run.pace, one, max(0.0, many - one) / (_LONG - 1), besides)
 
 
-def _like(costs: Costs, seconds: tuple[float, float], full: tuple[float, float]) -> Costs:
+def _like(costs: TierCosts, seconds: tuple[float, float], full: tuple[float, float]) -> TierCosts:
     """The costs of a smaller tier, by how its passes compare here with those of the full model."""
     one, many = (a / b for a, b in zip(seconds, full, strict=True))
     alone = None if costs.alone is None else one * costs.alone
-    return Costs(one * costs.one, many * costs.more, costs.way, alone, costs.shared, costs.state)
+    return TierCosts(one * costs.one, many * costs.more, costs.way, alone, costs.shared, costs.state)
 
 
-def _same_pace(system: System) -> Pace:
+def _same_pace(system: DraftingSystem) -> Pace:
     states = StateRule(system.states)
     return Pace(system.drafts, parallel=system.parallel, alone=system.alone, states=states)
+
+
+@dataclass(frozen=True)
+class CheckedRound:
+    """A round of drafts: the seconds of the pass over them, of its shared blocks, and of the way; whether
+    states travelled."""
+
+    drafts: int
+    seconds: float
+    shared: float
+    way: float
+    carried: bool
+
+
+@dataclass
+class RecordedPace(Pace):
+    """A pace with the seconds of each draft, of each round and its way, and of tokens written alone; and with
+    the rounds of drafts that took one pass."""
+
+    draft_seconds: list[float] = field(default_factory=list)
+    round_seconds: list[float] = field(default_factory=list)
+    way_seconds: list[float] = field(default_factory=list)  # of rounds without states
+    alone_seconds: list[float] = field(default_factory=list)
+    checked: list[CheckedRound] = field(default_factory=list)
+    looked_at: list[int] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Begins anew with writing down; what was learned stays."""
+        for written in (
+            self.draft_seconds,
+            self.round_seconds,
+            self.way_seconds,
+            self.alone_seconds,
+            self.checked,
+            self.looked_at,
+        ):
+            written.clear()
+
+    def drafted(self, seconds: float) -> None:
+        """One draft was made."""
+        super().drafted(seconds)
+        self.draft_seconds.append(seconds)
+
+    def looked(self, kept: float, tried: int) -> None:
+        """One pass over so many tokens that were not drafted."""
+        super().looked(kept, tried)
+        self.looked_at.append(tried)
+
+    def heard(
+        self, verdict: Verdict, *, sent: int, elapsed: float, carried: bool = False, **more: Any
+    ) -> None:
+        """A round came back."""
+        super().heard(verdict, sent=sent, elapsed=elapsed, carried=carried, **more)
+        self.round_seconds.append(elapsed)
+        if not verdict.passes:
+            return
+        way = elapsed - verdict.seconds
+        if not carried:
+            self.way_seconds.append(way)
+        if sent and verdict.passes == 1:
+            self.checked.append(CheckedRound(sent, verdict.seconds, verdict.shared, way, carried))
+        else:
+            self.alone_seconds += [verdict.seconds / verdict.passes] * verdict.passes
+
+
+def drafter_costs(recorded: RecordedPace, one: float, more: float, besides: float) -> TierCosts:
+    """Of the device: `one` a draft where none was made, `more` what further tokens add to a pass; `besides`
+    the seconds of all rounds that neither drafts nor ways nor passes explain."""
+    draft = fmean(recorded.draft_seconds or [one])
+    looks = sum(draft + more * (tokens - 1) for tokens in recorded.looked_at)
+    return TierCosts(draft, more, max(0.0, besides - looks) / max(1, len(recorded.round_seconds)))
+
+
+def verifier_costs(recorded: RecordedPace) -> TierCosts:
+    """Of the tier that the device asks: passes over drafts on a line, and what states add and save.
+
+    Where all rounds went with states, they are part of the way, and passes are over own blocks alone.
+    """
+    bare = [one for one in recorded.checked if not one.carried]
+    loaded = [one for one in recorded.checked if one.carried]
+    way = fmean(recorded.way_seconds or [one.way for one in loaded])
+    alone = fmean(recorded.alone_seconds) if recorded.alone_seconds else None
+    if not recorded.checked:
+        assert alone is not None
+        return TierCosts(alone, 0.0, way)
+    shared = state = 0.0
+    if bare and loaded:
+        shared, usual = median(one.shared for one in bare), median(one.way for one in bare)
+        state = max(0.0, median((one.way - usual) / (one.drafts + 1) for one in loaded))
+    slope, at_none = line([(one.drafts, one.seconds + one.carried * shared) for one in recorded.checked])
+    return TierCosts(at_none, slope, way, at_none if alone is None else alone, shared, state)

@@ -1,4 +1,4 @@
-"""`python -m eval.decoding states`: from which link on would the states of shared blocks travel with drafts?
+"""`tofc eval drafting states`: from which link on would the states of shared blocks travel with drafts?
 
 A verifier runs the blocks that it shares with its drafter once more, unless it is sent what the drafter has
 after them. A pass over n drafts reads n + 1 tokens, the one before the drafts among them: n + 1 states would
@@ -8,23 +8,22 @@ configuration, operations and bytes are counted, with a drafter that has the fir
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from statistics import median
+from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
-from eval.decoding.config import Counted, DecodingConfig
-from eval.decoding.counted import pass_costs
+from eval.drafting.config import CountedTiers, DraftingConfig
+from eval.drafting.counted import pass_costs
+from eval.lab.tables import table
 from eval.latency.link import Packets
 from eval.scenes.world import make_scene
-from tofc.config import load_yaml
 from tofc.device import Device
 from tofc.drafting.reader import readers
 from tofc.edge import Edge
@@ -106,7 +105,7 @@ def timed(
             yield Pass(verifier, drafter, shared, drafts, every, own, state_bytes)
 
 
-def counted(settings: Counted) -> Iterator[Pass]:
+def counted(settings: CountedTiers) -> Iterator[Pass]:
     """Each shape by operations and bytes, with states in 16 bits."""
     for shape in settings.shapes:
         shared = shape.layers // 2
@@ -119,11 +118,8 @@ def counted(settings: Counted) -> Iterator[Pass]:
             yield Pass(shape.name, "first half", shared, drafts, *times, _BYTES * shape.width)
 
 
-def report(config: str, repeats: int) -> int:
-    """Prints a table, then one JSON line; gives the exit code. UserError for what the user can put right."""
-    settings = load_yaml(config, DecodingConfig)
-    if repeats < 1:
-        raise UserError(f"--repeats is {repeats}; give at least 1")
+def report(settings: DraftingConfig, repeats: int) -> tuple[Table, dict[str, Any]]:
+    """The table of passes, timed and counted, and its figures. UserError for what the user can put right."""
     measured = list(_bundled(settings, repeats))
     modelled = [] if settings.counted is None else list(counted(settings.counted))
     threads = torch.get_num_threads()
@@ -131,13 +127,13 @@ def report(config: str, repeats: int) -> int:
         f"{settings.model} on {threads} thread(s), then large shapes by operations and bytes: a pass\n"
         "with all blocks, with the verifier's own, and the link above which states pay"
     )
-    Console().print(_table(title, measured, modelled))
+    columns = ("shared", "drafts", "all ms", "own ms", "saved ms", "bytes", "Mbit/s")
+    made = table(title, ["verifier", "drafter"], columns, map(_cells, [*measured, *modelled]))
     told = {"measured": [one.row() for one in measured], "counted": [one.row() for one in modelled]}
-    print(json.dumps({"benchmark": "states", "threads": threads, **told}))
-    return 0
+    return made, {"benchmark": "states", "threads": threads, **told}
 
 
-def _bundled(settings: DecodingConfig, repeats: int) -> Iterator[Pass]:
+def _bundled(settings: DraftingConfig, repeats: int) -> Iterator[Pass]:
     """Every pair of members, the smaller one drafting, behind one scene and the start of its description."""
     picture = Image.fromarray(make_scene(settings.split, 0)[1])
     packet = Device.from_pretrained(settings.model).encode(picture)
@@ -155,21 +151,14 @@ def _bundled(settings: DecodingConfig, repeats: int) -> Iterator[Pass]:
     yield from timed(edge.family, prompt, tokens, combinations(names, 2), repeats)
 
 
-def _table(title: str, *groups: Sequence[Pass]) -> Table:
-    table = Table("verifier", "drafter", title=title, box=None, title_justify="left")
-    for name in ("shared", "drafts", "all ms", "own ms", "saved ms", "bytes", "Mbit/s"):
-        table.add_column(name, justify="right")
-    for group in groups:
-        for one in group:
-            rate = one.pays_above_mbit
-            table.add_row(
-                one.verifier,
-                one.drafter,
-                str(one.shared),
-                str(one.drafts),
-                *(f"{1e3 * ms:.3f}" for ms in (one.all_seconds, one.own_seconds, one.saved_seconds)),
-                f"{one.wire_bytes:,}",
-                "never" if rate is None else f"{rate:.0f}",
-            )
-        table.add_section()
-    return table
+def _cells(one: Pass) -> tuple[str, ...]:
+    rate = one.pays_above_mbit
+    return (
+        one.verifier,
+        one.drafter,
+        str(one.shared),
+        str(one.drafts),
+        *(f"{1e3 * ms:.3f}" for ms in (one.all_seconds, one.own_seconds, one.saved_seconds)),
+        f"{one.wire_bytes:,}",
+        "never" if rate is None else f"{rate:.0f}",
+    )

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 import tofc
-from eval.decoding.__main__ import main
-from eval.decoding.apart import grow_apart
-from eval.decoding.config import Counted, DecodingConfig, Shape
-from eval.decoding.states import Pass, counted, timed
+from eval.drafting.config import CountedTiers, DraftingConfig, ModelShape
+from eval.drafting.equality import grow_apart
+from eval.drafting.states import Pass, counted, timed
 from eval.latency.config import Rates
 from eval.scenes.world import make_scene
+from tests.eval.commands import evaluate
 from tofc.config import load_yaml
 from tofc.drafting.partial import PartialAnswer
 from tofc.errors import ConfigError
@@ -35,9 +35,9 @@ def test_the_rate_at_which_states_take_as_long_as_they_save() -> None:
 def test_of_large_shapes_half_the_blocks_need_not_be_read() -> None:
     """A block of width 8: 4 * 64 weights of attention and 24 of biases, 3 * 128 of the rest, 16 of norms."""
     block = 4 * 64 + 24 + 3 * 128 + 16
-    shape = Shape("tiny", 8, 4, 1, 1, 16, 32)
+    shape = ModelShape("tiny", 8, 4, 1, 1, 16, 32)
     rates = Rates(1e9, 1.0, 1.0, 1e-9, 1.0)  # a byte a second, and operations for nothing
-    found = list(counted(Counted((shape, shape, shape), rates, context=5)))
+    found = list(counted(CountedTiers((shape, shape, shape), rates, context=5)))
     assert len(found) == 9
     for one in found:
         assert one.shared == 2
@@ -73,11 +73,14 @@ def test_passes_are_timed_over_the_blocks_that_they_run(
         assert one.own_seconds == own * (drafts + 1)
 
 
-def test_mistakes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["states", "--config", "no-such"]) == 2
-    assert "no-such" in capsys.readouterr().err
-    assert main(["states", "--repeats", "0"]) == 2
-    assert "at least 1" in capsys.readouterr().err
+def test_mistakes_are_told() -> None:
+    code, _, said = evaluate("drafting", "states", "--config", "no-such")
+    assert code == 2
+    assert "no-such" in said
+    assert evaluate("drafting", "states", "--repeats", 0)[0] == 2
+    code, _, said = evaluate("decoding", "no-such")  # what `drafting measure` was called
+    assert code == 2
+    assert "no-such" in said
 
 
 def test_tiers_apart_answer_as_the_last_one_alone(bundled: tofc.Edge) -> None:
@@ -96,6 +99,6 @@ def test_tiers_apart_answer_as_the_last_one_alone(bundled: tofc.Edge) -> None:
 
 
 def test_three_tiers_take_two_members_below_the_full_one() -> None:
-    assert load_yaml("decoding-scenes", DecodingConfig).three
+    assert load_yaml("decoding-scenes", DraftingConfig).three
     with pytest.raises(ConfigError, match="members of device and edge"):
-        DecodingConfig("x", "e1", three=("e1",))
+        DraftingConfig("x", "e1", three=("e1",))

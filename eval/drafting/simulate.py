@@ -27,7 +27,7 @@ from tofc.drafting.verifier import UpperTier, Verifier
 
 
 @dataclass(frozen=True)
-class Costs:
+class TierCosts:
     """A tier in seconds: a pass over one token, what each further token adds to it, and `way`, a round to it
     and back without the pass; of the drafter, what it does besides for a round.
 
@@ -49,7 +49,7 @@ class Costs:
         return self.one + self.more * (tokens - 1) - (self.shared if tokens > 1 else 0.0)
 
 
-class Clock:
+class SimulatedClock:
     """The time, which `spend` moves on."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Clock:
 class _Core:
     """What computes for one tier or several: what is asked for later takes the gaps."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SimulatedClock) -> None:
         self._clock = clock
         self._busy: deque[tuple[float, float]] = deque(maxlen=64)
 
@@ -108,7 +108,7 @@ class _Shared:
 class _Coming(Future[Any]):
     """What is known by now, and there from `due` on."""
 
-    def __init__(self, clock: Clock, due: float, what: Any) -> None:
+    def __init__(self, clock: SimulatedClock, due: float, what: Any) -> None:
         super().__init__()
         self._clock, self._due = clock, due
         self.set_result(what)
@@ -126,7 +126,7 @@ class _Coming(Future[Any]):
 class _Aside(Executor):
     """What is submitted happens beside what goes on here."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: SimulatedClock) -> None:
         self._clock = clock
 
     def submit(self, call: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
@@ -139,7 +139,7 @@ class _Aside(Executor):
 
 def simulate(
     says: Sequence[Sequence[int]],
-    costs: Sequence[Costs],
+    costs: Sequence[TierCosts],
     pace: Pace,
     *,
     parallel: bool = False,
@@ -152,7 +152,7 @@ def simulate(
     in the middle, `cores` names each tier's core: one of its own, if left out. `DraftCounts.seconds` is the
     time on the simulated clock.
     """
-    clock, most = Clock(), len(says[-1])
+    clock, most = SimulatedClock(), len(says[-1])
     used = range(len(says)) if cores is None else cores
     on = {core: _Core(clock) for core in used}
     readers = [_reader(said, cost, on[core]) for said, cost, core in zip(says, costs, used, strict=True)]
@@ -205,7 +205,7 @@ def random_says(shares: Sequence[float], tokens: int, seed: int = 0) -> list[lis
     return out
 
 
-def _reader(said: Sequence[int], cost: Costs, core: _Core) -> Read:
+def _reader(said: Sequence[int], cost: TierCosts, core: _Core) -> Read:
     rows = torch.eye(8)
 
     def read(tokens: Sequence[int], last: int = 1) -> Tensor:
@@ -216,7 +216,7 @@ def _reader(said: Sequence[int], cost: Costs, core: _Core) -> Read:
     return read
 
 
-def _link(verifier: Verifier, cost: Costs, clock: Clock) -> Exchange:
+def _link(verifier: Verifier, cost: TierCosts, clock: SimulatedClock) -> Exchange:
     def exchange(round: Round) -> Verdict:
         clock.spend(cost.way / 2 + cost.state * len(round.states))
         verdict = verifier.check(round)

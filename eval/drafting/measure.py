@@ -1,23 +1,26 @@
-"""Collaborative decoding with real processes over shaped links."""
+"""Collaborative decoding with real processes over shaped links, and simulated at the speeds of others."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from PIL import Image
 
-from eval.decoding.config import DecodingConfig
-from eval.decoding.costs import Recorded
-from eval.decoding.expect import expect, read_along
-from eval.decoding.processes import pin, tiers
+from eval.drafting.config import DraftingConfig
+from eval.drafting.counted import of_counted, of_published
+from eval.drafting.expect import RecordedPace, expect, read_along
+from eval.drafting.processes import tiers
+from eval.lab.files import write_json
 from eval.latency.link import Link, Packets
 from eval.scenes.world import make_scene
+from eval.serving.process import pin
 from tofc.cli_report import working
 from tofc.device import Device
 from tofc.drafting.drafter import DraftCounts
@@ -32,7 +35,7 @@ _FRAME_BYTES = 6  # that a WebSocket adds to a short message
 
 
 @dataclass(frozen=True)
-class System:
+class DraftingSystem:
     """A way to an answer: which members work below the full one, the device's first, with what pace, and
     whether states travel (None: where they pay)."""
 
@@ -43,18 +46,20 @@ class System:
     parallel: bool = False
     states: bool | None = None
 
-    def pace(self) -> Recorded:
+    def pace(self) -> RecordedPace:
         """A fresh one for each link: it goes on learning from picture to picture."""
-        return Recorded(self.drafts, parallel=self.parallel, alone=self.alone, states=StateRule(self.states))
+        return RecordedPace(
+            self.drafts, parallel=self.parallel, alone=self.alone, states=StateRule(self.states)
+        )
 
 
 @dataclass
-class Run:
+class LinkRun:
     """A system's answers over one link, and what its pace wrote down meanwhile."""
 
-    system: System
+    system: DraftingSystem
     link: Link
-    pace: Recorded
+    pace: RecordedPace
     tokens: list[tuple[int, ...]] = field(default_factory=list)
     counts: list[DraftCounts] = field(default_factory=list)
 
@@ -64,22 +69,22 @@ class Run:
         return sum(counts.seconds for counts in self.counts)
 
 
-def systems(config: DecodingConfig) -> list[System]:
+def systems(config: DraftingConfig) -> list[DraftingSystem]:
     """What is compared: the edge alone, in one go and token by token, and drafts from the device."""
     two = (config.draft,)
     found = [
-        System("edge alone", two, 0, alone=config.max_new_tokens),
-        System("edge alone, every token there and back", two, 0, alone=1),
-        System("device, edge, in turn", two),
-        System("device, edge, in parallel, tokens only", two, parallel=True, states=False),
-        System("device, edge, in parallel", two, parallel=True),
+        DraftingSystem("edge alone", two, 0, alone=config.max_new_tokens),
+        DraftingSystem("edge alone, every token there and back", two, 0, alone=1),
+        DraftingSystem("device, edge, in turn", two),
+        DraftingSystem("device, edge, in parallel, tokens only", two, parallel=True, states=False),
+        DraftingSystem("device, edge, in parallel", two, parallel=True),
     ]
     if config.three:
-        found.append(System("device, edge, cloud, in parallel", config.three, parallel=True))
+        found.append(DraftingSystem("device, edge, cloud, in parallel", config.three, parallel=True))
     return found
 
 
-def measure(config: DecodingConfig) -> dict[str, Any]:
+def measure(config: DraftingConfig) -> dict[str, Any]:
     """`rows` of systems at each round trip, beside what the simulator expects of them."""
     device = Device.from_pretrained(config.model)
     pictures = [Image.fromarray(make_scene(config.split, index)[1]) for index in range(config.pictures)]
@@ -102,7 +107,7 @@ def measure(config: DecodingConfig) -> dict[str, Any]:
         torch.set_num_threads(threads)
 
 
-def _connected(config: DecodingConfig, far: bool, edge: Edge, packets: Sequence[Packet]) -> Iterator[Run]:
+def _connected(config: DraftingConfig, far: bool, edge: Edge, packets: Sequence[Packet]) -> Iterator[LinkRun]:
     """All runs with tiers connected as they are, or `far` from each other."""
     links = [Link(config.mbit, ms / 1e3) for ms in config.round_trips_ms if bool(ms) is far]
     if not links:
@@ -118,10 +123,10 @@ def _connected(config: DecodingConfig, far: bool, edge: Edge, packets: Sequence[
 
 
 def _over(
-    config: DecodingConfig, link: Link, urls: dict[int, str], edge: Edge, packets: Sequence[Packet]
-) -> list[Run]:
+    config: DraftingConfig, link: Link, urls: dict[int, str], edge: Edge, packets: Sequence[Packet]
+) -> list[LinkRun]:
     """All systems over one link, picture by picture in turn: what the machine does meets all alike."""
-    runs = [Run(system, link, system.pace()) for system in systems(config)]
+    runs = [LinkRun(system, link, system.pace()) for system in systems(config)]
     remotes = {num: RemoteEdge(url, _served(config.model)) for num, url in urls.items()}
     for number, packet in enumerate([packets[0], *packets]):  # the first once more, to warm up
         for run in runs:
@@ -144,12 +149,12 @@ def _over(
     return runs
 
 
-def _alone(runs: Sequence[Run], run: Run) -> Run:
+def _alone(runs: Sequence[LinkRun], run: LinkRun) -> LinkRun:
     """The edge alone over the same link."""
     return next(other for other in runs if other.link == run.link and other.system.name == "edge alone")
 
 
-def _row(run: Run, alone: Run) -> dict[str, Any]:
+def _row(run: LinkRun, alone: LinkRun) -> dict[str, Any]:
     tokens, counts = sum(map(len, run.tokens)), run.counts
     rounds = sum(one.rounds for one in counts)
     payload = sum(one.num_bytes for one in counts) / rounds + _FRAME_BYTES  # of a round, on average
@@ -171,3 +176,22 @@ def _row(run: Run, alone: Run) -> dict[str, Any]:
 
 def _served(model: str) -> str:
     return model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def run(config: DraftingConfig, folder: Path) -> dict[str, Any]:
+    """Measures and simulates, writes decoding.json into `folder`, and gives what it holds.
+
+    Raises UserError for what the user can put right.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summary: dict[str, Any] = {"config": asdict(config), "measured": measure(config)}
+    with working("simulating the paper's tiers"):
+        summary["published"] = [
+            row
+            for one in config.published
+            for row in of_published(one, config.shares, config.simulated_tokens)
+        ]
+        if config.counted is not None:
+            summary["counted"] = list(of_counted(config.counted, config.shares, config.simulated_tokens))
+    write_json(folder / "decoding.json", summary)
+    return summary

@@ -7,29 +7,29 @@ from typing import Any
 
 from transformers import LlavaOnevisionConfig
 
-from eval.decoding.config import Counted, Published, Shape
-from eval.decoding.simulate import Costs, random_says, simulate
+from eval.drafting.config import CountedTiers, ModelShape, PublishedRates
+from eval.drafting.simulate import TierCosts, random_says, simulate
 from eval.latency.config import Rates
 from eval.latency.count import Counts, Work
 from tofc.drafting import Pace
 
 
-def of_published(published: Published, shares: Sequence[float], tokens: int) -> Iterator[dict[str, Any]]:
+def of_published(published: PublishedRates, shares: Sequence[float], tokens: int) -> Iterator[dict[str, Any]]:
     """Two and three tiers that take, for a pass, what the table's tiers take for a token."""
-    costs = [Costs(1 / rate) for rate in (published.device, published.edge, published.cloud)]
+    costs = [TierCosts(1 / rate) for rate in (published.device, published.edge, published.cloud)]
     paper = {"two": published.two / published.edge, "three": published.three / published.cloud}
     for row in _rows(costs, shares, tokens):
         yield {"benchmark": published.benchmark, **row, "paper": paper[row["tiers"]]}
 
 
-def of_counted(counted: Counted, shares: Sequence[float], tokens: int) -> Iterator[dict[str, Any]]:
+def of_counted(counted: CountedTiers, shares: Sequence[float], tokens: int) -> Iterator[dict[str, Any]]:
     """The same with passes by operations and bytes."""
     costs = [pass_costs(shape, counted.rates, counted.context) for shape in counted.shapes]
     for row in _rows(costs, shares, tokens):
         yield {"alone": [1 / cost.one for cost in costs], **row}
 
 
-def pass_costs(shape: Shape, rates: Rates, context: int) -> Costs:
+def pass_costs(shape: ModelShape, rates: Rates, context: int) -> TierCosts:
     """One token behind `context` others, and what each further one in the same pass adds."""
     config = LlavaOnevisionConfig(
         vision_config={"model_type": "siglip_vision_model", "num_hidden_layers": 1},  # not asked for
@@ -47,10 +47,10 @@ def pass_costs(shape: Shape, rates: Rates, context: int) -> Costs:
     one = Counts(config).next_token(context)
     many = 64  # weights, keys and values are read once for all
     seconds = [Work(n * one.flops, one.read).timing(rates).seconds for n in (1, many)]
-    return Costs(seconds[0], (seconds[1] - seconds[0]) / (many - 1))
+    return TierCosts(seconds[0], (seconds[1] - seconds[0]) / (many - 1))
 
 
-def _rows(costs: Sequence[Costs], shares: Sequence[float], tokens: int) -> Iterator[dict[str, Any]]:
+def _rows(costs: Sequence[TierCosts], shares: Sequence[float], tokens: int) -> Iterator[dict[str, Any]]:
     for tiers, used in (("two", costs[:2]), ("three", costs)):
         for share in shares:
             says = random_says([share] * (len(used) - 1), tokens)

@@ -51,7 +51,7 @@ def send_through_kernel(link: Link, num_bytes: int) -> float:
         raise UserError("tc's token bucket shapes rates alone: give a link without round trip and loss")
     if fault := why_not():
         raise UserError(f"this machine cannot shape a link: {fault}")
-    command = [*_unshare(), "--user", "--map-root-user", sys.executable, "-m", __spec__.name, "send"]
+    command = [*_unshare(), "--user", "--map-root-user", sys.executable, __file__, "send"]
     done = subprocess.run(
         [*command, str(link.mbit), str(num_bytes)], capture_output=True, text=True, check=False
     )
@@ -76,7 +76,7 @@ def _bring_up(device: str, address: str) -> None:
 def _send(mbit: float, num_bytes: int) -> float:
     """In the sender's namespace: starts the receiver in another one, and times a transfer to it."""
     with subprocess.Popen(
-        [*_unshare(), sys.executable, "-m", __spec__.name, "receive"],
+        [*_unshare(), sys.executable, __file__, "receive"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as receiver:  # fmt: skip
         assert receiver.stdin is not None

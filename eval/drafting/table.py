@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from eval.lab.tables import table
+
 
 def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
     """Systems at each round trip; then two and three tiers at the paper's and at counted speeds."""
@@ -31,8 +33,7 @@ def _measured(summary: Mapping[str, Any]) -> Table:
         f"{config['model']}: {config['draft']} drafts, {100 * found['agreement']:.0f} % of its tokens would "
         f"stand; alone it says {found['device_alone_tokens_per_second']:.0f} tokens/s"
     )
-    table = Table("system", title=title, box=None, title_justify="left")
-    for name in (
+    columns = (
         "round trip",
         "tokens/s",
         "of edge alone",
@@ -41,37 +42,38 @@ def _measured(summary: Mapping[str, Any]) -> Table:
         "bytes a token",
         "equal",
         "simulated/measured",
-    ):
-        table.add_column(name, justify="right")
+    )
+    rows = []
     for row in found["rows"]:
         ratio = row.get("simulated_over_measured")
-        table.add_row(
-            row["system"],
-            f"{row['round_trip_ms']:g} ms",
-            f"{row['tokens_per_second']:.1f}",
-            f"{row['of_edge_alone']:.2f}",
-            f"{row['stood_per_round']:.1f}",
-            f"{100 * row['with_states']:.0f} %",
-            f"{row['uplink_bytes_per_token']:.0f}",
-            f"{row['equal_to_edge_alone']}/{row['answers']}",
-            "" if ratio is None else f"{ratio:.2f}",
+        rows.append(
+            (
+                row["system"],
+                f"{row['round_trip_ms']:g} ms",
+                f"{row['tokens_per_second']:.1f}",
+                f"{row['of_edge_alone']:.2f}",
+                f"{row['stood_per_round']:.1f}",
+                f"{100 * row['with_states']:.0f} %",
+                f"{row['uplink_bytes_per_token']:.0f}",
+                f"{row['equal_to_edge_alone']}/{row['answers']}",
+                "" if ratio is None else f"{ratio:.2f}",
+            )
         )
-    return table
+    return table(title, ["system"], columns, rows)
 
 
 def _simulated(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("tiers", title=title, box=None, title_justify="left")
     shares = list(dict.fromkeys(row["share"] for row in rows))
-    for share in shares:
-        table.add_column(f"{100 * share:g} % stand", justify="right")
-    table.add_column("paper", justify="right")
+    lines = []
     for tiers in ("two", "three"):
         for parallel in (False, True):
             cells = [row for row in rows if (row["tiers"], row["parallel"]) == (tiers, parallel)]
             paper = cells[0].get("paper") if cells else None
-            table.add_row(
-                f"{tiers}, {'in parallel' if parallel else 'in turn'}",
-                *(f"{row['ratio']:.2f}" for row in cells),
-                "" if paper is None else f"{paper:.2f}",
+            lines.append(
+                (
+                    f"{tiers}, {'in parallel' if parallel else 'in turn'}",
+                    *(f"{row['ratio']:.2f}" for row in cells),
+                    "" if paper is None else f"{paper:.2f}",
+                )
             )
-    return table
+    return table(title, ["tiers"], [*(f"{100 * share:g} % stand" for share in shares), "paper"], lines)

@@ -1,0 +1,29 @@
+"""`tofc eval latency CONFIG`: time from a picture to an answer, stage by stage, over links of many rates."""
+
+from __future__ import annotations
+
+from eval.lab.commands import evaluation, needs_extra, print_summary, run_folder
+from tofc.cli_report import ConfigArgument, JsonOption, OutOption, reports_user_errors
+from tofc.config import load_yaml
+
+app = evaluation("Time from a picture to an answer, stage by stage, over links of many rates.")
+
+
+@app.command(
+    epilog="Examples:\n\ntofc eval latency latency-scenes    (a bundled configuration, by its name)\n\n"
+    "tofc eval latency configs/latency-llava-onevision.yaml --out runs/latency"
+)
+@reports_user_errors
+@needs_extra()
+def latency(config: ConfigArgument, out: OutOption = None, json_: JsonOption = False) -> None:
+    """Time from a picture to an answer, stage by stage, over links of many rates."""
+    from eval.latency.config import LatencyConfig
+    from eval.latency.run import run, tables
+
+    settings = load_yaml(config, LatencyConfig)
+    folder = run_folder(out, settings.name)
+    print_summary(run(settings, folder), tables, folder, json_)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m eval.latency")
