@@ -142,7 +142,7 @@ def calibrate(
         raise missing_extra(error) from None
     device, edge = Device.from_pretrained(folder), Edge.from_pretrained(folder)
     vision: Any = edge.model.config.vision_config  # typed by transformers as possibly absent
-    size = {"size": vision.image_size} if data.startswith("eval.scenes") else {}
+    size = {"size": vision.image_size} if data.startswith(("eval.scenes", "eval.photos")) else {}
     with working("asking the members"):
         found = find(ask(device, edge, member, load_corpus(data, **size), pictures, seed=0), keep)
     write_index(checkpoint.family, replace(read_index(checkpoint.family), policy=found.policy))

@@ -67,9 +67,10 @@ class Balance:
         """Whether a drawn question for a class is asked: all but those that would outweigh its opposites."""
         return draw.chance(self.kept[self.places[name], int(there)])
 
-    def present(self, view: View, draw: Draw) -> str | None:
-        """A class or group that is there to ask about, None where there is none."""
-        names = [name for name in view.asked_present if self.asked[self.places[name]] > 0]
+    def present(self, view: View, draw: Draw, groups: bool) -> str | None:
+        """A class or, with `groups`, a group that is there to ask about, None where there is none."""
+        names = view.asked_present if groups else [n for n in view.present if n in self.places]
+        names = [name for name in names if self.asked[self.places[name]] > 0]
         return draw.weighted(names, [self.asked[self.places[name]] for name in names]) if names else None
 
     def missing(self, view: View, draw: Draw, count: int, groups: bool) -> list[str]:

@@ -15,7 +15,6 @@ from eval.asking.question import CHOICE_SUFFIX, FREE_SUFFIX, YES_NO_SUFFIX, Ques
 from eval.photos import questions as asking
 from eval.photos.balance import Balance
 from eval.photos.facts import MARGIN, View, area, half
-from eval.photos.names import GROUP_MEMBERS
 from eval.photos.photo import Photo
 from eval.photos.pope import Asked, existence_plan
 from eval.photos.questions import Asker
@@ -122,9 +121,9 @@ class Benchmark:
         if not view.photo.labelled:
             return
         balance = self._balances[view.photo.labelled]
-        right = balance.present(view, draw)
+        right = balance.present(view, draw, groups=False)
         wrong = balance.missing(view, draw, _OPTIONS - 1, groups=False)
-        if right is not None and right not in GROUP_MEMBERS and len(wrong) == _OPTIONS - 1:
+        if right is not None and len(wrong) == _OPTIONS - 1:
             yield partial(asking.choice, name=right, wrong=wrong, letters=draw.chance(0.5))
         for name, count in draw.shuffled(list(view.counts().items()))[:2]:
             yield partial(asking.count, name=name, number=count)

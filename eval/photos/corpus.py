@@ -17,9 +17,9 @@ from eval.photos.names import COCO, class_names
 from eval.photos.patches import patches
 from eval.photos.people import people_questions
 from eval.photos.photo import WHOLE, Photo, Region
-from eval.photos.questions import ask
 from eval.photos.records import read_set
 from eval.photos.sets import SPLITS, folder_of, has_split, split_named
+from eval.photos.training import ask
 from eval.photos.wordings import carelessly, suffixed
 from tofc.errors import UserError
 from tofc.training.data import Turn, resize

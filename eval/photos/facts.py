@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from eval.photos.names import GROUP_MEMBERS, GROUP_NEEDED
+from eval.photos.names import GROUP_MEMBERS, GROUP_NEEDED, INDOORS, OUTDOORS
 from eval.photos.photo import WHOLE, Photo, Region, Thing
 
 LEAST_AREA = 0.0025  # of the picture: 11 pixels square of 224
@@ -18,6 +18,8 @@ LEAST_VISIBLE = 0.35  # of a box that a crop cuts
 LEAST_CROP = 0.45  # of a picture whose objects have no boxes: what is named may be cut off below
 MIDDLE_BAND = (0.42, 0.58)  # of a side: neither left nor right
 OVERREACH = 0.15  # past the middle that a thing on one side may reach
+CENTRE = 0.07  # of the width: how far from the middle a thing in the middle may be
+WIDEST = 0.7  # of the width: a wider thing is everywhere
 APART = 0.15  # of the width: least distance of centres for left of
 MARGIN = 1.6  # least ratio of areas for bigger: boxes say less than outlines
 MAIN_AREA, MAIN_MARGIN = 0.12, 2.0  # of what the picture is of
@@ -93,6 +95,12 @@ class View:
         there = [name for name in GROUP_MEMBERS[group] if name in self.by_name]
         return there[0] if len(there) == 1 and there[0] in self.present else None
 
+    def outdoors(self) -> bool | None:
+        """Whether the picture was taken outdoors, as far as what stands in it tells."""
+        boxed = [name for name, things in self.by_name.items() if any(thing.box for thing in things)]
+        inside, outside = INDOORS.intersection(boxed), OUTDOORS.intersection(boxed)
+        return None if bool(inside) == bool(outside) else bool(outside)
+
     def contents(self) -> Counter[str]:
         """Every class that is there with its number, largest first: what a list of the picture should say."""
         return Counter({name: len(self.by_name[name]) for name in self.present})
@@ -139,6 +147,17 @@ def half(thing: Thing, axis: int) -> int | None:
     if middle > MIDDLE_BAND[1] and low > 0.5 - OVERREACH:
         return 1
     return None
+
+
+def third(thing: Thing) -> int | None:
+    """Whether a thing is on the left (0), in the middle (1) or on the right (2) of the picture, or None."""
+    if thing.box is None or thing.box[2] - thing.box[0] > WIDEST:
+        return None
+    middle = (thing.box[0] + thing.box[2]) / 2
+    side = half(thing, 0)
+    if abs(middle - 0.5) < CENTRE:
+        return 1
+    return None if side is None or abs(middle - 0.5) < 2 * CENTRE else 2 * side
 
 
 def left_of(one: Thing, other: Thing) -> bool | None:

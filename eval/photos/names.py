@@ -85,6 +85,15 @@ GROUP_NEEDED: dict[str, tuple[str, ...]] = {
     "fruit": GROUP_MEMBERS["fruit"],
 }
 
+# What stands in rooms only, and what is never in one.
+INDOORS = frozenset(
+    {"couch", "dining table", "tv", "bed", "toilet", "sink", "oven", "microwave", "refrigerator"}
+)
+OUTDOORS = frozenset(
+    {"airplane", "boat", "bus", "train", "truck", "horse", "sheep", "cow", "elephant", "zebra", "giraffe",
+     "traffic light", "stop sign", "fire hydrant", "parking meter", "skis", "snowboard", "surfboard", "kite"}
+)  # fmt: skip
+
 
 def canonical(name: str) -> str:
     """The name that answers use of a class: ``"aeroplane"`` and ``"Airplane"`` give ``"airplane"``."""

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.asking.draw import Draw
 from eval.asking.language import NUMBER_WORDS, listed, plural, with_article
 from eval.asking.question import Question, with_letters
-from eval.photos.balance import Balance
-from eval.photos.facts import MARGIN, View, area, half, left_of
-from eval.photos.names import GROUP_MEMBERS, spoken
+from eval.photos.facts import MARGIN, View, area, half, left_of, third
+from eval.photos.names import spoken
 from eval.photos.photo import Thing
 from eval.photos.phrases import content_list
 from eval.photos.wordings import PICTURES, held_out_wordings, trained_wordings
 
-SIDES, HEIGHTS = ("left", "right"), ("top", "bottom")
+SIDES, HEIGHTS, PARTS = ("left", "right"), ("top", "bottom"), ("left", "middle", "right")
+PLACES = ("indoors", "outdoors")
 _SYNONYM_SHARE = 0.35  # of questions that use another word than the canonical one
 _NO_ARTICLE_SHARE = 0.06  # "is there dog in picture"
 _SOMEONE_SHARE = 0.25  # of the questions for people that ask for anyone
-_CHOICES = 4
-_BOTTOMS_LEFT_OUT = 0.45  # of the questions about top or bottom that are answered with bottom
-_ONES_LEFT_OUT = 0.5  # of the questions that are answered with 1, which would be nine of ten
 
 
 @dataclass(frozen=True)
@@ -113,6 +110,24 @@ def side_check(asker: Asker, thing: Thing, there: bool) -> Question | None:
     return Question("yes_no", "position", prompt, "Yes" if there else "No", None, asker.held_out, thing.name)
 
 
+def part(asker: Asker, thing: Thing) -> Question | None:
+    """Where a thing is: on the left, in the middle or on the right."""
+    place = third(thing)
+    if place is None:
+        return None
+    prompt = asker.word("where", one=asker.name(thing.name))
+    return Question("free", "where", prompt, PARTS[place], None, asker.held_out, thing.name)
+
+
+def indoors_or_outdoors(asker: Asker, outdoors: bool) -> Question:
+    """Where the picture was taken, asked openly or with yes or no."""
+    if asker.draw.chance(0.5):
+        return Question("free", "place", asker.word("place"), PLACES[outdoors], None, asker.held_out)
+    asked = asker.draw.chance(0.5)
+    prompt, answer = asker.word("place_check", side=PLACES[asked]), "Yes" if asked == outdoors else "No"
+    return Question("yes_no", "place", prompt, answer, None, asker.held_out)
+
+
 def beside(asker: Asker, one: Thing, other: Thing, there: bool) -> Question | None:
     """Whether one of two things is left of the other."""
     order = left_of(one, other)
@@ -148,126 +163,3 @@ def contents(asker: Asker, view: View) -> Question:
     return Question(
         "describe", "list", asker.word("list"), content_list(view.contents()), None, asker.held_out
     )
-
-
-# --- training: one question of a kind, or None where the picture allows none ---
-
-LEFT_OUT = Question("yes_no", "existence", "", "")  # stands for a question that would upset the balance
-Maker = Callable[[View, Balance, Asker], Question | None]
-
-
-def _existence(view: View, balance: Balance, asker: Asker) -> Question | None:
-    there = balance.present(view, asker.draw)
-    if there is None:
-        return None  # a picture without anything sure would only be asked for what is absent
-    truth = asker.draw.chance(0.5)
-    names = [there] if truth else balance.missing(view, asker.draw, 1, groups=True)
-    if not names:
-        return None
-    return existence(asker, names[0], truth) if balance.asks(names[0], truth, asker.draw) else LEFT_OUT
-
-
-def _identity(view: View, balance: Balance, asker: Asker) -> Question | None:
-    main = view.main()
-    if main is None or main not in view.photo.labelled:
-        return None
-    if asker.draw.chance(0.5):
-        return identity(asker, main, True)
-    missing = balance.missing(view, asker.draw, 1, groups=False)
-    return identity(asker, missing[0], False) if missing else None
-
-
-def _choice(view: View, balance: Balance, asker: Asker) -> Question | None:
-    there = balance.present(view, asker.draw)
-    if there is None or there in GROUP_MEMBERS:
-        return None
-    wrong = balance.missing(view, asker.draw, _CHOICES - 1 - asker.draw.below(2), groups=False)
-    return choice(asker, there, wrong, asker.draw.chance(0.5)) if wrong else None
-
-
-def _count(view: View, balance: Balance, asker: Asker) -> Question | None:
-    counts = view.counts()
-    if not counts:
-        return None
-    if asker.draw.chance(0.06) and (missing := balance.missing(view, asker.draw, 1, groups=False)):
-        return count(asker, missing[0], 0)
-    name = asker.draw.weighted(list(counts), [1.0 if number == 1 else 2.0 for number in counts.values()])
-    if counts[name] == 1 and asker.draw.chance(_ONES_LEFT_OUT):
-        return None
-    if counts[name] > 1 and asker.draw.chance(0.25):
-        truth = asker.draw.chance(0.5)
-        near = [n for n in (counts[name] - 1, counts[name] + 1, counts[name] + 2) if n > 1]
-        return count_check(asker, name, counts[name], counts[name] if truth else asker.draw.pick(near))
-    return count(asker, name, counts[name])
-
-
-def _where(view: View, balance: Balance, asker: Asker) -> Question | None:
-    axis = 0 if asker.draw.chance(0.7) else 1
-    things = [thing for thing in view.single() if half(thing, axis) is not None]
-    if not things:
-        return None
-    thing = asker.draw.pick(things)
-    if axis == 1 and half(thing, axis) == 1 and asker.draw.chance(_BOTTOMS_LEFT_OUT):
-        return None
-    if axis == 0 and asker.draw.chance(0.25):
-        return side_check(asker, thing, asker.draw.chance(0.5))
-    return where(asker, thing, axis)
-
-
-def _two(view: View, balance: Balance, asker: Asker) -> Question | None:
-    things = asker.draw.shuffled(view.single())
-    if len(things) < 2:
-        return None
-    if asker.draw.chance(0.5):
-        return beside(asker, things[0], things[1], asker.draw.chance(0.5))
-    return bigger(asker, things[0], things[1])
-
-
-def _main(view: View, balance: Balance, asker: Asker) -> Question | None:
-    groups = [group for group in ("animal", "vehicle") if view.member(group)]
-    if groups and asker.draw.chance(0.4):
-        group = asker.draw.pick(groups)
-        return member(asker, group, view.member(group) or "")
-    main = view.main()
-    return main_thing(asker, main) if main else None
-
-
-def _list(view: View, balance: Balance, asker: Asker) -> Question | None:
-    boxed = all(thing.box for things in view.by_name.values() for thing in things)
-    return contents(asker, view) if view.present and boxed else None
-
-
-TRAINING: dict[str, tuple[float, Maker]] = {
-    "existence": (0.34, _existence),
-    "identity": (0.06, _identity),
-    "choice": (0.14, _choice),
-    "count": (0.14, _count),
-    "where": (0.18, _where),
-    "two": (0.08, _two),
-    "main": (0.07, _main),
-    "list": (0.07, _list),
-}
-_ATTEMPTS = 5
-
-
-def ask(view: View, balance: Balance, draw: Draw, number: int) -> list[Question]:
-    """Up to `number` different training questions, kinds by the weights of `TRAINING`.
-
-    A question left out for balance takes its place with it: another in its stead would upset the balance
-    again.
-    """
-    asker = Asker(draw, careless=True)
-    kinds = list(TRAINING)
-    weights = [TRAINING[kind][0] for kind in kinds]
-    questions: list[Question] = []
-    asked: set[str] = set()
-    for _ in range(number * _ATTEMPTS):
-        if len(questions) >= number:
-            break
-        made = TRAINING[draw.weighted(kinds, weights)][1](view, balance, asker)
-        if made is LEFT_OUT:
-            number -= 1
-        elif made is not None and made.prompt not in asked:
-            asked.add(made.prompt)
-            questions.append(made)
-    return questions

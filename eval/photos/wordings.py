@@ -91,6 +91,18 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Is the {one} to the {side}?", "Can you see the {one} on the {side} side of {pic}?",
         "Is it true that the {one} is on the {side}?",
     ),
+    "where": (
+        "Where is the {one}?", "Where is the {one} in {pic}?", "Where in {pic} is the {one}?",
+        "Where can you see the {one}?", "In which part of {pic} is the {one}?",
+    ),
+    "place": (
+        "Is this indoors or outdoors?", "Was {pic} taken indoors or outdoors?", "Indoors or outdoors?",
+        "Does {pic} show a place indoors or outdoors?", "Is it indoors or is it outdoors?",
+    ),
+    "place_check": (
+        "Is this {side}?", "Was {pic} taken {side}?", "Is it {side}?", "Does {pic} show a place {side}?",
+        "Are we {side} here?",
+    ),
     "left_of": (
         "Is the {one} to the left of the {other}?", "Is the {one} left of the {other}?",
         "Is the {one} on the left of the {other}?", "Is the {other} to the right of the {one}?",

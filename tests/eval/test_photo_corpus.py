@@ -15,8 +15,8 @@ from eval.photos.facts import View, half
 from eval.photos.names import SYNONYMS, canonical, class_names
 from eval.photos.photo import Photo, Thing
 from eval.photos.phrases import Namer
-from eval.photos.questions import ask
 from eval.photos.records import ENVIRONMENT, read_set
+from eval.photos.training import ask
 from eval.photos.wordings import WORDINGS, held_out_wordings, trained_wordings
 from tests.eval.photo_sets import write_detections, write_lines
 from tofc.errors import UserError
