@@ -70,33 +70,32 @@ class LlavaCorpus:
             raise UserError(
                 f"images {self.images} is no folder; give the one that the rows' names start from"
             )
-        self._file: IO[bytes] | None = None
         self._order: tuple[tuple[str, int, int], np.ndarray] | None = None
         self._told: set[str] = set()
         self._places = self._index(validation, None if report is None else Path(report))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_order": None}  # a loader process opens its own
+        return {**self.__dict__, "_order": None}  # a loader process draws its own
 
     # -- one pass over the file --
 
     def _index(self, validation: float, report: Path | None) -> dict[str, np.ndarray]:
         """Start and length of the usable rows of each split, int64 [n, 2]."""
         places = {split: array("q") for split in SPLITS}
-        skipped = _Skipped(report)
-        for row in scan_rows(self.path):
-            try:
-                image, _ = _parse(row.value, f"{self.path}: row {row.number}, byte {row.start}")
-                # Path would keep a place for every name that it ever saw.
-                if image is not None and not os.path.isfile(os.path.join(self.images, image)):
-                    raise UnusableRow(f"missing image {image}")
-            except UnusableRow as reason:
-                skipped.add(row, str(reason))
-                continue
-            key = f"row {row.number}" if image is None else image
-            drawn = zlib.crc32(key.encode()) / 2**32
-            places["validation" if drawn < validation else "train"].extend((row.start, row.length))
-        skipped.close(self.path)
+        with _Skipped(report) as skipped:
+            for row in scan_rows(self.path):
+                try:
+                    image, _ = _parse(row.value, f"{self.path}: row {row.number}, byte {row.start}")
+                    # Path would keep a place for every name that it ever saw.
+                    if image is not None and not os.path.isfile(os.path.join(self.images, image)):
+                        raise UnusableRow(f"missing image {image}")
+                except UnusableRow as reason:
+                    skipped.add(row, str(reason))
+                    continue
+                key = f"row {row.number}" if image is None else image
+                drawn = zlib.crc32(key.encode()) / 2**32
+                places["validation" if drawn < validation else "train"].extend((row.start, row.length))
+        skipped.tell(self.path)
         if not places["train"]:
             raise UserError(
                 f"{self.path} has no row to train on ({skipped.total} were skipped{skipped.examples()}): "
@@ -146,9 +145,8 @@ class LlavaCorpus:
         return self._order[1]
 
     def _read(self, start: int, length: int) -> dict[str, Any]:
-        if self._file is None:
-            self._file = self.path.open("rb")
-        return read_row(self._file, start, length)
+        with self.path.open("rb") as file:
+            return read_row(file, start, length)
 
     def _tell(self, image: str, error: ImageError) -> None:
         if image not in self._told:
@@ -241,10 +239,18 @@ class _Skipped:
     def examples(self) -> str:
         return f"; the first: {'; '.join(self.first)}" if self.first else ""
 
-    def close(self, path: Path) -> None:
+    def __enter__(self) -> _Skipped:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is not None and self._partial is not None and self.report is not None:
             self._file.close()
-            os.replace(self._partial, self.report)
+            if kind is None:
+                os.replace(self._partial, self.report)
+            else:
+                self._partial.unlink()
+
+    def tell(self, path: Path) -> None:
         if not self.total:
             return
         kinds = ", ".join(f"{count} x {kind}" for kind, count in self.reasons.most_common())
