@@ -105,11 +105,11 @@ def test_drawing_grows_with_pictures_and_survives_odd_answers(tmp_path):
     long = question(answer="word " * 200)
     draw([result()], tmp_path / "one.png", "title", ["a note"])
     draw([result(), result(odd, long, webp=None)], tmp_path / "two.png", "title", ["a note " * 60])
-    one, two = Image.open(tmp_path / "one.png"), Image.open(tmp_path / "two.png")
-    assert one.width == two.width == 1600
-    assert two.height >= one.height + 280
-    # Not an empty page: our bar's colour is there, and so are the pixels of the picture.
-    colours = {colour for _, colour in one.convert("RGB").getcolors(1 << 24)}
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
+        assert one.width == two.width == 1600
+        assert two.height >= one.height + 280
+        # Not an empty page: our bar's colour is there, and so are the pixels of the picture.
+        colours = {colour for _, colour in one.convert("RGB").getcolors(1 << 24)}
     assert (15, 118, 110) in colours
     assert (200, 40, 40) in colours
 

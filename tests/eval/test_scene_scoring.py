@@ -204,5 +204,6 @@ def test_show_and_sheet_show_the_scene_and_a_picture(tmp_path):
     assert describe(scene) in printed
     assert np.array_equal(np.asarray(Image.open(picture)), pixels)
     assert evaluate("scenes", "sheet", "--out", sheet, "--count", 4)[0] == 0
-    assert Image.open(sheet).width == 4 * pixels.shape[1]
+    with Image.open(sheet) as drawn:
+        assert drawn.width == 4 * pixels.shape[1]
     assert evaluate("scenes", "show", "-3")[0] == 2

@@ -97,7 +97,7 @@ def test_a_base_held_in_bfloat16_trains_in_float32(base_folder: Path, tmp_path: 
         **{"total_steps": 2, "feature_steps": 1, "batch_size": 4, "init_pictures": 8, "precision": "bf16"},
         **{"validation_pictures": 2, "log_every": 1, "validate_every": 2, "save_every": 1},
     )
-    training = Run(config, tmp_path / "run", Console(file=(tmp_path / "console.txt").open("w")))
+    training = Run(config, tmp_path / "run", Console(quiet=True))
     trained = {n: p.clone() for n, p in training.tuned.named_parameters() if p.requires_grad}
     assert {p.dtype for p in trained.values()} == {torch.float32}
     assert any("projector" in name for name in trained)
@@ -123,7 +123,7 @@ def test_two_steps_of_the_published_recipe(name: str, tmp_path: Path) -> None:
         **{"total_steps": 2, "feature_steps": 1, "batch_size": 4, "micro_batch": 2, "init_pictures": 8},
         **{"validation_pictures": 2, "log_every": 1, "validate_every": 2, "save_every": 1},
     )
-    console = Console(file=(tmp_path / "console.txt").open("w"))
+    console = Console(quiet=True)
     training = Run(short, tmp_path / "ours-run", console)
     assert training.packer.template == training.processor.chat_template
     text_only, pictured = (

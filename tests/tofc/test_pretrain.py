@@ -64,7 +64,7 @@ def runs(tmp_path_factory):
         assert broken.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
     broken.send_signal(signal.SIGKILL)
-    broken.wait()
+    broken.communicate()
     assert "going on from step" in finish(start("pretrain", config, "--out", folder / "broken"))
     return folder / "whole", folder / "broken"
 

@@ -94,7 +94,7 @@ def runs(config: Path) -> tuple[Path, Path]:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert "going on from step" in finish(start("-m", "tofc", "train", config, "--out", broken))
     return whole, broken
 
