@@ -39,6 +39,7 @@ from tofc.unpack import codec_of, unpack
 
 MAX_NEW_TOKENS = 80
 BATCH_SIZE = 16
+_GREEDY = {"do_sample": False, "num_beams": 1}  # said of what is done anyway
 # What would change the shape or the type of the generated ids.
 _FIXED_SETTINGS = ("num_return_sequences", "return_dict_in_generate", "pad_token_id")
 
@@ -272,8 +273,8 @@ class Edge:
         most = settings.get("max_new_tokens", MAX_NEW_TOKENS)
         if most < 1:
             raise UserError(f"max_new_tokens is {most}; give at least 1")
-        plain = {"max_new_tokens"} if settings.get("do_sample") else {"max_new_tokens", "do_sample"}
-        unusual = sorted(settings.keys() - plain)
+        plain = {"max_new_tokens": most, **_GREEDY}
+        unusual = sorted(name for name, value in settings.items() if plain.get(name) != value)
         language = self.family.language
         if exit == AUTO:
             if unusual:

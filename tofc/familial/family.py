@@ -81,6 +81,10 @@ class Family(Sequence[Member]):
             )
         return member
 
+    def deepest(self, names: Sequence[str]) -> Member:
+        """The member among these that all others are part of; UserError as of `named`."""
+        return self.roster.deepest(names)
+
     def member(
         self,
         *,
