@@ -4,7 +4,7 @@
 #   make test            those of requirements.lock
 #   make test LATEST=1   the newest of everything that pyproject.toml allows, looked up each time
 #   make test LOWEST=1   the oldest that it allows, with the tests of what runs in other people's programs
-CORE := tests/encoders tests/entropy tests/tofc --ignore=tests/tofc/serving
+CORE := tests/encoders tests/entropy tests/tofc --ignore=tests/tofc/serving --ignore-glob='*_eval.py'
 ifdef LATEST
 VENV := .venv-latest
 UPGRADE := --upgrade --upgrade-strategy eager
@@ -12,7 +12,8 @@ else ifdef LOWEST
 VENV := .venv-lowest
 VERSIONS := $(VENV)/lowest.txt
 TESTED := test
-TESTS := $(CORE)
+# What old libraries warn of, newer ones have mended.
+TESTS := -W default $(CORE)
 else
 VENV := .venv
 VERSIONS := requirements.lock
