@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -16,11 +17,11 @@ from PIL import Image
 from eval.drafting.config import DraftingConfig
 from eval.drafting.counted import of_counted, of_published
 from eval.drafting.expect import RecordedPace, expect, read_along
-from eval.drafting.processes import tiers
 from eval.lab.files import write_json
 from eval.latency.link import Link, Packets
 from eval.scenes.world import make_scene
-from eval.serving.process import pin
+from eval.serving.process import pin, running_server
+from eval.serving.shaped import ShapedProxy
 from tofc.cli_report import working
 from tofc.device import Device
 from tofc.drafting.drafter import DraftCounts
@@ -195,3 +196,31 @@ def run(config: DraftingConfig, folder: Path) -> dict[str, Any]:
             summary["counted"] = list(of_counted(config.counted, config.shares, config.simulated_tokens))
     write_json(folder / "decoding.json", summary)
     return summary
+
+
+@contextmanager
+def tiers(
+    model: str, cores: tuple[int, ...], middle: Sequence[str], link: Link | None
+) -> Iterator[tuple[dict[int, str], list[ShapedProxy]]]:
+    """Addresses by the number of tiers, and the proxies in front of them, all of `link`; none for None.
+
+    With two the full model verifies; there are three as well where `middle` names a member that verifies in
+    between. UserError where a tier does not come up.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        proxies: list[ShapedProxy] = []
+
+        def reached(core: int, *arguments: str) -> str:
+            alone = ("--model", model, "--packets-only", "--threads", "1")
+            serving = running_server(folder, *alone, *arguments, patience=180, core=core, OMP_NUM_THREADS="1")
+            server = stack.enter_context(serving)
+            if link is None:
+                return server.url
+            proxies.append(stack.enter_context(ShapedProxy(server.port, link)))
+            return proxies[-1].url
+
+        found = {2: reached(cores[-1])}
+        for exit in middle:
+            found[3] = reached(cores[min(1, len(cores) - 1)], "--upstream", found[2], "--exit", exit)
+        yield found, proxies

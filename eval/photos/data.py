@@ -14,7 +14,7 @@ from eval.photos.facts import View
 from eval.photos.photo import Photo
 from eval.photos.scoring import score
 from eval.photos.sets import benchmark_photos
-from eval.rate.data import Asked, Example
+from eval.rate.data import AskedPicture, ScoredQuestion
 from tofc.errors import UserError
 
 
@@ -40,10 +40,10 @@ class PhotosData:
     def __len__(self) -> int:
         return len(self.benchmark.photos)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> AskedPicture:
         view = self.benchmark.views[index]
         asked = tuple(
-            Asked(
+            ScoredQuestion(
                 question.form,
                 question.category,
                 question.prompt,
@@ -54,7 +54,7 @@ class PhotosData:
             for question in self.benchmark.questions(index)
             if (self.held_out or not question.held_out) and (self.lists or question.form != "describe")
         )
-        return Example(picture_name(view.photo), open_photo(view.photo), asked)
+        return AskedPicture(picture_name(view.photo), open_photo(view.photo), asked)
 
 
 def picture_name(photo: Photo) -> str:

@@ -21,7 +21,7 @@ class SweepData:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScoredQuestion:
     """One question. `score` gives (right, of) of an answer: 0 or 1 of 1, but more where facts are counted."""
 
     form: str
@@ -33,12 +33,12 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Example:
+class AskedPicture:
     """One picture, by a name that finds it again, with what is asked about it."""
 
     name: str
     image: Image.Image
-    questions: tuple[Asked, ...]
+    questions: tuple[ScoredQuestion, ...]
 
 
 class Data(Protocol):
@@ -49,7 +49,7 @@ class Data(Protocol):
     def __len__(self) -> int:
         """Pictures at most."""
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> AskedPicture:
         """Example `index`, from 0."""
 
 

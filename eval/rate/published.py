@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 
-from eval.rate.data import Asked, Example
+from eval.rate.data import AskedPicture, ScoredQuestion
 from tofc.errors import ConfigError
 
 SPLIT_FILES = "data/test-*.parquet"
@@ -45,14 +45,14 @@ class _Published:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> AskedPicture:
         """All questions about picture `index`, in the order of the file."""
         key = self.keys[index]
         docs = self.table.take(self.rows[key]).to_pylist()
         image = Image.open(io.BytesIO(docs[0]["image"]["bytes"])).convert("RGB")
-        return Example(key, image, tuple(self.asked(doc) for doc in docs))
+        return AskedPicture(key, image, tuple(self.asked(doc) for doc in docs))
 
-    def asked(self, doc: dict[str, Any]) -> Asked:
+    def asked(self, doc: dict[str, Any]) -> ScoredQuestion:
         """The question of a row."""
         raise NotImplementedError  # each benchmark words its own
 
@@ -66,11 +66,11 @@ class MmeData(_Published):
     def __init__(self, source: str = "lmms-lab-encoder/MME") -> None:
         super().__init__(source)
 
-    def asked(self, doc: dict[str, Any]) -> Asked:
+    def asked(self, doc: dict[str, Any]) -> ScoredQuestion:
         """A yes/no question; right where MME finds the label in the answer's first characters."""
         prompt = self.functions.mme_doc_to_text(doc, {"pre_prompt": "", "post_prompt": self.post_prompt})
         score = functools.partial(_score, self.functions.mme_process_results, doc)
-        return Asked("yes_no", doc["category"], prompt, doc["answer"], MAX_NEW_TOKENS, score)
+        return ScoredQuestion("yes_no", doc["category"], prompt, doc["answer"], MAX_NEW_TOKENS, score)
 
 
 class RealWorldQaData(_Published):
@@ -81,12 +81,12 @@ class RealWorldQaData(_Published):
     def __init__(self, source: str = "lmms-lab-encoder/RealWorldQA") -> None:
         super().__init__(source)
 
-    def asked(self, doc: dict[str, Any]) -> Asked:
+    def asked(self, doc: dict[str, Any]) -> ScoredQuestion:
         """A question whose form is told by its answer: a letter, or words."""
         prompt = self.functions.realworldqa_doc_to_text(doc, {"pre_prompt": "", "post_prompt": ""})
         form = "choice" if doc["answer"].strip().upper() in LETTERS else "free"
         score = functools.partial(_score, self.functions.realworldqa_process_results, doc)
-        return Asked(form, "all", prompt, doc["answer"], MAX_NEW_TOKENS, score)
+        return ScoredQuestion(form, "all", prompt, doc["answer"], MAX_NEW_TOKENS, score)
 
 
 def _score(process_results: Callable[..., Any], doc: dict[str, Any], answer: str) -> tuple[int, int]:

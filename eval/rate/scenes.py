@@ -8,7 +8,7 @@ from PIL import Image
 
 from eval.asking.answering import max_new_tokens
 from eval.asking.question import Question
-from eval.rate.data import Asked, Example
+from eval.rate.data import AskedPicture, ScoredQuestion
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.scoring import score
 from eval.scenes.world import SPLITS, Scene, make_scene
@@ -29,16 +29,16 @@ class ScenesData:
     def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> AskedPicture:
         scene, pixels, _ = make_scene(self.split, index)
         questions = [q for q in benchmark_questions(scene) if self.describe or q.form != "describe"]
         asked = (
-            Asked(
+            ScoredQuestion(
                 q.form, q.category, q.prompt, q.answer, max_new_tokens(q), functools.partial(_score, scene, q)
             )
             for q in questions
         )
-        return Example(f"{self.split}-{index:06d}", Image.fromarray(pixels), tuple(asked))
+        return AskedPicture(f"{self.split}-{index:06d}", Image.fromarray(pixels), tuple(asked))
 
 
 def _score(scene: Scene, question: Question, given: str) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from eval.lab.rows import Store
 from eval.lab.tables import progress
 from eval.rate.analysis import analyse
 from eval.rate.config import RateConfig
-from eval.rate.data import Example, load_data
+from eval.rate.data import AskedPicture, load_data
 from eval.rate.figure import draw
 from eval.rate.points import AnswerRow, RatePoint
 from eval.rate.report import write as write_report
@@ -92,7 +92,7 @@ class Worker:
         self.device = tofc.Device.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
         self.edge = tofc.Edge.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
         self.block = range(0)
-        self.examples: list[Example] = []
+        self.examples: list[AskedPicture] = []
         self.pictures = Pictures(self.device, [])
 
     def work(self, unit: Unit) -> int:

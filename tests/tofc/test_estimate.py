@@ -29,7 +29,7 @@ from tofc.training.codec import make_codec
 from tofc.training.estimate import (
     PUBLISHED,
     Cost,
-    Estimate,
+    MemoryEstimate,
     base_shape,
     codec_cost,
     count_live_bytes,
@@ -89,7 +89,7 @@ def test_published_parameter_counts(name: str, millions: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def found() -> Estimate:
+def found() -> MemoryEstimate:
     config = small_config(micro_batch=2, max_text_tokens=32, gradient_checkpointing=True)
     return estimate(config, small_shape(), pictures=1000, text_tokens=16)
 

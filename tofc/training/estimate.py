@@ -67,7 +67,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """What a run of `pictures` examples takes.
 
     frozen, trained: parameters. weights, state: bytes on each GPU. activations: bytes at the peak of a pass
@@ -131,7 +131,7 @@ def estimate(
     shape: LlavaOnevisionConfig,
     pictures: int | None = None,
     text_tokens: int = TEXT_TOKENS,
-) -> Estimate:
+) -> MemoryEstimate:
     """Estimates the run that `config` describes on a base model of `shape`, over `pictures` examples.
 
     Without these, the examples of its steps, and those of LLaVA-1.5's data where it asks for one epoch.
@@ -156,7 +156,7 @@ def estimate(
         cost = pass_cost(variant, shape, micro, max(shares), longest)
         activations[checkpointing] = cost.peak + codec.peak * micro * max(shares)
     trained_codec = sum(p.numel() for p in make_codec(config.codec, config.prior, config.seed).parameters())
-    return Estimate(
+    return MemoryEstimate(
         base=config.base,
         pictures=pictures,
         micro_batch=micro,
@@ -333,7 +333,7 @@ class _LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def estimate_table(found: Estimate) -> Table:
+def estimate_table(found: MemoryEstimate) -> Table:
     """The estimate for a terminal."""
     gb = 1e9
     table = Table("What", "How much", title=f"{found.base}: {found.pictures:,} examples")

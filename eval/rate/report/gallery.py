@@ -15,7 +15,7 @@ from PIL import Image
 import tofc
 from eval.rate.analysis import FULL, TARGETS
 from eval.rate.config import RateConfig
-from eval.rate.data import Asked, Data, Example
+from eval.rate.data import AskedPicture, Data, ScoredQuestion
 from eval.rate.points import RatePoint
 from eval.rate.senders import IMAGE_CODECS, PictureSender, see
 from tofc.errors import UserError
@@ -58,7 +58,7 @@ class Card:
     image: Image.Image
     assignment: np.ndarray
     tiling: str
-    questions: tuple[Asked, ...]
+    questions: tuple[ScoredQuestion, ...]
     sent: tuple[SentPicture, ...]
 
 
@@ -140,7 +140,7 @@ def choose(pictures: Sequence[str], num_wrong: Mapping[str, int]) -> list[tuple[
     return [(index, False) for index in evenly] + [(index, True) for index in hardest]
 
 
-def _example(data: Data, pictures: Sequence[str], index: int) -> Example:
+def _example(data: Data, pictures: Sequence[str], index: int) -> AskedPicture:
     example = data[index]
     if example.name != pictures[index]:
         raise UserError(
