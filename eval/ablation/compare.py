@@ -109,7 +109,7 @@ def comparison(out: Path, variants: dict[str, Variant], loss: str) -> tuple[Tabl
         raise UserError(f"{out} has no variant {REFERENCE!r} to compare with: run it first")
     base = Levels.from_rows(read_rows(out / REFERENCE / ROWS_NAME, CodecRow), loss)
     found: list[dict[str, Any]] = []
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for name, variant in variants.items():
         if not (out / name / ROWS_NAME).exists():
             continue

@@ -28,7 +28,7 @@ from tofc.drafting.drafter import DraftCounts
 from tofc.drafting.remote import DraftSettings, draft_for
 from tofc.drafting.states import StateRule
 from tofc.edge import Edge
-from tofc.familial import family
+from tofc.familial import Roster, family
 from tofc.packet import Packet
 from tofc.serving.client import RemoteEdge
 
@@ -91,7 +91,9 @@ def measure(config: DraftingConfig) -> dict[str, Any]:
     pictures = [Image.fromarray(make_scene(config.split, index)[1]) for index in range(config.pictures)]
     packets = [device.encode(picture) for picture in pictures]
     del device
-    needed = family(config.model).deepest([config.draft, *config.three[:1]])
+    roster = family(config.model)
+    assert isinstance(roster, Roster)  # what a name gives
+    needed = roster.deepest([config.draft, *config.three[:1]])
     edge = Edge.from_pretrained(config.model, needed.name)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

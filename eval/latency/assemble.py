@@ -158,7 +158,7 @@ def _image_processor(shape: LlavaOnevisionConfig) -> LlavaOnevisionImageProcesso
     side, half = vision.image_size, [0.5] * 3
     return LlavaOnevisionImageProcessor(
         size={"height": side, "width": side},
-        image_grid_pinpoints=shape.image_grid_pinpoints,
+        image_grid_pinpoints=shape.image_grid_pinpoints or [],
         image_mean=half,
         image_std=half,
     )
