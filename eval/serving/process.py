@@ -96,6 +96,7 @@ def start_server(
             pass
         if process.poll() is not None or time.monotonic() > until:
             process.kill()
+            process.wait()
             raise UserError(f"the server did not come up: {log.read_text()[-2000:]}")
         time.sleep(0.1)
 
@@ -112,6 +113,7 @@ def running_server(folder: Path, *arguments: str, **more: Any) -> Iterator[Serve
             server.process.wait(60)
         except subprocess.TimeoutExpired:
             server.process.kill()
+            server.process.wait()
 
 
 def pin(core: int, process: int = 0) -> None:
