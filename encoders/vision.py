@@ -95,16 +95,20 @@ class VisionEncoder(nn.Module):
         rows, columns = self.grid
         return rows * columns + int(self.has_cls and not self.drop_cls)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, interpolate: bool = False) -> torch.Tensor:
         """Features [B, N, C], in the tower's dtype, of normalised images [B, 3, H, W] with H = W =
-        image_size."""
+        image_size.
+
+        With interpolate, H and W may be other multiples of the patch size: positions are interpolated.
+        """
         expected = (self.tower.config.num_channels, self.image_size, self.image_size)
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != expected:
+        if pixel_values.ndim != 4 or (pixel_values.shape[1:] != expected and not interpolate):
             raise ValueError(
                 f"pixel_values must be [B, {expected[0]}, {expected[1]}, {expected[2]}] for this tower, "
                 f"got {tuple(pixel_values.shape)}: resize the images with the checkpoint's own processor"
             )
-        hidden = self._body.embeddings(pixel_values)  # [B, N, C], with CLS [B, N + 1, C]
+        # [B, N, C], with CLS [B, N + 1, C]
+        hidden = self._body.embeddings(pixel_values, interpolate_pos_encoding=interpolate)
         if self.has_cls:
             hidden = self._body.pre_layrnorm(hidden)
         for block in self._body.encoder.layers[: self.layer]:

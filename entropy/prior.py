@@ -1,8 +1,8 @@
 """Factorised densities of the hyperprior in training.
 
 A density is a module that maps values [channels, n] to the probability of the unit bin around each. Any such
-module can be given to `TrainableCodec`; the one here needs nothing but torch. `tofc.training.codec` brings
-CompressAI's.
+module can be given to `TrainableCodec`; the one here needs nothing but torch. `tofc.training.trainable`
+brings CompressAI's.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class TrainableCodec(nn.Module):
         residual = round_through(position)
         residual_bits = self._residual_bits(position, residual, index, residual_noise).sum(-1)  # [E, N]
 
-        offset = self.offsets[index.detach().round().clamp(0, len(self.offsets) - 1).long()]
+        offset = self.offsets[index.detach().round().nan_to_num().clamp(0, len(self.offsets) - 1).long()]
         decoded = (residual + residual.detach().sign() * offset + mean) / gain
         rate = ((residual_bits + hyper_bits).T + naming).mul(share).sum(-1).reshape(batch, tokens)
         mixed = torch.einsum("enc,ne->nc", decoded, share).reshape(batch, tokens, width)

@@ -108,7 +108,7 @@ def test_no_files_import_each_other() -> None:
 
 
 # Training runs blocks with gradients and without a cache.
-BLOCK_RUNNERS = {"tofc/language/blocks.py", "tofc/familial/training/task.py"}
+BLOCK_RUNNERS = {"tofc/language/blocks.py", "tofc/training/forward.py"}
 
 
 def test_decoder_blocks_are_run_in_one_place() -> None:

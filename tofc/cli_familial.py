@@ -49,8 +49,8 @@ def train_familial(
     from tofc.config import find_config, load_yaml
 
     try:
-        from tofc.familial.training.settings import FamilyConfig
-        from tofc.familial.training.train import run
+        from tofc.training.family import run
+        from tofc.training.family_settings import FamilyConfig
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
     settings = load_yaml(config, FamilyConfig)

@@ -47,7 +47,8 @@ def pretrain(
     from tofc.config import load_yaml
 
     try:
-        from tofc.training.pretrain import PretrainConfig, run
+        from tofc.training.pretrain import run
+        from tofc.training.pretrain_settings import PretrainConfig
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
     settings = load_yaml(config, PretrainConfig)
@@ -71,8 +72,8 @@ def train(
     from tofc.config import find_config, load_yaml
 
     try:
+        from tofc.training.codec import run
         from tofc.training.settings import TrainConfig
-        from tofc.training.train import run
     except ModuleNotFoundError as error:
         raise missing_extra(error) from None
     settings = load_yaml(config, TrainConfig)

@@ -57,7 +57,6 @@ def choose_dtype(
     return chosen
 
 
-@torch.no_grad()
 def visual_embeddings(
     model: LlavaOnevisionForConditionalGeneration, pictures: Sequence[Features]
 ) -> list[torch.Tensor]:
@@ -87,7 +86,7 @@ def visual_embeddings(
     if merged:
         projected = model.model.multi_modal_projector(torch.cat([tokens[i] for i in merged]))  # [sum K, D]
         parts = projected.split([tokens[i].shape[0] for i in merged])
-        out |= {i: torch.cat([part, newline[None]]) for i, part in zip(merged, parts, strict=True)}
+        out |= {i: torch.cat([part, newline[None].to(part)]) for i, part in zip(merged, parts, strict=True)}
     return [out[i] for i in range(len(pictures))]
 
 

@@ -16,8 +16,8 @@ from tofc.errors import UserError
 
 if TYPE_CHECKING:
     from eval.ablation.variants import Variant
+    from tofc.training.codec import CodecRun
     from tofc.training.settings import TrainConfig
-    from tofc.training.train import Run
 
 app = evaluation("What each part of the codec and of merging brings: one part left out, at the same seed.")
 
@@ -133,18 +133,18 @@ def train_and_measure(
     from eval.ablation.measure import CodecRow, measure
     from eval.ablation.together import train_alone, train_together
     from eval.lab.rows import write_rows
-    from tofc.training.train import Run, finish
+    from tofc.training.codec import CodecRun, finish
 
-    made: Iterable[tuple[str, Run]]
+    made: Iterable[tuple[str, CodecRun]]
     if part == "codec":
         made = train_together(config, variants, out, console).items()
     else:
         made = ((name, train_alone(each, config, out / name, console)) for name, each in variants.items())
-    reference = None if REFERENCE in variants else Run(config, out / REFERENCE, console).task.codec.cpu()
+    reference = None if REFERENCE in variants else CodecRun(config, out / REFERENCE, console).task.codec.cpu()
     for name, run in made:  # the reference is the first of all
         exported = finish(run)[1]
         reference = run.task.codec if reference is None else reference
-        write_rows(run.work / ROWS_NAME, measure(name, run, exported, pictures, reference), CodecRow)
+        write_rows(run.folder / ROWS_NAME, measure(name, run, exported, pictures, reference), CodecRow)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from entropy import FeatureCodec, TrainableCodec
-from tofc.training.grounded import GroundedModel
+from tofc.training.codec import CodecRun
+from tofc.training.forward import VisionLanguageModel, pixels_of
 from tofc.training.packing import PackedBatch
-from tofc.training.train import Run
 
 PACKET_BYTES = 11  # header, model tag, picture size and checksum around the payload of one picture
 BATCH = 16
@@ -21,7 +21,7 @@ class CodecRow:
     """One picture at one quality: packet bytes, error, weighted cross-entropy of its answers in nats.
 
     `error` is the mean squared error in the coordinates that the reference's codec quantises, relative to
-    the features' variance there: the error that matters to the answers, see `tofc.training.train`.
+    the features' variance there: the error that matters to the answers, see `tofc.training.codec`.
     """
 
     variant: str
@@ -36,7 +36,7 @@ class CodecRow:
 
 @torch.no_grad()
 def measure(
-    name: str, run: Run, codec: FeatureCodec, pictures: int, reference: TrainableCodec
+    name: str, run: CodecRun, codec: FeatureCodec, pictures: int, reference: TrainableCodec
 ) -> list[CodecRow]:
     """Rows of every quality level, and of quality 0: features merged but not coded, 2 bytes a value.
 
@@ -47,9 +47,9 @@ def measure(
     for start in range(0, pictures, BATCH):
         numbers = range(start, min(start + BATCH, pictures))
         examples = [run.corpus.picture("test", number, run.config.seed) for number in numbers]
-        pixels = torch.from_numpy(np.stack([e.pixels for e in examples if e.pixels is not None]))
-        features = run.task.merged(pixels.to(run.task.device), run.config.main_tokens())
-        packed = run.packer.pack([example.turns for example in examples]).to(run.task.device)
+        pixels = pixels_of(examples, run.task.grounded.encoder.image_size)
+        features = run.task.merged(pixels, run.config.main_tokens())
+        packed = run.packer.pack([example.turns for example in examples]).to(run.device)
         for quality in (0, *codec.qualities):
             sizes, decoded = coded(features, codec, quality)
             coordinates = reference.transform(decoded.cpu() - features.cpu() + reference.center)
@@ -73,9 +73,9 @@ def coded(features: torch.Tensor, codec: FeatureCodec, quality: int) -> tuple[li
 
 
 def answers_of(
-    grounded: GroundedModel, decoded: torch.Tensor, packed: PackedBatch
+    grounded: VisionLanguageModel, decoded: torch.Tensor, packed: PackedBatch
 ) -> tuple[list[float], torch.Tensor]:
     """Cross-entropy of each picture's answers in nats, and bool [B, Q], which of them are right."""
-    visual = grounded.visual_embeddings(decoded)
+    visual = grounded.visual(decoded)
     found = grounded.answers(visual, packed)
     return found.by_picture.tolist(), found.exact

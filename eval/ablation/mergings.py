@@ -24,10 +24,8 @@ from eval.lab.tables import table
 from tofc.config import MergingConfig, resolve
 from tofc.model import load_codec
 from tofc.training.data import Corpus, load_corpus
-from tofc.training.grounded import GroundedModel
+from tofc.training.forward import Merge, VisionLanguageModel, merge_as, pixels_of, read_base
 from tofc.training.packing import Packer
-from tofc.training.task import Merge, merge_as
-from tofc.training.train import read_base
 
 MERGINGS: dict[str, Merge] = {
     "density peaks": merge_as(MergingConfig()),
@@ -68,10 +66,8 @@ class Bench:
         found = resolve(checkpoint)
         self.codec: FeatureCodec = load_codec(found)
         model, processor = read_base(found.base, torch.device("cpu"), "fp32")
-        self.grounded = GroundedModel(model).eval()
-        template: Any = processor.chat_template  # typed by transformers as possibly several
-        tokenizer: Any = processor.tokenizer
-        self.packer = Packer(tokenizer, processor.image_token, template=template)
+        self.grounded = VisionLanguageModel.of(model, processor).eval()
+        self.packer = Packer.of(processor)
         self.corpus: Corpus = load_corpus(source, **options)
 
     @torch.no_grad()
@@ -83,9 +79,9 @@ class Bench:
         for start in range(0, pictures, BATCH):
             numbers = range(start, min(start + BATCH, pictures))
             examples = [self.corpus.picture(split, number, 0) for number in numbers]
-            pixels = torch.from_numpy(np.stack([e.pixels for e in examples if e.pixels is not None]))
+            pixels = pixels_of(examples, self.grounded.encoder.image_size)
             packed = self.packer.pack([example.turns for example in examples])
-            features = self.grounded.tower(pixels).float()
+            features = self.grounded.features(pixels).float()
             for count in tokens:
                 for name, merge in MERGINGS.items():
                     sizes, decoded = coded(merge(features, count), self.codec, quality)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from eval.ablation.variants import Variant
 from tofc.errors import UserError
+from tofc.training.codec import CodecRun
+from tofc.training.codec_task import TaskModel
 from tofc.training.data import picture_batches
 from tofc.training.settings import TrainConfig
-from tofc.training.task import TaskModel
-from tofc.training.train import Run
 
 
 class SharedFeatures:
@@ -37,7 +37,7 @@ class SharedFeatures:
 
 def train_together(
     config: TrainConfig, variants: dict[str, Variant], out: Path, console: Console
-) -> dict[str, Run]:
+) -> dict[str, CodecRun]:
     """Trains the variants' codecs from equal pictures in equal order; returns their finished runs by name.
 
     A run interrupted before its end begins again. Raises UserError where the configuration trains more than
@@ -48,7 +48,7 @@ def train_together(
             "variants of the codec train from features alone: the configuration needs adapters: null and "
             "feature_steps as large as total_steps; for the others run tofc eval ablation answers"
         )
-    runs = {name: Run(each.change(config), out / name, console) for name, each in variants.items()}
+    runs = {name: CodecRun(each.change(config), out / name, console) for name, each in variants.items()}
     shared = SharedFeatures(next(iter(runs.values())).task)
     for run in runs.values():
         run.task.merged = shared  # type: ignore[method-assign]  # on this instance alone
@@ -59,14 +59,14 @@ def train_together(
     batches = picture_batches(corpus, "train", numbers, config.seed, config.data.num_workers)
     for examples in track(batches, "training the variants", total=len(numbers), console=console):
         for run in runs.values():
-            run.trainer.train_step(examples)
-            run.trainer.step += 1
+            run.train_step(examples)
+            run.step += 1
     return runs
 
 
-def train_alone(variant: Variant, config: TrainConfig, folder: Path, console: Console) -> Run:
+def train_alone(variant: Variant, config: TrainConfig, folder: Path, console: Console) -> CodecRun:
     """One variant with its own model; an interrupted training goes on."""
     console.print(f"[bold]{folder.name}[/bold]: {variant.title}")
-    run = Run(variant.change(config), folder, console, merge=variant.merge)
-    run.trainer.run(lambda step, scalars: None)
+    run = CodecRun(variant.change(config), folder, console, merge=variant.merge)
+    run.run()
     return run

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tofc.training.forward import Merge
 from tofc.training.settings import TrainConfig
-from tofc.training.task import Merge
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from eval.lab.rows import write_rows
 from tests.eval.commands import evaluate
 from tofc.config import load_yaml
 from tofc.errors import UserError
+from tofc.training.codec import CodecRun, finish
 from tofc.training.settings import TrainConfig
-from tofc.training.train import Run, finish
 
 LEVELS, PICTURES = 4, 30
 
@@ -165,7 +165,7 @@ def config() -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def together(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+def together(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, CodecRun]]:
     """Two variants, with one thread: sums of several may differ in their last bits from run to run."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -175,17 +175,17 @@ def together(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def test_variants_trained_together_equal_those_trained_alone(
-    config: TrainConfig, together: dict[str, Run], tmp_path: Path
+    config: TrainConfig, together: dict[str, CodecRun], tmp_path: Path
 ) -> None:
-    alone = Run(CODEC_VARIANTS["experts_1"].change(config), tmp_path / "alone", Console(quiet=True))
-    alone.trainer.run(lambda step, scalars: None)
+    alone = CodecRun(CODEC_VARIANTS["experts_1"].change(config), tmp_path / "alone", Console(quiet=True))
+    alone.run()
     expected = alone.task.codec.state_dict()
     found = together["experts_1"].task.codec.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert together["full"].task.codec.config.experts == 4
 
 
-def test_errors_are_taken_in_the_coordinates_of_the_reference(together: dict[str, Run]) -> None:
+def test_errors_are_taken_in_the_coordinates_of_the_reference(together: dict[str, CodecRun]) -> None:
     run = together["experts_1"]
     exported = finish(run)[1]
     wider = copy.deepcopy(together["full"].task.codec)

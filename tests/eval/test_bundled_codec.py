@@ -10,7 +10,7 @@ from PIL import Image
 import tofc
 from eval.scenes.world import make_scene
 from tofc.config import ASSETS
-from tofc.training.codec import load_trainable
+from tofc.training.trainable import load_trainable
 
 PICTURES = 8
 OVERHEAD = 16  # bytes that a packet of one picture may have over the ideal size of its symbols

@@ -18,11 +18,19 @@ from tofc.errors import CheckpointError
 from tofc.language.load import load_language_side
 from tofc.model import save_checkpoint
 from tofc.training.adapters import AdapterConfig, attach
-from tofc.training.codec import idle_experts, load_trainable, make_codec, save_trainable
-from tofc.training.codec_prior import make_density
-from tofc.training.settings import TrainConfig, check_share
+from tofc.training.data import DataConfig
+from tofc.training.loop import check_share
+from tofc.training.settings import TrainConfig
+from tofc.training.trainable import (
+    idle_experts,
+    load_trainable,
+    make_codec,
+    make_density,
+    save_trainable,
+)
 
 WIDTH = 32
+DATA = DataConfig("nothing:Nothing")
 
 
 def make_features(width: int) -> torch.Tensor:
@@ -69,7 +77,7 @@ def test_idle_entropy_models_are_those_under_two_percent() -> None:
 )
 def test_configurations_that_cannot_be(fault: dict, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        TrainConfig(base="anywhere", **fault)
+        TrainConfig(base="anywhere", data=DATA, **fault)
 
 
 def test_adapters_that_change_nothing_are_refused() -> None:
@@ -82,7 +90,7 @@ def test_adapters_that_change_nothing_are_refused() -> None:
 
 
 def test_an_epoch_is_the_corpus_once() -> None:
-    config = TrainConfig(base="x", batch_size=4)
+    config = TrainConfig(base="x", data=DATA, batch_size=4)
     assert config.steps_for(103) == 25
     assert dataclasses.replace(config, total_steps=7).steps_for(103) == 7
     with pytest.raises(ValueError, match="total_steps"):
@@ -92,7 +100,7 @@ def test_an_epoch_is_the_corpus_once() -> None:
 
 
 def test_layouts_are_drawn_as_often_as_configured() -> None:
-    config = TrainConfig(base="x", tokens={"8": 0.5, "all": 0.5}, uncoded_share=0.2)
+    config = TrainConfig(base="x", data=DATA, tokens={"8": 0.5, "all": 0.5}, uncoded_share=0.2)
     rng = np.random.default_rng(0)
     drawn = [config.draw_layout(rng, asking=True) for _ in range(4000)]
     share = {layout: drawn.count(layout) / 4000 for layout in set(drawn)}

@@ -21,7 +21,7 @@ from tofc.training.base_model import (
     build_tokenizer,
 )
 from tofc.training.data import Turn
-from tofc.training.grounded import GroundedModel
+from tofc.training.forward import VisionLanguageModel
 from tofc.training.packing import END_WEIGHT, IGNORED, Packer, attention_mask, position_ids
 
 CONFIG = BaseModelConfig(
@@ -55,7 +55,7 @@ CONVERSATION = (FIRST, SECOND, THIRD)
 def parts():
     tokenizer = build_tokenizer([FIRST.prompt, SECOND.prompt, ANOTHER.prompt] * 20, CONFIG.vocab_size)
     model = build_model(CONFIG, tokenizer, seed=3).eval()
-    return build_processor(tokenizer, CONFIG), model, GroundedModel(model).eval()
+    return build_processor(tokenizer, CONFIG), model, VisionLanguageModel(model).eval()
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,7 @@ def visual_embeddings(parts, pixels: np.ndarray) -> torch.Tensor:
     _, _, grounded = parts
     with torch.no_grad():
         planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        states = grounded.model.model.vision_tower(planes / 127.5 - 1.0, output_hidden_states=True)
-        return grounded.visual_embeddings(states.hidden_states[-1], stock=True)
+        return grounded.visual(grounded.features(planes), stock=True)
 
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, PUBLISHED, CHATML], ids=["ours", "published", "chatml"])

@@ -25,7 +25,8 @@ from entropy import CodecConfig
 from tofc.cli import app
 from tofc.training import estimate as module
 from tofc.training.adapters import AdapterConfig, attach
-from tofc.training.codec import make_codec
+from tofc.training.codec_task import TaskModel
+from tofc.training.data import DataConfig
 from tofc.training.estimate import (
     PUBLISHED,
     Cost,
@@ -39,11 +40,11 @@ from tofc.training.estimate import (
     pass_cost,
     shallow_cost,
 )
-from tofc.training.grounded import GroundedModel
+from tofc.training.forward import VisionLanguageModel
 from tofc.training.operations import count_operations
 from tofc.training.packing import PackedBatch
 from tofc.training.settings import TrainConfig
-from tofc.training.task import TaskModel
+from tofc.training.trainable import make_codec
 
 WIDTH, MLP, VOCABULARY, PATCHES = 192, 768, 4000, 144
 BATCH, TOKENS, TEXT = 16, 64, 128
@@ -69,7 +70,13 @@ def small_shape(depth: tuple[int, int] = (3, 4)) -> LlavaOnevisionConfig:
 
 def small_config(**changes: Any) -> TrainConfig:
     codec = CodecConfig(width=WIDTH, experts=2, hyper=4, analysis_hidden=16, synthesis_hidden=16)
-    config = TrainConfig(base="small", codec=codec, adapters=AdapterConfig(rank=8), tokens={"64": 1.0})
+    config = TrainConfig(
+        base="small",
+        data=DataConfig("nothing:Nothing"),
+        codec=codec,
+        adapters=AdapterConfig(rank=8),
+        tokens={"64": 1.0},
+    )
     return dataclasses.replace(config, **changes)
 
 
@@ -148,7 +155,7 @@ def real_task(config: TrainConfig) -> TaskModel:
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()
     task = TaskModel(
-        GroundedModel(model), make_codec(config.codec, "logistic", 0), lambda f, k: f[:, :k], True
+        VisionLanguageModel(model, bf16=True), make_codec(config.codec, "logistic", 0), lambda f, k: f[:, :k]
     )
     for parameter in task.parameters():
         if parameter.requires_grad:

@@ -17,11 +17,11 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 import tofc
 from entropy import CodecConfig
 from tofc.config import load_yaml
-from tofc.training import train
+from tofc.training import codec
 from tofc.training.base_model import BaseModelConfig, build_processor, build_tokenizer
+from tofc.training.codec import CodecRun
 from tofc.training.data import DataConfig
 from tofc.training.settings import TrainConfig
-from tofc.training.train import Run
 
 # hidden_size, intermediate_size, num_attention_heads, num_key_value_heads
 TEXT = {"0.5b": (896, 4864, 14, 2), "7b": (3584, 18944, 28, 4)}
@@ -74,7 +74,7 @@ def instruction_data(folder: Path) -> dict[str, Any]:
     return {"path": str(folder / "mix.json"), "images": str(folder)}
 
 
-def examples_of(training: Run) -> list[Any]:
+def examples_of(training: CodecRun) -> list[Any]:
     return [training.corpus.picture("train", i, 0) for i in range(training.corpus.num_pictures("train"))]
 
 
@@ -82,11 +82,11 @@ def test_a_base_held_in_bfloat16_trains_in_float32(base_folder: Path, tmp_path: 
     """As on a GPU: the whole way from the survey to the last step, and what is learned is kept precisely."""
 
     def in_bfloat16(*arguments: Any) -> Any:
-        model, processor = load_base(*arguments)
+        model, processor = read_base(*arguments)
         return model.to(torch.bfloat16), processor
 
-    load_base = train.load_base
-    monkeypatch.setattr(train, "load_base", in_bfloat16)
+    read_base = codec.read_base
+    monkeypatch.setattr(codec, "read_base", in_bfloat16)
     options = {**instruction_data(tmp_path), "size": 48, "validation": 0.2}
     config = TrainConfig(
         base=str(base_folder),
@@ -97,11 +97,11 @@ def test_a_base_held_in_bfloat16_trains_in_float32(base_folder: Path, tmp_path: 
         **{"total_steps": 2, "feature_steps": 1, "batch_size": 4, "init_pictures": 8, "precision": "bf16"},
         **{"validation_pictures": 2, "log_every": 1, "validate_every": 2, "save_every": 1},
     )
-    training = Run(config, tmp_path / "run", Console(quiet=True))
+    training = CodecRun(config, tmp_path / "run", Console(quiet=True))
     trained = {n: p.clone() for n, p in training.tuned.named_parameters() if p.requires_grad}
     assert {p.dtype for p in trained.values()} == {torch.float32}
     assert any("projector" in name for name in trained)
-    training.trainer.run(lambda *_: None)
+    training.run()
     after = dict(training.tuned.named_parameters())
     moved = [name for name, before in trained.items() if not torch.equal(before, after[name])]
     assert any("projector" in name for name in moved)
@@ -124,13 +124,13 @@ def test_two_steps_of_the_published_recipe(name: str, tmp_path: Path) -> None:
         **{"validation_pictures": 2, "log_every": 1, "validate_every": 2, "save_every": 1},
     )
     console = Console(quiet=True)
-    training = Run(short, tmp_path / "ours-run", console)
+    training = CodecRun(short, tmp_path / "ours-run", console)
     assert training.packer.template == training.processor.chat_template
     text_only, pictured = (
         [e for e in examples_of(training) if (e.pixels is None) == on][:1] for on in (True, False)
     )
-    assert training.trainer.pack(text_only + pictured).has_picture.tolist() == [False, True]
-    training.trainer.run(lambda *_: None)
+    assert training.pack(text_only + pictured).has_picture.tolist() == [False, True]
+    training.run()
     folder = tmp_path / "ours"
     training.write(folder)
     log = (tmp_path / "ours-run" / "log.jsonl").read_text().splitlines()

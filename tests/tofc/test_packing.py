@@ -15,8 +15,7 @@ from tofc.training.base_model import (
     build_tokenizer,
 )
 from tofc.training.data import Turn
-from tofc.training.dense import DenseHeads
-from tofc.training.grounded import GroundedModel
+from tofc.training.forward import VisionLanguageModel
 from tofc.training.packing import IGNORED, Packer, attention_mask, position_ids
 
 CONFIG = BaseModelConfig(
@@ -34,7 +33,7 @@ TURNS = (
 def parts():
     tokenizer = build_tokenizer([turn.prompt for turn in TURNS] * 20, CONFIG.vocab_size)
     model = build_model(CONFIG, tokenizer, seed=3).eval()
-    return tokenizer, model, GroundedModel(model, DenseHeads(32, {"kind": 4}, 5)).eval()
+    return tokenizer, model, VisionLanguageModel(model).eval()
 
 
 def test_packed_answers_cost_what_separate_ones_cost(parts):
@@ -77,8 +76,8 @@ def test_stock_layout_predicts_what_the_stock_model_predicts(parts):
     inputs = processor(images=Image.fromarray(pixels), text=text, return_tensors="pt")
     with torch.no_grad():
         expected = model(**inputs).logits[0, -1]
-        tower = model.model.vision_tower(inputs["pixel_values"][0, :1], output_hidden_states=True)
-        visual = grounded.visual_embeddings(tower.hidden_states[-1], stock=True)
+        planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        visual = grounded.visual(grounded.features(planes), stock=True)
         packed = Packer(tokenizer, IMAGE_TOKEN, round_to=1).pack([(TURNS[0],)])
         answer = grounded.answers(visual, packed)
     target = tokenizer(TURNS[0].answer).input_ids[0]

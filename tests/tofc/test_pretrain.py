@@ -1,13 +1,7 @@
-"""A pretraining run: learns, survives a kill, and writes a checkpoint that transformers loads."""
+"""A pretraining run: it learns, and writes a checkpoint that transformers loads."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from typer.testing import CliRunner, Result
+
+from tofc.cli import app
+from tofc.training.log import read_log
 
 CONFIG = """
 name: trial
@@ -33,60 +31,29 @@ validate_every: 20
 save_every: 10
 precision: fp32
 """
-ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tofc", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    return output + errors
+def tofc_pretrain(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["pretrain", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Folders of an unbroken run and of one that was killed in the middle and started again."""
+def trained(tmp_path_factory) -> Path:
+    """The folder of a run."""
     folder = tmp_path_factory.mktemp("pretrain")
-    config = folder / "trial.yaml"
-    config.write_text(CONFIG)
-    finish(start("pretrain", config, "--out", folder / "whole"))
-    broken = start("pretrain", config, "--out", folder / "broken")
-    state = folder / "broken" / "state.safetensors"
-    deadline = time.monotonic() + 200
-    while not state.exists():
-        assert time.monotonic() < deadline, "the run wrote no state"
-        assert broken.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    broken.send_signal(signal.SIGKILL)
-    broken.communicate()
-    assert "going on from step" in finish(start("pretrain", config, "--out", folder / "broken"))
-    return folder / "whole", folder / "broken"
+    (folder / "trial.yaml").write_text(CONFIG)
+    done = tofc_pretrain(folder / "trial.yaml", "--out", folder / "whole")
+    assert done.exit_code == 0, done.output
+    return folder / "whole"
 
 
-def entries(run: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in entry.items() if k != "pictures_per_second"} for entry in lines]
-
-
-def test_a_killed_run_has_the_curve_of_an_unbroken_one(runs):
-    whole, broken = map(entries, runs)
-    assert [entry["step"] for entry in whole] == [20, 20, 40, 40, 60, 60]
-    assert whole == broken
-
-
-def test_the_tower_learns(runs):
-    losses = [entry["loss/dense"] for entry in entries(runs[0]) if "loss/dense" in entry]
+def test_the_tower_learns(trained):
+    losses = [entry["loss/dense"] for entry in read_log(trained / "log.jsonl") if "loss/dense" in entry]
     assert losses[-1] < 0.85 * losses[0]
 
 
-def test_transformers_loads_the_checkpoint(runs):
-    base = runs[0] / "base"
+def test_transformers_loads_the_checkpoint(trained):
+    base = trained / "base"
     processor = AutoProcessor.from_pretrained(base)
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     content = [{"type": "image"}, {"type": "text", "text": "How many cars are there?"}]
@@ -98,18 +65,18 @@ def test_transformers_loads_the_checkpoint(runs):
     assert processor.tokenizer.convert_ids_to_tokens(ids) == ["<|im_start|>", "user", "Ġ", "4", "2"]
 
 
-def test_curves_are_drawn(runs):
-    picture = Image.open(runs[0] / "curves.png").convert("L")
+def test_curves_are_drawn(trained):
+    picture = Image.open(trained / "curves.png").convert("L")
     dark = sum(picture.histogram()[:200])
     assert dark > 2000
 
 
-def test_a_run_goes_on_from_another_s_checkpoint_with_its_tower_standing_still(runs, tmp_path):
-    begin = runs[0] / "base"
+def test_a_run_goes_on_from_another_s_checkpoint_with_its_tower_standing_still(trained, tmp_path):
+    begin = trained / "base"
     config = tmp_path / "more.yaml"
     more = CONFIG.replace("dense_steps: 40", "dense_steps: 0").replace("total_steps: 60", "total_steps: 4")
     config.write_text(f"{more}start_from: {begin}\noptimizer: {{tower_ratio: 0.0}}\n")
-    finish(start("pretrain", config, "--out", tmp_path / "more"))
+    assert tofc_pretrain(config, "--out", tmp_path / "more").exit_code == 0
     before, after = (
         load_file(begin / "model.safetensors"),
         load_file(tmp_path / "more/base/model.safetensors"),
@@ -124,6 +91,6 @@ def test_a_run_goes_on_from_another_s_checkpoint_with_its_tower_standing_still(r
     assert vocabularies[0] == vocabularies[1]
 
     config.write_text(config.read_text().replace("vision_width: 32", "vision_width: 64"))
-    process = start("pretrain", config, "--out", tmp_path / "wide")
-    assert "width 32" in process.communicate(timeout=300)[1]
-    assert process.returncode == 2
+    done = tofc_pretrain(config, "--out", tmp_path / "wide")
+    assert done.exit_code == 2
+    assert "width 32" in done.output

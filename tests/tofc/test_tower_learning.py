@@ -12,11 +12,16 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from tofc.config import MergingConfig
 from tofc.training.base_model import BaseModelConfig, build_model, build_tokenizer
 from tofc.training.data import GroundedPicture
-from tofc.training.dense import DenseHeads, DenseTargets, average_precision, dense_losses
-from tofc.training.grounded import GroundedModel
+from tofc.training.dense import (
+    DenseHeads,
+    DenseTargets,
+    average_precision,
+    dense_losses,
+    word_ids,
+    word_loss,
+)
+from tofc.training.forward import merge_as
 from tofc.training.initial import PATCH_DEVIATION, grid_waves, mimetic_tower, patch_waves
-from tofc.training.pretrain import word_ids
-from tofc.training.task import merge_as
 
 WIDTH, SIDE = 32, 4
 
@@ -159,7 +164,7 @@ def test_projected_patches_become_the_words_for_their_objects():
         text_layers=1,
         text_heads=2,
     )
-    grounded = GroundedModel(build_model(geometry, tokenizer, 0))
+    model = build_model(geometry, tokenizer, 0)
     ids = word_ids(tokenizer, names)
     assert tokenizer.convert_ids_to_tokens(ids[0].tolist()) == ["Ġdog", "Ġdining", "Ġbus"]
     assert tokenizer.convert_ids_to_tokens(ids[1].tolist()) == ["dog", "dining", "bus"]
@@ -168,12 +173,12 @@ def test_projected_patches_become_the_words_for_their_objects():
     kinds[kinds < 0] = -100
     features = torch.from_numpy(rng.normal(size=(5, WIDTH))[np.maximum(kinds, 0)]).float()
     known = [GroundedPicture(np.zeros((3, 8, 8), np.uint8), {"kind": row}, np.zeros(0), ()) for row in kinds]
-    optimizer = torch.optim.AdamW(grounded.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(30):
-        loss, right = grounded.words(known, features, ids)
+        loss, right = word_loss(model, known, features, ids)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     assert right == 1.0
     nothing = [GroundedPicture(known[0].pixels, {"kind": 0 * kinds[0]}, np.zeros(0), ())]
-    assert grounded.words(nothing, features[:1], ids)[0].item() == 0.0
+    assert word_loss(model, nothing, features[:1], ids)[0].item() == 0.0

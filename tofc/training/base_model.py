@@ -20,6 +20,7 @@ from transformers import (
 )
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
+MAX_POSITIONS = 4096
 PAD_TOKEN, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 # The published OneVision-Qwen2 layout: pictures first, then the text of the turn.
@@ -53,7 +54,6 @@ class BaseModelConfig:
     text_heads: int = 3
     text_mlp: int = 576
     vocab_size: int = 1024
-    max_positions: int = 4096
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -136,7 +136,7 @@ def build_model(
         num_hidden_layers=config.text_layers,
         num_attention_heads=config.text_heads,
         num_key_value_heads=config.text_heads,
-        max_position_embeddings=config.max_positions,
+        max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

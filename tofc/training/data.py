@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 class DataConfig:
     """Where pictures come from: `source` is "module:class", `options` its keyword arguments."""
 
-    source: str = "eval.scenes.corpus:SceneCorpus"
+    source: str
     options: dict[str, Any] = field(default_factory=dict)
     num_workers: int = 1
     tokenizer_texts: int = 30_000

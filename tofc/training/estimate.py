@@ -23,12 +23,12 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from tofc.model import load_base_config
 from tofc.training.adapters import attach
-from tofc.training.codec import make_codec
-from tofc.training.grounded import GroundedModel
+from tofc.training.codec_task import TaskModel
+from tofc.training.forward import VisionLanguageModel
 from tofc.training.operations import count_operations
 from tofc.training.packing import PackedBatch
 from tofc.training.settings import TrainConfig
-from tofc.training.task import TaskModel
+from tofc.training.trainable import make_codec
 
 LLAVA_ROWS = 665_298  # of llava_v1_5_mix665k.json
 TEXT_TOKENS = 512  # of a row with its padding, on average: an assumption
@@ -217,12 +217,12 @@ def shallow_cost(
         model.to_empty(device="cpu").tie_weights()
         # The codec has steps that depend on values: it is measured for itself, in `codec_cost`.
         codec = make_codec(replace(config.codec, width=1), "logistic", config.seed)
-        task = TaskModel(GroundedModel(model), codec, _first_tokens, bf16=True).train()
+        task = TaskModel(VisionLanguageModel(model, bf16=True), codec, _first_tokens).train()
         model.model.multi_modal_projector.register_forward_pre_hook(_learns_from_here)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.empty_like(parameter)  # part of the state, not of a pass
-        side = task.grounded.image_size
+        side = task.grounded.encoder.image_size
         pixels = torch.empty(batch, 3, side, side, dtype=torch.uint8)
         packed, uncoded = _packed(batch, text_tokens), torch.empty(batch, dtype=torch.long)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import LlavaOnevisionProcessor, PreTrainedTokenizerBase
 
 from tofc.training.data import Turn
 
@@ -65,6 +65,12 @@ class Packer:
         self._prefix = self._render(["?"], [], True).partition(image_token)[0]
         self.prefix_ids: list[int] = self._tokens(self._prefix)
         self._cache: dict[tuple[str, bool], list[int]] = {}
+
+    @classmethod
+    def of(cls, processor: LlavaOnevisionProcessor) -> Packer:
+        """For the chat template of a processor."""
+        untyped: Any = processor  # typed by transformers with possibly several templates, and any tokenizer
+        return cls(untyped.tokenizer, untyped.image_token, template=untyped.chat_template)
 
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch.optim import Optimizer
+from torch import Tensor, nn
 from transformers import (
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionProcessor,
@@ -25,139 +22,84 @@ from transformers import (
 from tofc.config import MergingConfig
 from tofc.errors import UserError
 from tofc.model import save_base
-from tofc.training.base_model import (
-    IMAGE_TOKEN,
-    BaseModelConfig,
-    build_model,
-    build_processor,
-    build_tokenizer,
+from tofc.training.base_model import build_model, build_processor, build_tokenizer
+from tofc.training.data import GroundedPicture
+from tofc.training.dense import (
+    DenseHeads,
+    DenseTargets,
+    average_precision,
+    dense_losses,
+    word_ids,
+    word_loss,
 )
-from tofc.training.curves import RunLog, draw_curves
-from tofc.training.data import DataConfig, GroundedCorpus, GroundedPicture, load_corpus, picture_batches
-from tofc.training.dense import DenseHeads, average_precision
-from tofc.training.grounded import GroundedModel, roughen
+from tofc.training.forward import Merge, VisionLanguageModel, choose_bf16, merge_as, pixels_of
 from tofc.training.initial import mimetic_language, mimetic_tower
-from tofc.training.optimizers import OptimizerConfig, build_optimizers, lr_ratio, set_learning_rates
+from tofc.training.loop import TrainingRun
+from tofc.training.optimizers import build_optimizers, late_decay, warm_up
 from tofc.training.packing import Packer
-from tofc.training.settings import check_ways
-from tofc.training.state import load_state, save_state
-from tofc.training.task import Merge, merge_as
+from tofc.training.pretrain_settings import STOCK, PretrainConfig
+from tofc.training.settings import draw
+from tofc.training.state import whole_folder
 
 NAME_REPEATS = 300  # of each name among the tokenizer's texts: an answer should be one token
-STOCK = "stock"  # the token layout of the unmodified processor: base tile, then the grid with newlines
 
 
-@dataclass(frozen=True)
-class PretrainConfig:
-    """A whole pretraining run.
-
-    `dense_steps` steps of `dense_batch` pictures teach the tower alone, the rest up to `total_steps`, of
-    `answer_batch` pictures, teach all with the dense loss at `dense_weight`, which is the sum of the targets'
-    losses, each by its weight in `dense_weights` (1 where it has none). `word_weight` is that of a loss
-    beside the answers: what the projector makes of a patch should be the word for its object. `mimetic` gives
-    the tower the first weights of `tofc.training.initial` in the place of random ones. `layouts` maps a token
-    layout ("stock", as the unmodified processor has it, or a number of merged tokens) to how often it is
-    drawn; the pictures of a batch are merged in the `ways` in turn, those of validation in the first.
-    `feature_noise` is in channel deviations; a picture's questions fill at most `max_text_tokens`.
-    `precision` is "auto" (bf16 where the hardware has it), "bf16" or "fp32". `start_from`, a checkpoint's
-    folder that this command wrote, gives the first weights and the vocabulary in the place of random ones;
-    `tower_from` gives those of the tower alone; `model` must be of its geometry.
-    """
-
-    name: str = "scenes-tiny"
-    seed: int = 0
-    model: BaseModelConfig = field(default_factory=BaseModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    dense_batch: int = 32
-    answer_batch: int = 16
-    dense_steps: int = 900
-    total_steps: int = 5300
-    dense_weight: float = 0.25
-    dense_weights: dict[str, float] = field(default_factory=dict)
-    word_weight: float = 0.0
-    mimetic: bool = False
-    layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
-    ways: tuple[str, ...] = ("dpc_knn",)
-    feature_noise: float = 0.2
-    max_text_tokens: int = 192
-    precision: str = "auto"
-    start_from: str | None = None
-    tower_from: str | None = None
-    validation_pictures: int = 128
-    validate_every: int = 200
-    save_every: int = 100
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"precision is {self.precision!r}: choose auto, bf16 or fp32")
-        if not 0 <= self.dense_steps <= self.total_steps:
-            raise ValueError(
-                f"dense_steps {self.dense_steps} must lie in 0..total_steps ({self.total_steps})"
-            )
-        for layout, share in self.layouts.items():
-            if (layout != STOCK and not layout.isdigit()) or share < 0:
-                raise ValueError(
-                    f"layouts has {layout!r}: {share}; keys are '{STOCK}' or a number of tokens, shares >= 0"
-                )
-        check_ways(self.ways)
-        if not self.ways:
-            raise ValueError("ways is empty: name at least one, e.g. [dpc_knn]")
-        if not sum(self.layouts.values()) > 0:
-            raise ValueError("layouts is empty: name at least one, e.g. {'64': 1.0}")
-
-    def pictures_of(self, step: int) -> range:
-        """Numbers of the pictures that `step` learns from; no picture comes twice."""
-        if step < self.dense_steps:
-            return range(step * self.dense_batch, (step + 1) * self.dense_batch)
-        start = self.dense_steps * self.dense_batch + (step - self.dense_steps) * self.answer_batch
-        return range(start, start + self.answer_batch)
+def run(config: PretrainConfig, folder: Path, console: Console) -> Path:
+    """Runs or resumes the pretraining that `config` describes in `folder`; returns the base model's."""
+    return PretrainRun(config, folder, console).train(folder / "base")
 
 
-class Pretrainer:
-    """Model, data and optimisers of one run, and the loop over them."""
+class PretrainRun(TrainingRun):
+    """The tower learns from dense targets, and then all of the model from questions too."""
+
+    rates = "optimizer.muon_lr and optimizer.adamw_lr"
 
     def __init__(self, config: PretrainConfig, folder: Path, console: Console) -> None:
-        self.config, self.folder, self.console = config, folder, console
-        folder.mkdir(parents=True, exist_ok=True)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(self.device))
-        self.corpus: GroundedCorpus = load_corpus(config.data.source, **config.data.options)
+        super().__init__(config, folder, console)
+        if self.accelerator.num_processes > 1:
+            raise UserError("tofc pretrain runs in one process: start it without torchrun")
+        self.config = config
+        self.shown = {"loss/dense": "dense", "loss/answers": "answers", "answers/exact": "exact"}
         self.processor = self._processor()
-        tokenizer = self.processor.tokenizer
+        tokenizer: Any = self.processor.tokenizer
         model = self._model(tokenizer)
+        bf16 = choose_bf16(config.precision, self.device)
+        self.grounded = VisionLanguageModel.of(model, self.processor, bf16)
         self.heads = self._heads()
-        self.grounded = GroundedModel(model, self.heads).to(self.device)
-        self.packer = Packer(tokenizer, IMAGE_TOKEN)
-        self.word_ids = word_ids(tokenizer, getattr(self.corpus, "kind_names", ())).to(self.device)
+        self.packer = Packer.of(self.processor)
+        self.words = word_ids(tokenizer, getattr(self.corpus, "kind_names", ())).to(self.device)
         self.merge: Merge = merge_as(MergingConfig(), config.ways)
         self.validation_merge: Merge = merge_as(MergingConfig(), config.ways[:1])
-        self.optimizers: list[Optimizer] = build_optimizers(
-            list(self.grounded.named_parameters()), config.optimizer
-        )
-        self.state_path = folder / "state.safetensors"
-        self.step = 0
-        if self.state_path.exists():
-            self.step = load_state(self.state_path, self._modules(), self.optimizers)
-            console.print(f"going on from step {self.step} of {config.total_steps} in {folder}")
+        task = nn.ModuleDict({"model": model} | ({} if self.heads is None else {"heads": self.heads}))
+        rates, self.clip_norm = config.optimizer, config.optimizer.clip_norm
+        named = list(task.named_parameters())
+        optimizers = build_optimizers(named, rates.muon_lr, rates.adamw_lr, rates.weight_decay)
+        self.prepare(task, optimizers, config.total_steps)
+        self.grounded.to(self.device)
+
+    def stored(self) -> dict[str, nn.Module]:
+        """What a state holds: the whole model, and what reads the dense targets."""
+        return {"model": self.grounded.model, **({} if self.heads is None else {"heads": self.heads})}
+
+    # -- what a run begins with --------------------------------------------------------------------------
 
     def _processor(self) -> LlavaOnevisionProcessor:
         """The run's processor: made once and kept in the folder, since weights belong to one vocabulary."""
-        base = self.folder / "base"
-        if not (base / "processor_config.json").exists():
-            config = self.config
+        config, kept = self.config, self.folder / "processor"
+        if not kept.exists():
             if config.start_from is not None:
                 processor = LlavaOnevisionProcessor.from_pretrained(config.start_from)
             else:
-                names = getattr(self.corpus, "names", tuple)()
+                names: tuple[str, ...] = getattr(self.corpus, "names", tuple)()
                 texts = chain(
                     (f"{name}\n {name}" for name in names for _ in range(NAME_REPEATS)),
                     self.corpus.texts(config.data.tokenizer_texts, config.seed),
                 )
                 tokenizer = build_tokenizer(texts, config.model.vocab_size)
                 processor = build_processor(tokenizer, config.model)
-            processor.save_pretrained(base)
-        return LlavaOnevisionProcessor.from_pretrained(base)
+            with whole_folder(kept) as draft:
+                processor.save_pretrained(draft)
+        return LlavaOnevisionProcessor.from_pretrained(kept)
 
     def _model(self, tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditionalGeneration:
         config = self.config
@@ -201,183 +143,132 @@ class Pretrainer:
             torch.manual_seed(self.config.seed)
             return DenseHeads.of(self.corpus, self.config.model.vision_width)
 
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        heads = {} if self.heads is None else {"heads": self.heads}
-        return {"model": self.grounded.model, **heads}
+    # -- one step ----------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            yield
-
-    def run(self, progress: Callable[[int, dict[str, float]], None]) -> Path:
-        """Trains to the last step, calling `progress(step, scalars)` after each; returns the checkpoint."""
-        log = RunLog(self.folder, self.step)
-        steps = range(self.step, self.config.total_steps)
-        batches = picture_batches(
-            self.corpus,
-            "train",
-            [self.config.pictures_of(step) for step in steps],
-            self.config.seed,
-            self.config.data.num_workers,
-        )
-        started = time.monotonic()
-        for pictures in batches:
-            scalars = self._train_step(pictures)
-            self.step += 1
-            if self.step % 20 == 0:
-                scalars["pictures_per_second"] = 20 * len(pictures) / (time.monotonic() - started)
-                started = time.monotonic()
-                log.add(self.step, scalars)
-            if self.step % self.config.validate_every == 0:
-                asked = self.step > self.config.dense_steps
-                log.add(self.step, self.validate() if asked else self.validate_dense())
-                draw_curves(log.path, self.folder / "curves.png")
-            if self.step % self.config.save_every == 0 or self.step == self.config.total_steps:
-                save_state(self.state_path, self.step, self._modules(), self.optimizers)
-                self.save_pretrained(self.folder / "base")
-            progress(self.step, scalars)
-        log.close()
-        draw_curves(log.path, self.folder / "curves.png")
-        return self.folder / "base"
-
-    def _train_step(self, pictures: list[GroundedPicture]) -> dict[str, float]:
+    def pictures_of(self, step: int) -> range:
+        """Numbers of the pictures that `step` learns from; no picture comes twice."""
         config = self.config
-        ratio = lr_ratio(self.step, config.total_steps, config.optimizer)
+        if step < config.dense_steps:
+            return range(step * config.dense_batch, (step + 1) * config.dense_batch)
+        start = config.dense_steps * config.dense_batch + (step - config.dense_steps) * config.answer_batch
+        return range(start, start + config.answer_batch)
+
+    def decay(self) -> float:
+        """Factor on all learning rates at this step: up over the warm-up, down at the end."""
+        rates = self.config.optimizer
+        return warm_up(self.step, rates.warmup_steps) * late_decay(
+            self.step, self.total_steps, rates.decay_from
+        )
+
+    def rate_factor(self, group: Mapping[str, Any]) -> float:
+        """Factor on the learning rate of one group at this step."""
+        rates = self.config.optimizer
+        part = rates.tower_ratio if group["tower"] else 1.0
+        return rates.answer_ratio * part if self.step >= self.config.dense_steps else 1.0
+
+    def backward(self, examples: list[GroundedPicture]) -> dict[str, float]:
+        """Gradients of the dense targets, and of the questions once they are asked."""
+        config, grounded = self.config, self.grounded
         asking = self.step >= config.dense_steps
-        set_learning_rates(self.optimizers, ratio, asking, config.optimizer)
         frozen = asking and config.optimizer.tower_ratio == 0.0
         scalars: dict[str, float] = {}
         loss = torch.zeros((), device=self.device)
-        with self._precision():
+        with grounded.precision():
             with torch.set_grad_enabled(not frozen):
-                features = self.grounded.features(pictures, self.device)
+                features = self._features(examples)
             if not frozen:
-                losses, scalars = self.grounded.dense(pictures, features)
-                loss = sum((self._weight(name) * part for name, part in losses.items()), loss)
+                losses, scalars = self._dense(examples, features)
+                loss = sum((config.dense_weights.get(n, 1.0) * part for n, part in losses.items()), loss)
                 scalars["loss/dense"] = loss.item()
             if asking:
-                layout = self._draw_layout()
+                layout = draw(config.layouts, np.random.default_rng([config.seed, self.step]))
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
                 rough = roughen(features, config.feature_noise, generator)
-                visual = self._visual(rough, layout, self.merge)
-                turns = [picture.turns for picture in pictures]
-                packed = self.packer.pack(turns, config.max_text_tokens).to(self.device)
-                answer = self.grounded.answers(visual, packed)
+                answer = grounded.answers(self._visual(rough, layout, self.merge), self.pack(examples))
                 loss = config.dense_weight * loss + answer.loss
                 scalars["loss/answers"] = answer.loss.item()
                 if config.word_weight:
-                    words, scalars["words/right"] = self.grounded.words(pictures, features, self.word_ids)
+                    words, scalars["words/right"] = word_loss(grounded.model, examples, features, self.words)
                     loss = loss + config.word_weight * words
                 scalars["answers/exact"] = answer.exact.float().mean().item()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.grounded.parameters(), config.optimizer.clip_norm)
-        scalars |= {"gradient_norm": norm.item(), "lr_ratio": ratio}
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
         return scalars
 
-    def _weight(self, target: str) -> float:
-        return self.config.dense_weights.get(target, 1.0)
+    def _features(self, examples: list[GroundedPicture]) -> Tensor:
+        return self.grounded.features(pixels_of(examples, self.grounded.encoder.image_size))
 
-    def _visual(self, features: torch.Tensor, layout: str, merge: Merge) -> torch.Tensor:
+    def _dense(
+        self, examples: list[GroundedPicture], features: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        assert self.heads is not None  # or there would be no dense steps
+        return dense_losses(self.heads, features, DenseTargets.of(examples, features.device))
+
+    def _visual(self, features: Tensor, layout: str, merge: Merge) -> Tensor:
         if layout != STOCK and int(layout) < features.shape[1]:
             features = merge(features, int(layout))
-        return self.grounded.visual_embeddings(features, stock=layout == STOCK)
+        return self.grounded.visual(features, stock=layout == STOCK)
 
-    def _draw_layout(self) -> str:
-        names, shares = list(self.config.layouts), np.array(list(self.config.layouts.values()))
-        rng = np.random.default_rng([self.config.seed, self.step])
-        return names[int(rng.choice(len(names), p=shares / shares.sum()))]
+    # -- what the run says of itself ---------------------------------------------------------------------
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
+        """What the heads get right, and once questions are asked, what the model answers right."""
+        return self._validate_answers() if self.step > self.config.dense_steps else self._validate_dense()
+
+    def _validate_answers(self) -> dict[str, float]:
         """Share of validation questions whose whole answer greedy decoding would give, by category."""
         config = self.config
         layout = max(config.layouts, key=lambda name: config.layouts[name])
         right: defaultdict[str, list[bool]] = defaultdict(list)
-        for start in range(0, config.validation_pictures, config.answer_batch):
-            pictures = [
-                self.corpus.picture("validation", index, config.seed)
-                for index in range(start, start + config.answer_batch)
-            ]
-            with self._precision():
-                features = self.grounded.features(pictures, self.device)
-                visual = self._visual(features, layout, self.validation_merge)
-                packed = self.packer.pack([picture.turns for picture in pictures]).to(self.device)
+        for examples in self.validation_batches(config.answer_batch):
+            with self.grounded.precision():
+                visual = self._visual(self._features(examples), layout, self.validation_merge)
+                packed = self.packer.pack([example.turns for example in examples]).to(self.device)
                 exact = self.grounded.answers(visual, packed).exact
-            for picture, row in zip(pictures, exact.tolist(), strict=True):
-                for turn, hit in zip(picture.turns, row, strict=False):
+            for example, row in zip(examples, exact.tolist(), strict=True):
+                for turn, hit in zip(example.turns, row, strict=False):
                     right[turn.category].append(hit)
                     if turn.weight == 1.0:
                         right["all"].append(hit)
         return {f"validation/{name}": sum(hits) / len(hits) for name, hits in sorted(right.items())}
 
-    @torch.no_grad()
-    def validate_dense(self) -> dict[str, float]:
+    def _validate_dense(self) -> dict[str, float]:
         """What the heads get right on validation pictures, and how well they tell which classes are there."""
         seen: defaultdict[str, list[float]] = defaultdict(list)
         scores, present = [], []
-        count = min(self.config.validation_pictures, self.corpus.num_pictures("validation") or 1 << 30)
-        for start in range(0, count, self.config.answer_batch):
-            pictures = [
-                self.corpus.picture("validation", index, self.config.seed)
-                for index in range(start, min(count, start + self.config.answer_batch))
-            ]
-            with self._precision():
-                features = self.grounded.features(pictures, self.device)
-                for name, value in self.grounded.dense(pictures, features)[1].items():
+        for examples in self.validation_batches(self.config.answer_batch):
+            with self.grounded.precision():
+                features = self._features(examples)
+                for name, value in self._dense(examples, features)[1].items():
                     seen[f"validation/{name}"].append(value)
                 if self.heads is not None and self.heads.present is not None:
                     scores.append(self.heads.present(self.heads.norm(features).mean(1)).float().cpu())
-                    present.append(torch.stack([torch.as_tensor(picture.present) for picture in pictures]))
+                    present.append(torch.stack([torch.as_tensor(example.present) for example in examples]))
         means = {name: sum(values) / len(values) for name, values in seen.items()}
         if scores:
-            told = average_precision(torch.cat(scores), torch.cat(present))
-            means |= {f"validation/present/{name}": value for name, value in told.items()}
+            ranked = average_precision(torch.cat(scores), torch.cat(present))
+            means |= {f"validation/present/{name}": value for name, value in ranked.items()}
         return means
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save(self) -> None:
+        """Writes the state, and beside it the model as it is by now."""
+        super().save()
+        if self.step < self.total_steps:
+            self.write(self.folder / "base")
+
+    def write(self, folder: Path) -> None:
         """Writes model (float16) and processor as transformers would."""
-        save_base(folder, deepcopy(self.grounded.model).half(), self.processor)
+        with whole_folder(folder) as draft:
+            save_base(draft, deepcopy(self.grounded.model).half(), self.processor)
 
 
-def word_ids(tokenizer: PreTrainedTokenizerFast, names: Sequence[str]) -> torch.Tensor:
-    """First tokens [2, K] of names, behind a space and at the beginning of a text."""
-    return torch.tensor(
-        [[tokenizer(f"{before}{name}").input_ids[0] for name in names] for before in (" ", "")]
-    )
+def roughen(features: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Adds uniform noise of a random strength up to `largest` channel deviations, as quantisation later will.
 
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 natively."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if not hasattr(torch.cpu, "get_capabilities"):  # older torch cannot tell; float32 is right everywhere
-        return False
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
-def run(config: PretrainConfig, folder: Path, console: Console) -> Path:
-    """Runs or resumes the pretraining that `config` describes in `folder`; returns the checkpoint's folder.
-
-    A progress bar shows on a terminal, a line every 100 steps elsewhere.
+    One strength a picture; the language model learns to live with coarse features before any codec exists.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    trainer = Pretrainer(config, folder, console)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("pretraining", total=config.total_steps, completed=trainer.step)
-
-        def show(step: int, scalars: dict[str, float]) -> None:
-            words = "  ".join(f"{name} {scalars[name]:.3f}" for name in SHOWN if name in scalars)
-            bar.update(task, completed=step, description=words)
-            if not console.is_terminal and step % 100 == 0:
-                console.print(f"step {step}/{config.total_steps}  {words}")
-
-        return trainer.run(show)
-
-
-SHOWN = ("loss/dense", "loss/answers", "answers/exact")
+    batch = features.shape[0]
+    strength = torch.rand(batch, 1, 1, generator=generator) * largest
+    noise = torch.rand(features.shape, generator=generator) * 2.0 - 1.0
+    deviation = features.detach().float().std(dim=(0, 1))
+    return features + (noise * strength).to(features) * deviation.to(features)

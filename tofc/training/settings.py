@@ -1,7 +1,8 @@
-"""What a configuration of `tofc train` says."""
+"""What configurations of training say: what all runs have in common, and `tofc train`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,36 +13,89 @@ from tofc.training.adapters import AdapterConfig
 from tofc.training.data import DataConfig
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Of every run.
+
+    data: the corpus; seed: of weights, pictures' order and all that is drawn; ways: of merging, which the
+    pictures of a step take in turn (none: the checkpoint's own alone); max_text_tokens: of a picture's
+    questions (none: all); precision: "auto" (bf16 where the hardware has it), "bf16" or "fp32".
+    """
+
+    data: DataConfig
+    seed: int = 0
+    ways: tuple[str, ...] = ()
+    max_text_tokens: int | None = None
+    precision: str = "auto"
+    validation_pictures: int = 64
+    log_every: int = 20
+    validate_every: int = 200
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision is {self.precision!r}: choose auto, bf16 or fp32")
+        unknown = [way for way in self.ways if way not in MERGINGS]
+        if unknown:
+            raise ValueError(f"ways has {unknown[0]!r}; choose from {', '.join(MERGINGS)}")
+        check_at_least(1, self, "validation_pictures", "log_every", "validate_every", "save_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedRunConfig(RunConfig):
+    """Of runs on a base model whose features are coded.
+
+    tokens: numbers of merged tokens ("all" for no merging) and how often each is drawn; uncoded_share: of
+    what is left uncoded, so that pictures can still be answered without a codec; batch_size: pictures of a
+    step over all processes; warmup_steps: in which learning rates rise, to fall along a cosine after it.
+    """
+
+    tokens: dict[str, float] = field(default_factory=dict)
+    uncoded_share: float = 0.1
+    batch_size: int = 16
+    warmup_steps: int = 50
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tokens or min(self.tokens.values()) < 0 or sum(self.tokens.values()) <= 0:
+            raise ValueError("tokens is empty: name at least one number with a share, e.g. {'64': 1.0}")
+        for name in self.tokens:
+            if name != "all" and (not name.isdigit() or int(name) < 1):
+                raise ValueError(f"tokens has {name!r}; keys are numbers of at least 1, or 'all'")
+        check_at_least(1, self, "batch_size", "warmup_steps")
+        if not 0.0 <= self.uncoded_share <= 1.0 or self.clip_norm <= 0:
+            raise ValueError("uncoded_share must be in [0, 1], clip_norm above 0")
+        if self.save_every % self.log_every:
+            raise ValueError("save_every must be a multiple of log_every, so that a resumed log is the same")
+
+    def draw_tokens(self, rng: np.random.Generator) -> int | None:
+        """Number of tokens of a step, None for all."""
+        name = draw(self.tokens, rng)
+        return None if name == "all" else int(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(CodedRunConfig):
     """A codec for a base model, trained with the answers of its language model (arXiv 2506.12479, II-B1).
 
-    base: a LLaVA-OneVision folder or hub id; seed: of weights, pictures' order and noise; data: the corpus;
-    codec, prior: the codec's shape and its factorised prior; codec_from: a checkpoint of tofc whose codec, of
-    that shape, goes on learning (none: a new one); adapters: LoRA and projector, none to leave the
-    base as it is; checkpoint: what the checkpoint says of itself; merge_adapters: whether the checkpoint
-    holds the changed base model, or names the base and holds the change as adapters/.
+    base: a LLaVA-OneVision folder or hub id; codec, prior: the codec's shape and its factorised prior;
+    codec_from: a checkpoint of tofc whose codec, of that shape, goes on learning (none: a new one); adapters:
+    LoRA and projector, none to leave the base as it is; checkpoint: what the checkpoint says of itself;
+    merge_adapters: whether the checkpoint holds the changed base model, or names the base and holds the
+    change as adapters/.
 
-    tokens: numbers of merged tokens ("all" for no merging) and how often each is drawn; ways: of merging,
-    which the pictures of a step take in turn (none: the checkpoint's own alone); uncoded_share: of steps with
-    all tokens and no coding, so that pictures can still be answered without a codec (1 trains the adapters
-    alone).
-
-    total_steps: none for one epoch of the corpus; the first feature_steps train the codec alone, by the
-    squared error in the coordinates that `init_pictures` pictures show to matter (plain_share in (0, 1] of
-    the error counts alike in all directions). batch_size: pictures of a step over all processes; micro_batch:
-    pictures of one pass of one process, none for all at once; max_text_tokens: of a picture's questions.
+    uncoded_share: of steps with all tokens and no coding (1 trains the adapters alone). total_steps: none for
+    one epoch of the corpus; the first feature_steps train the codec alone, by the squared error in the
+    coordinates that `init_pictures` pictures show to matter. micro_batch: pictures of one pass of one
+    process, none for all at once.
 
     rate_weight: of a bit a coefficient beside the answers' cross-entropy in nats, for the lowest and the
-    highest quality, geometric between; feature_weight: of the squared error beside the rate, relative to the
-    weight that keeps each level's step; balance: of the balance loss beside the rate; temperature: of the
-    router's softmax, from first to last step. codec_lr, gain_ratio: learning rate of the codec, and that of
-    its gains relative to it; all rates warm up over warmup_steps and fall along a cosine.
+    highest quality, geometric between; balance: of the balance loss beside the rate; temperature: of the
+    router's softmax, from first to last step; codec_lr: learning rate of the codec.
     """
 
     base: str
-    seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
     codec: CodecConfig = field(default_factory=lambda: CodecConfig(width=192))
     prior: str = "entropy_bottleneck"
     codec_from: str | None = None
@@ -49,46 +103,23 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     merge_adapters: bool = True
     tokens: dict[str, float] = field(default_factory=lambda: {"64": 0.7, "32": 0.2, "all": 0.1})
-    ways: tuple[str, ...] = ()
-    uncoded_share: float = 0.1
     init_pictures: int = 256
-    plain_share: float = 0.1
     total_steps: int | None = None
     feature_steps: int = 500
-    batch_size: int = 16
     micro_batch: int | None = None
-    max_text_tokens: int | None = None
     gradient_checkpointing: bool = False
-    precision: str = "auto"
     rate_weight: tuple[float, float] = (0.6, 0.002)
-    feature_weight: float = 1.0
     balance: float = 0.5
     temperature: tuple[float, float] = (1.0, 0.1)
     codec_lr: float = 2e-3
-    gain_ratio: float = 0.2
     clip_norm: float = 5.0
-    warmup_steps: int = 50
-    validation_pictures: int = 64
-    log_every: int = 20
-    validate_every: int = 200
-    save_every: int = 100
 
     def __post_init__(self) -> None:
-        self._check_counts()
-        if not self.tokens or min(self.tokens.values()) < 0 or sum(self.tokens.values()) <= 0:
-            raise ValueError("tokens is empty: name at least one number with a share, e.g. {'64': 1.0}")
-        for name in self.tokens:
-            if name != "all" and (not name.isdigit() or int(name) < 1):
-                raise ValueError(f"tokens has {name!r}; keys are numbers of at least 1, or 'all'")
-        check_ways(self.ways)
-        if not 0.0 <= self.uncoded_share <= 1.0 or not 0.0 < self.plain_share <= 1.0:
-            raise ValueError("uncoded_share must be in [0, 1], plain_share in (0, 1]")
-        if min(*self.rate_weight, *self.temperature, self.codec_lr, self.clip_norm) <= 0:
-            raise ValueError("rate_weight, temperature, codec_lr and clip_norm must be above 0")
-        if min(self.feature_weight, self.balance, self.gain_ratio) < 0:
-            raise ValueError("feature_weight, balance and gain_ratio must not be negative")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"precision is {self.precision!r}: choose auto, bf16 or fp32")
+        super().__post_init__()
+        check_at_least(1, self, "init_pictures", "total_steps", "micro_batch")
+        check_at_least(0, self, "feature_steps", "balance")
+        if min(*self.rate_weight, *self.temperature, self.codec_lr) <= 0:
+            raise ValueError("rate_weight, temperature and codec_lr must be above 0")
         if self.prior not in ("entropy_bottleneck", "logistic"):
             raise ValueError(f"prior is {self.prior!r}; choose one of entropy_bottleneck, logistic")
         if not self.checkpoint.default_quality <= len(self.codec.steps) <= len(QUALITIES):
@@ -100,15 +131,6 @@ class TrainConfig:
             raise ValueError(
                 "checkpoint.tiling must be base: a codec trained on single tiles serves several as well"
             )
-
-    def _check_counts(self) -> None:
-        for name in ("init_pictures", "batch_size", "warmup_steps", "validation_pictures", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
-        if self.feature_steps < 0 or (self.total_steps is not None and self.total_steps < 1):
-            raise ValueError("feature_steps must be at least 0, total_steps at least 1")
-        if self.log_every < 1 or self.save_every < 1 or self.save_every % self.log_every:
-            raise ValueError("save_every must be a multiple of log_every, so that a resumed log is the same")
 
     def steps_for(self, num_pictures: int | None) -> int:
         """Steps of the whole run over a corpus of so many pictures (None: endless)."""
@@ -126,11 +148,8 @@ class TrainConfig:
     def draw_layout(self, rng: np.random.Generator, asking: bool) -> tuple[int | None, bool]:
         """Number of tokens of a step (None: all) and whether they are coded."""
         uncoded = asking and float(rng.random()) < self.uncoded_share
-        shares = np.array(list(self.tokens.values()))
-        name = list(self.tokens)[int(rng.choice(len(shares), p=shares / shares.sum()))]
-        if uncoded or name == "all":
-            return None, not uncoded
-        return int(name), True
+        tokens = self.draw_tokens(rng)
+        return (None, False) if uncoded else (tokens, True)
 
     def main_tokens(self) -> int | None:
         """The checkpoint's number of tokens, None for all."""
@@ -143,17 +162,15 @@ class TrainConfig:
         return {"uncoded": -1} | {f"quality_{level + 1}": level for level in (0, last // 2, last)}
 
 
-def check_ways(ways: tuple[str, ...]) -> None:
-    """Raises ValueError where one of the ways of merging is unknown."""
-    unknown = [way for way in ways if way not in MERGINGS]
-    if unknown:
-        raise ValueError(f"ways has {unknown[0]!r}; choose from {', '.join(MERGINGS)}")
+def draw(shares: Mapping[str, float], rng: np.random.Generator) -> str:
+    """One of the names, each as often as its share says."""
+    names, values = list(shares), np.array(list(shares.values()))
+    return names[int(rng.choice(len(names), p=values / values.sum()))]
 
 
-def check_share(batch_size: int, processes: int) -> None:
-    """Raises ValueError where the batch does not divide among the processes."""
-    if batch_size % processes:
-        raise ValueError(
-            f"batch_size {batch_size} does not divide among {processes} processes; "
-            f"give a multiple of {processes}"
-        )
+def check_at_least(least: float, config: object, *names: str) -> None:
+    """Raises ValueError where one of these fields is less; None is as good as any."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; give at least {least:g}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,8 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+STATE_NAME = "state.safetensors"
 
-def save_state(path: Path, step: int, modules: dict[str, nn.Module], optimizers: list[Optimizer]) -> None:
+
+def save_state(
+    path: Path, step: int, modules: Mapping[str, nn.Module], optimizers: Sequence[Optimizer]
+) -> None:
     """Writes the modules' weights and the optimizers' moments as they stand after `step` steps."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
@@ -30,7 +37,7 @@ def save_state(path: Path, step: int, modules: dict[str, nn.Module], optimizers:
     os.replace(partial, path)
 
 
-def load_state(path: Path, modules: dict[str, nn.Module], optimizers: list[Optimizer]) -> int:
+def load_state(path: Path, modules: Mapping[str, nn.Module], optimizers: Sequence[Optimizer]) -> int:
     """Restores what `save_state` wrote into modules and optimizers of the same build; returns the step.
 
     Raises `RuntimeError` (from torch) where the weights do not fit the modules.
@@ -56,3 +63,22 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimizers: list[Optim
                 state.setdefault(int(index), {})[moment] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def trained_parameters(module: nn.Module) -> nn.ParameterDict:
+    """What is trained of a module, for a state: names without dots, which those of a module cannot have."""
+    return nn.ParameterDict({n.replace(".", "/"): p for n, p in module.named_parameters() if p.requires_grad})
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A draft that takes the place of `folder` when the `with` ends: a kill leaves it whole, or absent."""
+    draft, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("draft", "old"))
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    yield draft
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(draft, folder)
+    shutil.rmtree(old, ignore_errors=True)

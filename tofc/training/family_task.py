@@ -6,7 +6,7 @@ partial ones included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,9 +17,15 @@ from torch.nn import functional
 from entropy import FeatureCodec
 from tofc.familial.branches import Branch
 from tofc.familial.members import Member
-from tofc.training.grounded import GroundedModel
-from tofc.training.packing import IGNORED, PackedBatch, attention_mask, position_ids
-from tofc.training.task import Merge
+from tofc.training.forward import (
+    Merge,
+    PackedStates,
+    VisionLanguageModel,
+    run_block,
+    run_blocks,
+    whole_answers,
+)
+from tofc.training.packing import IGNORED, PackedBatch
 
 
 class MemberLoss(NamedTuple):
@@ -29,16 +35,6 @@ class MemberLoss(NamedTuple):
     answers: Tensor
     divergence: Tensor
     exact: Tensor
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Packed sequences as decoder blocks take them; text begins behind `num_shared` tokens."""
-
-    embeddings: Tensor
-    mask: Tensor
-    rotary: tuple[Tensor, Tensor]
-    num_shared: int
 
 
 @dataclass(frozen=True)
@@ -57,29 +53,18 @@ class FamilyTask(nn.Module):
 
     def __init__(
         self,
-        grounded: GroundedModel,
+        grounded: VisionLanguageModel,
         branches: Sequence[Branch],
         codec: FeatureCodec | None,
         merge: Merge,
-        bf16: bool,
         teacher: Teacher | None = None,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.grounded = grounded
         self.branches = nn.ModuleDict({branch.name: branch for branch in branches})
-        self.codec, self.merge, self.bf16, self.temperature = codec, merge, bf16, temperature
+        self.codec, self.merge, self.temperature = codec, merge, temperature
         self.teacher = teacher  # no module: neither stored nor trained
-
-    @property
-    def text(self) -> Any:
-        """The stack of decoder blocks."""
-        return self.grounded.model.model.language_model
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.grounded.model.device
 
     @torch.no_grad()
     def visual(self, pixels: Tensor, tokens: int | None, qualities: Sequence[int | None]) -> Tensor:
@@ -87,31 +72,20 @@ class FamilyTask(nn.Module):
 
         qualities: of each picture, None for uncoded.
         """
-        with self.precision():
-            features = self.grounded.tower(pixels).float()
+        with self.grounded.precision():
+            features = self.grounded.features(pixels).float()
         if tokens is not None and tokens < features.shape[1]:
             features = self.merge(features, tokens)
         if self.codec is not None:
             pairs = zip(features, qualities, strict=True)
             features = torch.stack([row if q is None else self._coded(row, q) for row, q in pairs])
-        with self.precision():
-            return self.grounded.visual_embeddings(features)
+        with self.grounded.precision():
+            return self.grounded.visual(features)
 
     def _coded(self, features: Tensor, quality: int) -> Tensor:
         """Features [K, C] as an edge decodes them."""
         assert self.codec is not None
         return torch.from_numpy(self.codec.reconstruct(features.cpu(), quality)).to(features)
-
-    def sequences(self, visual: Tensor, packed: PackedBatch, text: Any) -> Sequences:
-        """Prefix, picture and questions of each row as embeddings [B, L, D] of a text model."""
-        embed = text.get_input_embeddings()
-        prefix = embed(packed.prefix_ids).expand(len(visual), -1, -1)
-        parts = [prefix, visual.to(prefix), embed(packed.input_ids)]
-        num_shared = prefix.shape[1] + visual.shape[1]
-        mask = attention_mask(packed.segments, num_shared, packed.has_picture)
-        positions = position_ids(packed.offsets, num_shared, packed.has_picture)
-        embeddings = torch.cat(parts, dim=1)
-        return Sequences(embeddings, mask, text.rotary_emb(embeddings, positions), num_shared)
 
     def forward(
         self, visual: Tensor, packed: PackedBatch, members: Sequence[Member], teaching: Tensor | None = None
@@ -120,9 +94,9 @@ class FamilyTask(nn.Module):
 
         The main model runs as deep as these members need.
         """
-        with self.precision():
-            sequences = self.sequences(visual, packed, self.text)
-            states = run_blocks(self.text, sequences, {member.exit_layer for member in members})
+        with self.grounded.precision():
+            sequences = self.grounded.packed(visual, packed)
+            states = run_blocks(self.grounded.text, sequences, {member.exit_layer for member in members})
             rows = target_rows(packed)
             found = {}
             for member in members:
@@ -130,7 +104,7 @@ class FamilyTask(nn.Module):
                 found[member.name] = self._loss(member, hidden, sequences, packed, rows, teaching)
         return found
 
-    def _member_state(self, member: Member, hidden: Tensor, sequences: Sequences) -> Tensor:
+    def _member_state(self, member: Member, hidden: Tensor, sequences: PackedStates) -> Tensor:
         """The state before norm and head, of the text alone [B, T, D]."""
         if member.branch is not None:
             branch: Any = self.branches[member.branch]
@@ -142,13 +116,13 @@ class FamilyTask(nn.Module):
         self,
         member: Member,
         hidden: Tensor,
-        sequences: Sequences,
+        sequences: PackedStates,
         packed: PackedBatch,
         rows: Tensor,
         teaching: Tensor | None,
     ) -> MemberLoss:
         branch: Any = self.branches[member.branch] if member.branch is not None else None
-        norm = branch.norm if branch is not None and branch.norm is not None else self.text.norm
+        norm = branch.norm if branch is not None and branch.norm is not None else self.grounded.text.norm
         head = branch.head if branch is not None and branch.head is not None else self.grounded.model.lm_head
         logits = head(norm(hidden.flatten(0, 1)[rows])).float()  # [n, V]
         targets, weights = packed.targets.flatten()[rows], packed.weights.flatten()[rows]
@@ -167,32 +141,12 @@ class FamilyTask(nn.Module):
         if self.teacher is None:
             return None
         text, head = self.teacher.text, self.teacher.head
-        with self.precision():
-            sequences = self.sequences(visual, packed, text)
+        with self.grounded.precision():
+            sequences = self.grounded.packed(visual, packed, text)
             depth = len(text.layers)
             hidden = run_blocks(text, sequences, {depth})[depth][:, sequences.num_shared :]
             logits: Tensor = head(text.norm(hidden.flatten(0, 1)[target_rows(packed)]))
         return logits.float()
-
-    def precision(self) -> torch.autocast:
-        """In which the language model computes."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-
-def run_block(block: nn.Module, hidden: Tensor, sequences: Sequences) -> Tensor:
-    """One decoder block on packed sequences, without a cache."""
-    state: Tensor = block(hidden, attention_mask=sequences.mask, position_embeddings=sequences.rotary)
-    return state
-
-
-def run_blocks(text: Any, sequences: Sequences, exits: set[int]) -> Mapping[int, Tensor]:
-    """The states [B, L, D] after as many blocks as each of `exits` says."""
-    hidden, states = sequences.embeddings, {}
-    for number, block in enumerate(text.layers[: max(exits)], start=1):
-        hidden = run_block(block, hidden, sequences)
-        if number in exits:
-            states[number] = hidden
-    return states
 
 
 def target_rows(packed: PackedBatch) -> Tensor:
@@ -206,9 +160,3 @@ def divergence_of(logits: Tensor, teaching: Tensor, temperature: float) -> Tenso
     given, wanted = (values.div(temperature).log_softmax(-1) for values in (logits, teaching))
     loss = functional.kl_div(given, wanted, reduction="none", log_target=True).sum(-1)
     return temperature**2 * loss
-
-
-def whole_answers(wrong: Tensor, segments: Tensor) -> Tensor:
-    """bool [B, Q]: conversations without a wrong token; True also where a row has fewer than Q."""
-    count = int(segments.max()) + 1
-    return torch.stack([~(wrong & (segments == number)).any(1) for number in range(count)], dim=1)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from tofc.config import QUALITIES
 from tofc.training.adapters import AdapterConfig
-from tofc.training.data import DataConfig
-from tofc.training.settings import check_ways
+from tofc.training.settings import CodedRunConfig, check_at_least
 
-WAYS = ("frozen", "lora", "full")
+MAIN = ("frozen", "lora", "full")
 CHOICES = ("all", "random", "sequential", "loss")
 
 
@@ -40,8 +37,8 @@ class BranchConfig:
         return self.name or f"e{self.exit}"
 
 
-@dataclass(frozen=True)
-class FamilyConfig:
+@dataclass(frozen=True, kw_only=True)
+class FamilyConfig(CodedRunConfig):
     """Branches of a checkpoint's language model, trained together (arXiv 2506.12479, section III-B2).
 
     base: a checkpoint of tofc with its codec: a bundled name, a folder, a hub id; branches: the family.
@@ -58,16 +55,11 @@ class FamilyConfig:
     add up over passes (none: all in one).
 
     muon_lr, adamw_lr: learning rates of the branches: Muon's for the matrices (none: AdamW for all), AdamW's
-    for the rest; adapters have their own; all warm up over warmup_steps and fall along a cosine.
-
-    tokens, ways, uncoded_share: numbers of merged tokens and how often each is drawn, ways of merging that
-    the pictures of a batch take in turn (none: the checkpoint's), and the share of pictures left uncoded;
-    qualities: of the others. calibration_pictures: whose inputs whiten the decomposition.
+    for the rest; adapters have their own. uncoded_share: of pictures; qualities: of the others.
+    calibration_pictures: whose inputs whiten the decomposition.
     """
 
     base: str = "scenes-tiny"
-    seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
     branches: tuple[BranchConfig, ...] = ()
     main: str = "frozen"
     adapters: AdapterConfig = field(default_factory=lambda: AdapterConfig(tower=False, projector=False))
@@ -81,53 +73,26 @@ class FamilyConfig:
     muon_lr: float | None = 1e-3
     adamw_lr: float = 5e-4
     weight_decay: float = 0.0
-    warmup_steps: int = 50
-    clip_norm: float = 1.0
     tokens: dict[str, float] = field(default_factory=lambda: {"64": 1.0})
-    ways: tuple[str, ...] = ()
     uncoded_share: float = 0.2
     qualities: tuple[int, int] = (QUALITIES[0], QUALITIES[-1])
     calibration_pictures: int = 64
     total_steps: int = 1000
-    batch_size: int = 16
-    max_text_tokens: int | None = None
-    precision: str = "auto"
-    validation_pictures: int = 64
-    log_every: int = 20
-    validate_every: int = 200
-    save_every: int = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.branches:
             raise ValueError("branches is empty: name at least one, e.g. {exit: 2, ratios: [1.0, 0.5]}")
-        if self.main not in WAYS:
-            raise ValueError(f"main is {self.main!r}; choose one of {', '.join(WAYS)}")
+        if self.main not in MAIN:
+            raise ValueError(f"main is {self.main!r}; choose one of {', '.join(MAIN)}")
         if self.choose not in CHOICES:
             raise ValueError(f"choose is {self.choose!r}; choose one of {', '.join(CHOICES)}")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"precision is {self.precision!r}: choose auto, bf16 or fp32")
-        if not 0 <= self.kl <= 1 or not 0 <= self.uncoded_share <= 1:
-            raise ValueError("kl and uncoded_share must be in [0, 1]")
-        above = (self.temperature, self.main_ratio, self.adamw_lr, self.clip_norm, self.muon_lr or 1.0)
-        if min(above) <= 0 or min(self.main_weight, self.weight_decay) < 0:
-            raise ValueError(
-                "temperature, main_ratio, muon_lr, adamw_lr and clip_norm must be above 0, main_weight and "
-                "weight_decay not negative"
-            )
-        counts = (self.members_per_step, self.members_per_pass or 1, self.calibration_pictures)
-        if min(*counts, self.total_steps, self.warmup_steps, self.batch_size) < 1:
-            raise ValueError("steps, pictures and members must be at least 1")
-        if not self.tokens or any(name != "all" and not name.isdigit() for name in self.tokens):
-            raise ValueError(f"tokens is {self.tokens}; keys are numbers of tokens or 'all'")
-        check_ways(self.ways)
+        if not 0 <= self.kl <= 1:
+            raise ValueError(f"kl is {self.kl}; it must be in [0, 1]")
+        if min(self.temperature, self.main_ratio, self.adamw_lr, self.muon_lr or 1.0) <= 0:
+            raise ValueError("temperature, main_ratio, muon_lr and adamw_lr must be above 0")
+        check_at_least(0, self, "main_weight", "weight_decay")
+        check_at_least(1, self, "members_per_step", "members_per_pass", "calibration_pictures", "total_steps")
         low, high = self.qualities
         if not QUALITIES[0] <= low <= high <= QUALITIES[-1]:
             raise ValueError(f"qualities are {low} to {high}; choose from 1 to {QUALITIES[-1]}")
-        if self.log_every < 1 or self.save_every % self.log_every:
-            raise ValueError("save_every must be a multiple of log_every, so that a resumed log is the same")
-
-    def draw_tokens(self, rng: np.random.Generator) -> int | None:
-        """Number of tokens of a step, None for all."""
-        shares = np.array(list(self.tokens.values()))
-        name = list(self.tokens)[int(rng.choice(len(shares), p=shares / shares.sum()))]
-        return None if name == "all" else int(name)

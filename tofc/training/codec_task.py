@@ -8,20 +8,22 @@ squared difference between the entropy models' use and equal use.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from encoders.merging import cluster_tokens, merge_tokens
 from entropy import TrainableCodec
 from entropy.router import usage_by_level
-from tofc.config import MergingConfig
-from tofc.training.grounded import GroundedModel
-from tofc.training.packing import PackedBatch
+from tofc.errors import UserError
+from tofc.training.data import Corpus
+from tofc.training.forward import Merge, VisionLanguageModel, pixels_of
+from tofc.training.packing import PackedBatch, Packer
+from tofc.training.settings import TrainConfig
 
-Merge = Callable[[Tensor, int], Tensor]
+SURVEYED_AT_ONCE = 4  # pictures; a setting that is about memory must not change what is learned
+PLAIN_SHARE = 0.1  # of the error that counts alike in all directions, whatever the answers depend on
 
 
 class TaskOutput(NamedTuple):
@@ -41,35 +43,29 @@ class TaskOutput(NamedTuple):
 
 
 class TaskModel(nn.Module):
-    """LLaVA-OneVision with a codec between merging and projector.
+    """A base model with a codec between merging and projector.
 
-    `grounded` holds the base model (with adapters or without), `merge` takes features [B, N, C] to [B, K, C]
-    (`training_merge` while the model trains),
-    `bf16` lets the base model compute in bfloat16 where it may; the codec always computes in float32.
+    `grounded` is the base model (with adapters or without), `merge` takes features [B, N, C] to [B, K, C]
+    (`training_merge` while the model trains); the codec always computes in float32.
     """
 
     def __init__(
         self,
-        grounded: GroundedModel,
+        grounded: VisionLanguageModel,
         codec: TrainableCodec,
         merge: Merge,
-        bf16: bool,
         training_merge: Merge | None = None,
     ) -> None:
         super().__init__()
         self.grounded, self.codec = grounded, codec
-        self.merge, self.training_merge, self.bf16 = merge, training_merge or merge, bf16
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.grounded.model.device
+        self.merge, self.training_merge = merge, training_merge or merge
 
     def merged(self, pixels: Tensor, tokens: int | None) -> Tensor:
         """Pixels [B, 3, S, S] in 0..255 to features float32 [B, K, C]; `tokens` None merges nothing."""
-        learns = any(p.requires_grad for p in self.grounded.model.model.vision_tower.parameters())
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()), self.precision():
-            features = self.grounded.tower(pixels).float()
+        grounded = self.grounded
+        learns = any(p.requires_grad for p in grounded.encoder.parameters())
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()), grounded.precision():
+            features = grounded.features(pixels).float()
             if tokens is not None and tokens < features.shape[1]:
                 features = (self.training_merge if self.training else self.merge)(features, tokens)
         return features
@@ -112,34 +108,9 @@ class TaskModel(nn.Module):
         if packed is None:
             none = torch.ones(batch, 0, dtype=torch.bool, device=features.device)
             return TaskOutput(zero, rate, error, usage, counts, none)
-        with self.precision():
-            visual = self.grounded.visual_embeddings(decoded)
-            answers = self.grounded.answers(visual, packed)
+        with self.grounded.precision():
+            answers = self.grounded.answers(self.grounded.visual(decoded), packed)
         return TaskOutput(answers.by_picture.sum(), rate, error, usage, counts, answers.exact)
-
-    def precision(self) -> torch.autocast:
-        """In which the base model computes: weights may be held in bfloat16, trained ones are in float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-
-def merge_as(merging: MergingConfig, ways: Sequence[str] = ()) -> Merge:
-    """The merging of base tiles that devices do; with `ways`, the rows of a batch take these in turn.
-
-    A model that learns from several ways is not made for one of them.
-    """
-    turns = tuple(ways) or (merging.way,)
-
-    def merge(features: Tensor, tokens: int) -> Tensor:
-        side = math.isqrt(features.shape[1])
-        parts = []
-        for turn, way in enumerate(turns[: len(features)]):
-            rows = features[turn :: len(turns)]
-            clusters = cluster_tokens(rows.detach().float(), tokens, way, ((side, side),), merging.neighbours)
-            parts.append(merge_tokens(rows, clusters)[0])
-        order = torch.cat([torch.arange(len(features))[turn :: len(turns)] for turn in range(len(parts))])
-        return torch.cat(parts)[order.argsort().to(features.device)]
-
-    return merge
 
 
 def keep_step_weight(steps: Tensor) -> Tensor:
@@ -149,3 +120,47 @@ def keep_step_weight(steps: Tensor) -> Tensor:
     R + D * 6 / (ln(2) step^2) keeps the step; the same weight serves coarse steps, where channels drop out.
     """
     return 6.0 / (math.log(2.0) * steps.square())
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Merged tokens [n, C] of training pictures, and the [C, C] weight that their errors carry."""
+
+    features: Tensor
+    weight: Tensor
+
+
+def survey(
+    task: TaskModel, packer: Packer, corpus: Corpus, config: TrainConfig, with_weight: bool = True
+) -> Survey:
+    """Looks at `init_pictures` training pictures, each merged to one of the numbers of tokens in turn."""
+    task.eval()
+    layouts = [None if name == "all" else int(name) for name, share in config.tokens.items() if share > 0]
+    features: list[Tensor] = []
+    width, side = config.codec.width, task.grounded.encoder.image_size
+    fisher = torch.zeros(width, width, dtype=torch.float64)
+    for number, start in enumerate(range(0, config.init_pictures, SURVEYED_AT_ONCE)):
+        numbers = range(start, min(start + SURVEYED_AT_ONCE, config.init_pictures))
+        examples = [corpus.picture("train", index, config.seed) for index in numbers]
+        examples = [example for example in examples if example.pixels is not None]
+        if not examples:
+            continue
+        with torch.no_grad():
+            merged = task.merged(pixels_of(examples, side), layouts[number % len(layouts)])
+        features.append(merged.flatten(0, 1).cpu())
+        if not with_weight:
+            continue
+        packed = packer.pack([example.turns for example in examples], config.max_text_tokens)
+        probe = merged.detach().requires_grad_()
+        with task.grounded.precision():
+            visual = task.grounded.visual(probe)
+            loss = task.grounded.answers(visual, packed.to(probe.device)).loss
+        (gradient,) = torch.autograd.grad(loss, probe)
+        flat = gradient.flatten(0, 1).double().cpu()
+        fisher += flat.T @ flat
+    if not features:
+        raise UserError("none of the first pictures of the corpus can be looked at: it has text only")
+    sensitivity = fisher * (width / fisher.trace().clamp(min=1e-30))
+    plain = torch.eye(width, dtype=torch.float64)
+    weight = (1.0 - PLAIN_SHARE) * sensitivity + PLAIN_SHARE * plain
+    return Survey(torch.cat(features), weight)

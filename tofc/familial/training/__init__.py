@@ -1,1 +1,0 @@
-"""Training a family: `tofc train-familial`."""
