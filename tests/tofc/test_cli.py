@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from tofc.answer import Answer
 from tofc.cli import app
 from tofc.cli_files import write_output
 from tofc.cli_packet import whole_bytes
+from tofc.cli_report import answer_line
 from tofc.errors import UserError
 from tofc.packet import Packet
 
@@ -69,6 +71,14 @@ def refused(result: Result, *words: str) -> None:
     assert line.startswith("tofc: ")
     for word in words:
         assert word in line
+
+
+def test_a_terminal_says_when_an_answer_is_unsure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What scripts read is the text alone."""
+    doubtful, sure = (Answer("Yes.", "full", (5,), confidence=value) for value in (0.3, 0.9))
+    assert answer_line(doubtful) == "Yes."
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert (answer_line(doubtful), answer_line(sure)) == ("Yes. (unsure)", "Yes.")
 
 
 def test_fractions_of_bytes_keep_their_sum() -> None:

@@ -52,12 +52,6 @@ class LanguageModel:
         return self._weight.device
 
     @property
-    def can_attend_to_all(self) -> bool:
-        """Whether every layer sees all positions before; else some see a window only."""
-        config: Any = self.model.config.get_text_config()
-        return set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
-
-    @property
     def _weight(self) -> Tensor:
         weight: Tensor = self.full.norm.weight  # type: ignore[assignment]  # a parameter
         return weight

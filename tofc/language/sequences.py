@@ -47,11 +47,6 @@ class Sequences:
     def __len__(self) -> int:
         return len(self._counts)
 
-    @property
-    def is_padded(self) -> bool:
-        """Whether any sequence is shorter than others."""
-        return self._shown is not None
-
     @torch.inference_mode()
     def extend(self, prompts: Sequence[Prompt]) -> None:
         """Appends a prompt, or the rest of one, to each sequence; the first ones make the sequences."""
