@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tofc.errors import UserError
+from tofc.writing import write_whole
 
 STREAM = "-"
 
@@ -21,6 +22,8 @@ class StandardInput(io.BytesIO):
 def read_input(source: str, what: str) -> bytes:
     """All bytes of the file `source`, or of standard input for "-"; `what` names it in errors (UserError)."""
     if source == STREAM:
+        if sys.stdin is None:
+            raise UserError(f"{what} -: standard input is closed; pipe one in or name a file")
         if sys.stdin.isatty():
             raise UserError(f"{what} -: nothing is piped into standard input; pipe one in or name a file")
         return sys.stdin.buffer.read()
@@ -36,9 +39,13 @@ def check_input(source: str, what: str) -> None:
     if source == STREAM:
         return
     path = Path(source)
-    if not path.exists():
+    try:
+        is_there, is_folder = path.exists(), path.is_dir()
+    except OSError as error:  # a name that is too long, or below a folder without permission
+        raise UserError(f"{what} {source[:200]} cannot be read: {error.strerror}") from None
+    if not is_there:
         raise UserError(f"{what} {source} does not exist; check the path (you are in {Path.cwd()})")
-    if path.is_dir():
+    if is_folder:
         raise UserError(f"{what} {source} is a folder; name a file in it")
 
 
@@ -48,6 +55,8 @@ def check_output(target: str, inputs: tuple[str, ...] = ()) -> None:
     `inputs` are files that the same command reads and that must survive it.
     """
     if target == STREAM:
+        if sys.stdout is None:
+            raise UserError("standard output is closed; name a file with -o")
         if sys.stdout.isatty():
             raise UserError(
                 "a packet is no text for a terminal; pipe standard output on, or name a file with -o"
@@ -71,20 +80,18 @@ def write_output(target: str, data: bytes) -> None:
     A regular file appears whole or not at all: the bytes go to a temporary file beside it that takes its name
     at the end. Raises UserError when the system refuses (no space, no permission).
     """
-    if target == STREAM:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    path = Path(target).resolve()
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device, which must not be replaced by a file
-            path.write_bytes(data)
+        if target == STREAM:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
             return
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        path = Path(target)
+        if path.exists() and not path.is_file():  # a pipe or a device, which must not be replaced by a file
+            with path.open("wb") as stream:
+                stream.write(data)
+            return
+        write_whole(path.resolve(), data)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"output {target} cannot be written: {error.strerror}") from None

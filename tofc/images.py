@@ -8,15 +8,42 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from tofc.errors import ImageError
+from tofc.rgb import from_array, to_rgb
 
 MAX_PIXELS = 50_000_000
+# What is read, at every door; nothing that runs a program (EPS does).
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "ICO", "QOI", "DIB",
+)  # fmt: skip
+# The first bytes of what people give and is not read, from which byte on, and what to say about it.
+_REFUSED = (
+    (4, b"ftyphei", "is HEIC: convert it to JPEG, or pip install pillow-heif"),
+    (4, b"ftypmif1", "is HEIF: convert it to JPEG, or pip install pillow-heif"),
+    (4, b"ftyphevc", "is HEIC: convert it to JPEG, or pip install pillow-heif"),
+    (0, b"%!PS", "is PostScript (EPS), a program, and not run: convert it to PNG"),
+    (0, b"\xc5\xd0\xd3\xc6", "is EPS, a program, and not run: convert it to PNG"),
+    (0, b"%PDF", "is a PDF: export its page as PNG"),
+    (0, b"\x89HDF\r\n", "is HDF5, which holds arrays: read one with h5py and give it as uint8"),
+    (0, b"\x93NUMPY", "is an array of numpy: give numpy.load of it"),
+    (0, b"version https://git-lfs", "is a Git LFS pointer, not the picture: run git lfs pull"),
+)
+# The only chunks of a PNG that decide how it looks. Others may be damaged, or as large as they like.
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
+_ORIENTATION = 274  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 # What Pillow's decoders raise on damaged files; they promise no single type.
 _DECODER_FAULTS = (
@@ -33,7 +60,6 @@ _DECODER_FAULTS = (
     zlib.error,
     Image.DecompressionBombError,
 )
-_ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 _limit_lock = threading.Lock()
 
 
@@ -45,15 +71,17 @@ def open_image(source: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
     first frame counts. Raises ImageError on anything else, and above `max_pixels` before decoding any pixel.
     """
     if isinstance(source, np.ndarray):
-        return _upright(_from_array(source), "the array", max_pixels)
+        return _checked(from_array(source), "the array", max_pixels)
     if isinstance(source, Image.Image):
-        return _upright(source, "the image", max_pixels)
+        if getattr(source, "tile", None) and source.format not in (*FORMATS, "MPO"):
+            raise ImageError(f"the image is {source.format}, which is not decoded here: convert it to PNG")
+        return _checked(source, "the image", max_pixels)
     with _opened(source) as (stream, name):
-        return _upright(_open(stream, name), name, max_pixels)
+        return _checked(_open(stream, name), name, max_pixels)
 
 
-def _upright(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    """The picture in RGB, once its size is known to be within the limit."""
+def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    """The picture upright and in RGB, once its size is known to be within the limit."""
     width, height = image.size
     if width == 0 or height == 0:
         raise ImageError(f"{name} has no pixels ({width}x{height}); give a picture of at least 1x1")
@@ -66,7 +94,7 @@ def _upright(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     try:
         with _whole_pictures_alone():
             image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _upright(to_rgb(image), image)
     except _DECODER_FAULTS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(
@@ -80,17 +108,8 @@ def _opened(source: Any) -> Iterator[tuple[IO[bytes], str]]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield io.BytesIO(source), "the data"
     elif isinstance(source, (str, Path)):
-        path, name = Path(source), str(source)
-        if path.is_dir():
-            raise ImageError(f"{name} is a folder; give one image file")
-        if not path.exists():
-            raise ImageError(f"{name} does not exist; check the path")
-        try:
-            stream = path.open("rb")
-        except OSError as error:
-            raise ImageError(f"{name} cannot be opened as an image: {error}") from error
-        with stream:
-            yield stream, name
+        with _open_path(source) as stream:
+            yield stream, _short(source)
     elif hasattr(source, "read"):
         yield _seekable(source), str(getattr(source, "name", "the stream"))
     else:
@@ -102,14 +121,56 @@ def _opened(source: Any) -> Iterator[tuple[IO[bytes], str]]:
 
 def _open(stream: IO[bytes], name: str) -> Image.Image:
     """The picture with its pixels still undecoded."""
+    start = _peek(stream)
+    for first, magic, advice in _REFUSED:
+        if start[first:].startswith(magic) and not ("HEI" in advice and "HEIF" in _formats()):
+            raise ImageError(f"{name} is not an image that is read here: it {advice}")
+    if start.startswith(_PNG_START):
+        stream = io.BytesIO(_bare_png(stream.read()))
     try:
         with _pillow_without_limit():
-            return Image.open(stream)
+            return Image.open(stream, formats=_formats())
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image that Pillow can open ({_contents(stream)})") from error
+        found = f"it starts with {start[:8]!r}" if start else "it is empty"
+        raise ImageError(f"{name} is not an image that is read here ({found})") from error
     except _DECODER_FAULTS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name} cannot be opened as an image: {reason}") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that there is a decoder for."""
+    try:
+        import pillow_heif  # type: ignore[import-not-found]  # used where it is there
+    except ImportError:
+        pass
+    else:
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _open_path(path: str | Path) -> IO[bytes]:
+    """The file, open; what is no file, such as a pipe, is read once and whole."""
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise ImageError(f"{_short(path)} is a folder; give one image file")
+        if file.is_file():
+            return file.open("rb")
+        return io.BytesIO(file.read_bytes())
+    except FileNotFoundError as error:
+        raise ImageError(f"{_short(path)} does not exist; check the path") from error
+    except (OSError, ValueError) as error:
+        hint = "; of base64 give the bytes, base64.b64decode(text)" if len(str(path)) > 255 else ""
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"{_short(path)} cannot be opened ({reason}): check the path{hint}") from error
+
+
+def _short(path: str | Path) -> str:
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:80]}... ({len(text)} letters)"
 
 
 def _seekable(source: Any) -> IO[bytes]:
@@ -122,11 +183,27 @@ def _seekable(source: Any) -> IO[bytes]:
     return io.BytesIO(data)
 
 
-def _contents(stream: IO[bytes]) -> str:
-    """A word on what the file holds instead."""
-    stream.seek(0)
-    start = stream.read(8)
-    return f"it starts with {bytes(start)!r}" if start else "it is empty"
+def _peek(stream: IO[bytes]) -> bytes:
+    """The first bytes of a picture, which is then where it was."""
+    place = stream.tell()
+    start = stream.read(32)
+    stream.seek(place)
+    return bytes(start)
+
+
+def _bare_png(data: bytes) -> bytes:
+    """A PNG of the chunks that decide how it looks, without metadata, whatever is wrong with that."""
+    kept, place = [_PNG_START], len(_PNG_START)
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        kind, is_whole = data[place + 4 : place + 8], end <= len(data)
+        right = is_whole and zlib.crc32(data[place + 4 : end - 4]) == int.from_bytes(
+            data[end - 4 : end], "big"
+        )
+        if kind in _PNG_CHUNKS and (right or kind != b"eXIf"):
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept)
 
 
 @contextmanager
@@ -159,48 +236,10 @@ def _whole_pictures_alone() -> Iterator[None]:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode that Pillow knows, decoded, as RGB."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _to_8_bits(np.asarray(image))
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
-def _to_8_bits(values: np.ndarray) -> Image.Image:
-    """Grey values of more than 8 bits, or real ones, as 8 bits.
-
-    16-bit values keep their scale (65535 is white). Other ranges have no agreed white: real values in 0..1
-    count as such, anything else is stretched from its smallest to its largest value.
-    """
-    is_real = values.dtype.kind == "f"
-    values = np.nan_to_num(values.astype(np.float64))
-    low, high = float(values.min()), float(values.max())
-    if is_real and low >= 0.0 and high <= 1.0:
-        scaled = values * 255.0
-    elif not is_real and low >= 0.0 and high <= 65535.0:
-        scaled = values / 257.0
-    else:
-        scaled = (values - low) * (255.0 / max(high - low, 1e-12))
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.dtype not in (np.uint8, np.uint16):
-        raise ImageError(
-            f"an array of {array.dtype} has no agreed scale; give uint8 (0..255) or uint16 (0..65535), "
-            "for values in 0..1: (255 * array).round().astype('uint8')"
-        )
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
-        shape = list(array.shape)
-        raise ImageError(f"an array of shape {shape} is no picture; give [H, W], [H, W, 3] or [H, W, 4]")
-    if array.size == 0:
-        raise ImageError(f"an array of shape {list(array.shape)} has no pixels; give at least 1x1")
-    if array.dtype == np.uint16:
-        array = np.rint(array / 257.0).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(array))
+def _upright(picture: Image.Image, original: Image.Image) -> Image.Image:
+    """A picture turned as the EXIF orientation of its file says; no other metadata counts."""
+    try:
+        turn = _TURNS.get(original.getexif().get(_ORIENTATION, 1))
+    except _DECODER_FAULTS:
+        turn = None
+    return picture if turn is None else picture.transpose(turn)

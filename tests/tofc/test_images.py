@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import os
 import struct
+import subprocess
+import sys
+import threading
 import zlib
 
 import numpy as np
@@ -175,3 +180,139 @@ def test_truncated_files_are_refused_whatever_the_process_told_pillow(
     with pytest.raises(tofc.ImageError):
         open_image(io.BytesIO(file.getvalue()[:-40]))
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+# -- what people's own files hold --
+
+
+def chunk(kind: bytes, data: bytes, right: bool = True) -> bytes:
+    checksum = zlib.crc32(kind + data) ^ (0 if right else 1)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
+def with_chunk(png: bytes, added: bytes) -> bytes:
+    """Behind the header of a PNG, one more chunk."""
+    return png[:33] + added + png[33:]
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"zTXt", b"text\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"tEXt", b"text\0value", right=False),
+        chunk(b"eXIf", b"MM\0*damaged", right=False),
+        chunk(b"eXIf", b"MM\0*damaged"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_metadata_that_is_not_used_decides_nothing(added: bytes) -> None:
+    png = encoded(gradient(), "PNG")
+    np.testing.assert_array_equal(np.asarray(open_image(with_chunk(png, added))), np.asarray(gradient()))
+
+
+def test_a_strange_number_beside_the_orientation_changes_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = 72.0
+    data = encoded(gradient(size=(32, 16)), "JPEG", exif=exif, quality=95)
+    strange = data.replace(struct.pack(">II", 72, 1), struct.pack(">iI", -1, 0))
+    strange = strange.replace(struct.pack("<II", 72, 1), struct.pack("<iI", -1, 0))
+    assert strange != data
+    np.testing.assert_array_equal(np.asarray(open_image(strange)), np.asarray(open_image(data)))
+    assert open_image(strange).size == (16, 32)
+
+
+def tiff(values: np.ndarray, **tags: int) -> bytes:
+    """A grey TIFF, uncompressed, with other tags than Pillow would write (`b258=12` for 12 bits)."""
+    data = bytearray(encoded(Image.fromarray(values), "TIFF"))
+    for name, value in tags.items():
+        entry = data.index(struct.pack("<HHI", int(name[1:]), 3, 1))
+        data[entry + 8 : entry + 10] = struct.pack("<H", value)
+    return bytes(data)
+
+
+def test_values_that_are_not_finite_leave_the_others_their_range() -> None:
+    values = np.linspace(0, 100, 64, dtype=np.float32).reshape(8, 8)
+    values[0, :3] = np.inf, -np.inf, np.nan
+    opened = np.asarray(open_image(tiff(values)))[..., 0]
+    assert opened[0, :3].tolist() == [255, 0, 0]
+    assert opened[7, 7] == 255
+    assert 100 < opened[4, 0] < 140
+    assert np.asarray(open_image(tiff(np.full((2, 2), np.nan, np.float32)))).max() == 0
+
+
+def test_white_is_zero_where_the_file_says_so() -> None:
+    values = np.array([[0, 65535], [257, 0]], dtype=np.uint16)
+    assert np.asarray(open_image(tiff(values, b262=0)))[..., 0].tolist() == [[255, 0], [254, 255]]
+
+
+def test_twelve_bits_end_at_4095() -> None:
+    packed = bytes([0x00, 0x0F, 0xFF, 0x80, 0x00, 0x00])  # rows 0 4095 and 2048 0, three bytes a pair
+    data = bytearray(tiff(np.zeros((2, 2), np.uint16), b258=12))
+    (start,) = struct.unpack("<I", data[data.index(struct.pack("<HHI", 273, 4, 1)) + 8 :][:4])
+    data[start : start + 6] = packed
+    assert np.asarray(open_image(bytes(data)))[..., 0].tolist() == [[0, 255], [128, 0]]
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_white() -> None:
+    png = encoded(Image.fromarray(np.array([[0, 700], [701, 65535]], dtype=np.uint16)), "PNG")
+    opened = open_image(with_chunk(png, chunk(b"tRNS", struct.pack(">H", 700))))
+    assert np.asarray(opened)[..., 0].tolist() == [[0, 255], [3, 255]]
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC: convert it to JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a program, and not run"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ],
+)
+def test_other_kinds_of_files_are_named(tmp_path, data: bytes, message: str) -> None:
+    """Whatever their names say."""
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(data)
+    for source in (path, data, io.BytesIO(data)):
+        with pytest.raises(tofc.ImageError, match=message):
+            open_image(source)
+
+
+def test_a_program_is_not_run_for_an_image_that_somebody_opened() -> None:
+    eps = encoded(gradient(), "EPS")
+    with pytest.raises(tofc.ImageError, match="EPS"):
+        open_image(Image.open(io.BytesIO(eps)))
+
+
+def test_a_pipe_is_read_once(tmp_path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    for data, fault in ((encoded(gradient(), "PNG"), None), (b"no picture", "not an image")):
+        writer = threading.Thread(target=path.write_bytes, args=(data,))
+        writer.start()
+        if fault is None:
+            assert open_image(path).size == (24, 16)
+        else:
+            with pytest.raises(tofc.ImageError, match=fault):
+                open_image(path)
+        writer.join()
+
+
+def test_texts_that_are_no_paths_are_refused(tmp_path) -> None:
+    for text in ("x" * 300, base64.b64encode(encoded(gradient(), "PNG")).decode(), "a\0b"):
+        with pytest.raises(tofc.ImageError, match=r"cannot be opened|does not exist"):
+            open_image(text)
+
+
+def test_large_pictures_of_sixteen_bits_take_little_memory() -> None:
+    """In a process of its own: 12 megapixels, of which 24 MB are the values and 36 MB the result."""
+    script = (
+        "import io, resource, numpy as np; from PIL import Image; from tofc.images import open_image\n"
+        "values = np.zeros((3000, 4000), np.uint16); file = io.BytesIO()\n"
+        "Image.fromarray(values).save(file, 'PNG'); open_image(Image.new('L', (2, 2)))\n"
+        "del values; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "open_image(file.getvalue()); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200_000  # KiB
