@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tofc.training.codec import CodecRun
     from tofc.training.settings import TrainConfig
 
+SCENES = "eval.scenes.corpus:SceneCorpus"
+
 app = evaluation("What each part of the codec and of merging brings: one part left out, at the same seed.")
 
 Part = Literal["codec", "answers"]
@@ -78,13 +80,16 @@ def mergings(
     quality: Annotated[int, typer.Option(min=1, max=8, help="Of the codec.")] = 5,
     split: SplitOption = "validation",
     pictures: Annotated[int, typer.Option(min=1)] = 192,
+    data: Annotated[
+        str, typer.Option("--data", metavar="MODULE:CLASS", help="The corpus, such as that of a training.")
+    ] = SCENES,
 ) -> None:
     """Ways of merging before one checkpoint as it is: bytes, cross-entropy and right answers."""
     from eval.ablation.mergings import Bench, report
     from eval.lab.tables import show
 
-    scenes = {"size": 224, "patch": 16, "questions": 6, "describe_share": 0.2}
-    bench = Bench(checkpoint, "eval.scenes.corpus:SceneCorpus", scenes)
+    few_lists = {"describe_share": 0.2} if data == SCENES else {}
+    bench = Bench(checkpoint, data, {"size": 224, "questions": 6, **few_lists})
     with Console(stderr=True).status("merging, coding and answering"):
         results = list(bench.results(split, pictures, tokens or [9, 16, 25, 36, 64], quality))
     table, told = report(results, f"{checkpoint}, quality {quality}, {pictures} pictures")

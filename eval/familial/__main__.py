@@ -24,6 +24,15 @@ QualityOption = Annotated[
     typer.Option("--quality", min=1, max=8, help="Of the packets; the checkpoint's if left out."),
 ]
 UncodedOption = Annotated[bool, typer.Option("--uncoded", help="Features travel uncoded.")]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="MODULE:CLASS",
+        help="Pictures and questions: eval.rate.scenes:ScenesData, or eval.photos.data:PhotosData.",
+    ),
+]
+SCENES = "eval.rate.scenes:ScenesData"
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a plain family.")]
 Dtype = Literal["float32", "bfloat16", "float16"]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of weights and states.")]
@@ -38,12 +47,13 @@ def accuracy(
     split: SplitOption = "test",
     quality: QualityOption = None,
     uncoded: UncodedOption = False,
+    data: DataOption = SCENES,
     direct: Annotated[bool, typer.Option(help="Direct early exits too.")] = True,
     out: Annotated[Path, typer.Option(help="Rows, table and figure; a run there goes on.")] = Path(
         "runs/familial"
     ),
 ) -> None:
-    """Every member and direct exit on the scenes, as rows, table and figure 9 of the paper.
+    """Every member and direct exit on a benchmark, as rows, table and figure 9 of the paper.
 
     A run that was killed goes on where it was.
     """
@@ -54,21 +64,24 @@ def accuracy(
     from eval.lab.provenance import checkpoint_fingerprint, software
     from eval.lab.rows import Store, blocks, read_table
     from eval.lab.tables import show, track
+    from eval.rate.data import SweepData, load_data
     from tofc import Device, Edge
 
     require_matplotlib()  # before minutes of work
     device, edge = Device.from_pretrained(checkpoint), Edge.from_pretrained(checkpoint)
+    asked = load_data(SweepData(data, {"split": split}))
+    limit = min(limit, len(asked))
     chosen = [one for one in exits_of(edge) if direct or one.kind != DIRECT]
     level = _quality(edge, quality, uncoded)
-    made_with = {"checkpoint": checkpoint_fingerprint(checkpoint), "data": f"scenes {split}"}
+    made_with = {"checkpoint": checkpoint_fingerprint(checkpoint), "data": asked.name}
     store = Store(out, ExitRow, {**made_with, "quality": level, "software": software()})
     some = blocks(limit, PICTURES_AT_ONCE)
-    for _ in track(answer(store, device, edge, chosen, split, limit, level), len(some), "blocks of scenes"):
+    for _ in track(answer(store, device, edge, chosen, asked, limit, level), len(some), "blocks of pictures"):
         pass
     rows = store.merge(part_name(one, block) for block in some for one in chosen)
     results = analyse(read_table(rows, ExitRow))
     sent = "uncoded" if level is None else f"quality {level}"
-    title = f"{checkpoint}: {limit} {split} scenes, {sent}"
+    title = f"{checkpoint}: {limit} pictures ({asked.name}), {sent}"
     show(accuracy_table(results, chosen, title))
     print(draw(results, chosen, title, out / "figure9.png"))
     print_json({"title": title, "results": [asdict(result) for result in results]})
@@ -88,15 +101,19 @@ def policy(
     split: SplitOption = "test",
     quality: QualityOption = None,
     uncoded: UncodedOption = False,
+    data: DataOption = SCENES,
 ) -> None:
     """What exits chosen by question keep of the full accuracy, and what they cost."""
     from eval.familial.choice import choose, summarise
     from eval.lab.tables import interval, percent, track
+    from eval.rate.data import SweepData, load_data
     from tofc import Device, Edge
 
     device, edge = Device.from_pretrained(checkpoint), Edge.from_pretrained(checkpoint)
-    steps = choose(device, edge, split, limit, _quality(edge, quality, uncoded))
-    found = summarise(list(track(steps, limit, "scenes")))
+    asked = load_data(SweepData(data, {"split": split}))
+    limit = min(limit, len(asked))
+    steps = choose(device, edge, asked, limit, _quality(edge, quality, uncoded))
+    found = summarise(list(track(steps, limit, "pictures")))
     who = ", ".join(f"{name} {share:.0%}" for name, share in found.exits.items())
     print(f"{found.questions} questions, answered by {who}")
     for name, one in (("accuracy kept", found.kept), ("compute", found.compute)):

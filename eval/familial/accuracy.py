@@ -44,7 +44,7 @@ def analyse(rows: pyarrow.Table, seed: int = 0) -> list[ExitAccuracy]:
     The average weighs categories alike. The same resamples of pictures serve all exits, so that `kept`
     compares like with like.
     """
-    tallies = Tallies.read(rows, picture="scene")
+    tallies = Tallies.read(rows)
     weights = resamples(len(tallies.pictures), seed=seed)
     categories = sorted(tallies.of)
     shares = {category: tallies.accuracy(weights, category) for category in categories}

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from eval.asking.answering import SHORT_ANSWER
-from eval.asking.scoring import is_correct
 from eval.lab.intervals import Estimate, resamples
-from eval.scenes.questions import benchmark_questions
-from eval.scenes.world import make_scene
+from eval.rate.data import Data
 from tofc import Device, Edge
 from tofc.errors import UserError
 from tofc.familial.policy import Policy, cost
@@ -51,14 +48,15 @@ class PolicyWorth:
     exits: dict[str, float]
 
 
-def choose(device: Device, edge: Edge, split: str, scenes: int, quality: int | None) -> Iterator[PolicyTally]:
-    """Lets policy and full member answer the scenes; pictures travel as packets, uncoded without quality."""
+def choose(
+    device: Device, edge: Edge, data: Data, pictures: int, quality: int | None
+) -> Iterator[PolicyTally]:
+    """Lets policy and full member answer; pictures travel as packets, uncoded without quality."""
     if edge.policy is None:
         raise UserError("this family has no policy: calibrate one with `tofc familial calibrate`")
-    for index in range(scenes):
-        scene, pixels, _ = make_scene(split, index)
-        asked = [question for question in benchmark_questions(scene) if question.form != "describe"]
-        image = Image.fromarray(pixels)
+    for index in range(pictures):
+        example = data[index]
+        image, asked = example.image, example.questions
         seen: Any = device.features(image) if quality is None else device.encode(image, quality=quality)
         prompts = edge.prompts([(seen, question.prompt) for question in asked])
         found: list[list[Decided]] = [[], []]
@@ -66,7 +64,9 @@ def choose(device: Device, edge: Edge, split: str, scenes: int, quality: int | N
             for into, policy in zip(found, (edge.policy, Policy()), strict=True):
                 into += policy.decide(edge.family, prompts[start : start + BATCH], edge.ends, SHORT_ANSWER)
         texts = [[answer_text(edge.tokenizer, one.ids) for one in some] for some in found]
-        right, right_full = (sum(map(is_correct, asked, some)) for some in texts)
+        right, right_full = (
+            sum(question.score(text)[0] for question, text in zip(asked, some, strict=True)) for some in texts
+        )
         macs, macs_full = (
             sum(cost(edge.family, p.length, one.attempts).macs for p, one in zip(prompts, some, strict=True))
             for some in found

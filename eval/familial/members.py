@@ -1,4 +1,4 @@
-"""Every member's answers to the scenes, and those of direct early exits beside them, as rows."""
+"""Every member's answers about pictures, and those of direct early exits beside them, as rows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
-from eval.asking.answering import PICTURES_AT_ONCE, answer_all, max_new_tokens
-from eval.asking.question import Question
+from eval.asking.answering import PICTURES_AT_ONCE, answer_all
 from eval.lab.rows import Store, blocks
-from eval.scenes.questions import benchmark_questions
-from eval.scenes.scoring import score
-from eval.scenes.world import Scene, make_scene
+from eval.rate.data import Data, Example
 from tofc import Device, Edge
 from tofc.familial import FULL
 
@@ -35,9 +30,9 @@ class FamilyExit:
 
 @dataclass(frozen=True)
 class ExitRow:
-    """Questions of one form and category about one scene: how many an exit answers right, of how many."""
+    """Questions of one form and category about one picture: how many an exit answers right, of how many."""
 
-    scene: int
+    picture: str
     system: str
     form: str
     category: str
@@ -60,7 +55,7 @@ def direct_edge(edge: Edge, exit_layer: int) -> Edge:
 
 
 def part_name(one: FamilyExit, block: range) -> str:
-    """The part of the store that holds the rows of an exit about a block of scenes."""
+    """The part of the store that holds the rows of an exit about a block of pictures."""
     return f"{one.name}-{block.start:06d}-{block.stop:06d}"
 
 
@@ -69,42 +64,42 @@ def answer(
     device: Device,
     edge: Edge,
     chosen: Sequence[FamilyExit],
-    split: str,
-    scenes: int,
+    data: Data,
+    pictures: int,
     quality: int | None,
 ) -> Iterator[int]:
-    """Stores the rows that are missing, and yields the number of scenes done, block by block.
+    """Stores the rows that are missing, and yields the number of pictures done, block by block.
 
     Pictures travel as packets, or uncoded without quality.
     """
     edges = {one.name: direct_edge(edge, one.exit_layer) for one in chosen if one.kind == DIRECT}
-    for block in blocks(scenes, PICTURES_AT_ONCE):
+    for block in blocks(pictures, PICTURES_AT_ONCE):
         missing = [one for one in chosen if not store.has(part_name(one, block))]
-        made = [make_scene(split, i)[:2] for i in block] if missing else []
-        pictures = [Image.fromarray(pixels) for _, pixels in made]
+        examples = [data[index] for index in block] if missing else []
+        images = [example.image for example in examples]
         if quality is None:
-            seen: list[Any] = [device.features(picture) for picture in pictures]
+            seen: list[Any] = [device.features(image) for image in images]
         else:
-            seen = [edge.decode_features(device.encode(picture, quality=quality)) for picture in pictures]
-        questions = [[q for q in benchmark_questions(scene) if q.form != "describe"] for scene, _ in made]
-        asked = [[(q.prompt, max_new_tokens(q)) for q in some] for some in questions]
+            seen = [edge.decode_features(device.encode(image, quality=quality)) for image in images]
+        asked = [[(q.prompt, q.max_new_tokens) for q in example.questions] for example in examples]
         for one in missing:
             exit = one.name if one.kind == BRANCH else FULL
             given = answer_all(edges.get(one.name, edge), seen, asked, exit=exit)
             rows = [
                 row
-                for (scene, _), some, texts in zip(made, questions, given, strict=True)
-                for row in _rows(scene, one.name, some, texts)
+                for example, texts in zip(examples, given, strict=True)
+                for row in _rows(example, one.name, texts)
             ]
             store.write(part_name(one, block), rows)
         yield len(block)
 
 
-def _rows(scene: Scene, name: str, questions: Sequence[Question], texts: Sequence[str]) -> Iterator[ExitRow]:
+def _rows(example: Example, name: str, texts: Sequence[str]) -> Iterator[ExitRow]:
     sums: dict[tuple[str, str], list[int]] = {}
-    for question, text in zip(questions, texts, strict=True):
-        of = sums.setdefault((question.form, question.category), [0, 0])
-        of[0] += score(scene, question, text).correct
-        of[1] += 1
-    for (form, category), (right, total) in sums.items():
-        yield ExitRow(scene.index, name, form, category, right, total)
+    for question, text in zip(example.questions, texts, strict=True):
+        counted = sums.setdefault((question.form, question.category), [0, 0])
+        right, of = question.score(text)
+        counted[0] += right
+        counted[1] += of
+    for (form, category), (right, of) in sums.items():
+        yield ExitRow(example.name, name, form, category, right, of)

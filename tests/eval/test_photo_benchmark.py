@@ -18,7 +18,7 @@ from eval.lab.rows import read_rows
 from eval.photos import __main__ as command_line
 from eval.photos.accuracy import BLANK, Row
 from eval.photos.benchmark import Benchmark
-from eval.photos.data import PhotosData
+from eval.photos.data import PhotosData, open_photo
 from eval.photos.facts import View
 from eval.photos.photo import Photo, Thing
 from eval.photos.pope import WAYS, existence_plan
@@ -232,6 +232,6 @@ def test_the_pipeline_answers_about_photographs_uncoded_and_through_packets(fold
     photos, _ = benchmark_photos("test", ["boxes"], str(folder))
     benchmark = Benchmark(photos)
     asked = benchmark.questions(0)[:2]
-    (answers,) = answerer.answer([Image.open(photos[0].file).convert("RGB")], [asked])
+    (answers,) = answerer.answer([open_photo(photos[0])], [asked])
     assert all(answers)
     assert answerer.sizes[0] > 0

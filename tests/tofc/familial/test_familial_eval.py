@@ -36,9 +36,10 @@ def made_up_rows() -> list[ExitRow]:
     """Ten scenes: the full model misses one question a scene of ten, e1 what the scene's number says."""
     rows = []
     for scene in range(10):
+        picture = str(scene)
         for category in ("colour", "count"):
-            rows.append(ExitRow(scene, "full", "yes_no", category, 9, 10))
-            rows.append(ExitRow(scene, "e1", "yes_no", category, scene if category == "count" else 9, 10))
+            rows.append(ExitRow(picture, "full", "yes_no", category, 9, 10))
+            rows.append(ExitRow(picture, "e1", "yes_no", category, scene if category == "count" else 9, 10))
     return rows
 
 
