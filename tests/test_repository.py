@@ -31,7 +31,7 @@ ALLOWED = {
 }
 PICKLERS = {"pickle", "dill", "cloudpickle", "joblib", "shelve"}
 MAX_LINES = 400
-MAX_WEIGHT_BYTES = 24_000_000
+MAX_WEIGHT_BYTES = 48_000_000
 
 
 def sources(*folders: str) -> list[Path]:
