@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -260,6 +261,7 @@ def _serve_replicas(
     least, _, most = (replicas or "1").partition("-")
     if not least.isdecimal() or (most and not most.isdecimal()):
         raise UserError(f"--replicas is {replicas!r}; give a number such as 2, or two such as 1-8")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines are requests; read at Ray's import
     try:
         from tofc.serving.ray_app import Replicated
         from tofc.serving.ray_run import serve_replicated

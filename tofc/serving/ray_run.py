@@ -55,7 +55,6 @@ def _serve(app: serve.Application, wanted: Replicated, listen: Listen) -> None:
 
 def _reach_ray(wanted: Replicated) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # each line is another request's
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     os.environ.setdefault(*ROUTING)
     address = os.environ.get("RAY_ADDRESS", "local")
