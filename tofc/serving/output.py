@@ -45,29 +45,31 @@ def json_output() -> Iterator[None]:
             wrapper.wait(5)
 
 
-def as_line(text: str, seconds: float) -> str:
-    """The line for a text that was written at this time: the text itself where it is a line of the log.
+def as_lines(text: str, seconds: float) -> Iterator[str]:
+    """Lines for a line that was written at this time: the same where it is one of the log.
 
-    Lines of Ray's workers lose their prefix and get "worker" and "pid" instead.
+    What Ray's workers write loses its prefix and gets "worker" and "pid" instead. Progress bars write several
+    lines in one.
     """
     given = _WORKER.fullmatch(text)
     origin = {} if given is None else {"worker": given["worker"] or "ray", "pid": given["pid"]}
-    written = text if given is None else given["text"]
+    for written in (text if given is None else given["text"]).splitlines():
+        if written.strip():
+            yield json.dumps({**(_logged(written) or _printed(written, seconds)), **origin})
+
+
+def _logged(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(written)
+        found = json.loads(text)
     except ValueError:
-        found = None
-    if isinstance(found, dict) and {"time", "level", "event"} <= found.keys():
-        return json.dumps({**found, **origin})
+        return None
+    return found if isinstance(found, dict) and {"time", "level", "event"} <= found.keys() else None
+
+
+def _printed(text: str, seconds: float) -> dict[str, Any]:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    line: dict[str, Any] = {
-        "time": f"{stamp}.{int(seconds % 1 * 1000):03d}Z",
-        "level": "info",
-        "event": "printed",
-        "text": written,
-        **origin,
-    }
-    return json.dumps(line)
+    time_ = f"{stamp}.{int(seconds % 1 * 1000):03d}Z"
+    return {"time": time_, "level": "info", "event": "printed", "text": text}
 
 
 def _wrap() -> None:
@@ -75,9 +77,8 @@ def _wrap() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, whose last words come through here
         signal.signal(number, signal.SIG_IGN)
     while raw := sys.stdin.buffer.readline(_LONGEST):
-        for text in raw.decode("utf-8", "replace").splitlines():
-            if text.strip():
-                print(as_line(text, time.time()), flush=True)
+        for line in as_lines(raw.decode("utf-8", "replace"), time.time()):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

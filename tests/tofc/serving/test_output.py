@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from eval.serving.process import ROOT, running_server
 from tests.tofc.serving.talkative import all_was_said, log_lines, talkative
 from tests.tofc.serving.test_server import wait_for
-from tofc.serving.output import as_line
+from tofc.serving.output import as_lines
 
 
 def test_whatever_a_library_says_is_a_line_of_the_log(tmp_path: Path) -> None:
@@ -20,16 +21,23 @@ def test_whatever_a_library_says_is_a_line_of_the_log(tmp_path: Path) -> None:
     assert "model ready" in [line["event"] for line in log_lines(server.log)]
 
 
+def wrapped(text: str, seconds: float = 0.0) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in as_lines(text, seconds)]
+
+
 def test_lines_of_the_log_pass_and_all_else_is_wrapped() -> None:
     ours = {"time": "2026-01-01T00:00:00.000Z", "level": "info", "event": "request", "status": 200}
-    assert json.loads(as_line(json.dumps(ours), 0.0)) == ours
+    assert wrapped(json.dumps(ours) + "\n") == [ours]
+    for text in ("hello", '{"a": 1}', "[1]", '{"time": 1', "(a pid=", "\x1b[31mred \udcff"):
+        line = {"time": "1970-01-01T00:00:01.500Z", "level": "info", "event": "printed", "text": text}
+        assert wrapped(text, 1.5) == [line]
+    assert wrapped(" \n") == []
     worker = {"worker": "ServeReplica:tofc:Edge", "pid": "41"}
     prefix = "(ServeReplica:tofc:Edge pid=41, ip=10.0.0.2) "
-    assert json.loads(as_line(prefix + json.dumps(ours), 0.0)) == {**ours, **worker}
-    for text in ("hello", '{"a": 1}', "[1]", '{"time": 1', "(a pid=", "\x1b[31mred \udcff"):
-        line = json.loads(as_line(text, 1.5))
-        assert line == {"time": "1970-01-01T00:00:01.500Z", "level": "info", "event": "printed", "text": text}
-    assert json.loads(as_line(prefix + "hello", 0.0)).items() >= {"text": "hello", **worker}.items()
+    assert wrapped(prefix + json.dumps(ours) + "\n") == [{**ours, **worker}]
+    first, second = wrapped(prefix + "50 %\r100 %\n")
+    assert first.items() >= {"text": "50 %", **worker}.items()
+    assert second.items() >= {"text": "100 %", **worker}.items()
 
 
 def test_last_words_are_in_the_log(tmp_path: Path) -> None:
