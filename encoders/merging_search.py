@@ -146,7 +146,7 @@ def _to_grid(
 @compiled(exact=True)
 def _squared_distance(left: Array, right: Array) -> Any:
     """Exact: an integer below 2^53."""
-    total = 0.0
+    total: Any = 0.0
     for channel in range(left.size):
         difference = np.float64(left[channel]) - np.float64(right[channel])
         total += difference * difference
