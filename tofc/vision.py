@@ -74,7 +74,7 @@ class TorchVision:
         if tiling == "anyres":
             return [self.image_processor(image, return_tensors="pt")["pixel_values"][0] for image in images]
         side = self.encoder.image_size
-        smallest = {"image_grid_pinpoints": [[side, side]]}  # no more grid than the processor insists on
+        smallest: Any = {"image_grid_pinpoints": [[side, side]]}  # no more grid than the processor insists on
         return [
             self.image_processor(image, return_tensors="pt", **smallest)["pixel_values"][0, :1]
             for image in images

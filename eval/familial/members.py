@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.asking.answering import PICTURES_AT_ONCE, answer_all
 from eval.lab.rows import Store, blocks
-from eval.rate.data import Data, Example
+from eval.rate.data import AskedPicture, Data
 from tofc import Device, Edge
 from tofc.familial import FULL
 
@@ -94,7 +94,7 @@ def answer(
         yield len(block)
 
 
-def _rows(example: Example, name: str, texts: Sequence[str]) -> Iterator[ExitRow]:
+def _rows(example: AskedPicture, name: str, texts: Sequence[str]) -> Iterator[ExitRow]:
     sums: dict[tuple[str, str], list[int]] = {}
     for question, text in zip(example.questions, texts, strict=True):
         counted = sums.setdefault((question.form, question.category), [0, 0])
