@@ -60,7 +60,7 @@ def measured_config(checkpoint_folder: Path, pictures: Path) -> dict[str, Any]:
 def recipe(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
     codec = {"width": 32, "hyper": 4, "analysis_hidden": 16, "synthesis_hidden": 16, "router_hidden": 8}
-    file.write_text(yaml.safe_dump({"base": str(base_folder), "codec": codec}))
+    file.write_text(yaml.safe_dump({"base": str(base_folder), "codec": codec, "data": {"source": "no:Data"}}))
     return file
 
 

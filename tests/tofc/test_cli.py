@@ -382,13 +382,15 @@ def test_training_refuses_a_config_that_is_none(command: str, tmp_path: Path) ->
 @pytest.mark.parametrize("command", ["pretrain", "train"])
 def test_training_refuses_an_output_that_is_something_else(command: str, tmp_path: Path) -> None:
     config = tmp_path / "small.yaml"
-    config.write_text("base: nowhere\n" if command == "train" else "seed: 1\n")
+    data = "data: {source: 'eval.scenes.corpus:SceneCorpus'}\n"
+    config.write_text(data + ("base: nowhere\n" if command == "train" else "seed: 1\n"))
     refused(run(command, str(config), "--out", str(config)), "small.yaml is a file")
 
 
 def test_train_refuses_before_the_work_what_it_cannot_write_or_read(tmp_path: Path) -> None:
     config = tmp_path / "small.yaml"
-    config.write_text(f"base: {tmp_path / 'nowhere'}\n")
+    data = "data: {source: 'eval.scenes.corpus:SceneCorpus'}\n"
+    config.write_text(f"base: {tmp_path / 'nowhere'}\n{data}")
     refused(run("train", str(config), "--out", str(tmp_path)), "something else than a checkpoint")
     refused(run("train", str(config), "--out", str(tmp_path / "new")), "nowhere", "tofc pretrain")
     assert list(tmp_path.iterdir()) == [config]

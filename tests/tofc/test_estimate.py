@@ -261,7 +261,7 @@ def test_the_command_estimates_without_training(base_folder, tmp_path: Path, arg
     config = tmp_path / "mine.yaml"
     config.write_text(
         f"base: {base_folder}\ncodec: {{width: 32}}\nadapters: {{rank: 2}}\ntokens: {{all: 1.0}}\n"
-        "total_steps: 5\nbatch_size: 4\nmax_text_tokens: 16\n"
+        "data: {source: nothing:Nothing}\ntotal_steps: 5\nbatch_size: 4\nmax_text_tokens: 16\n"
     )
     result = CliRunner().invoke(app, ["train", str(config), "--estimate", *arguments])
     assert result.exit_code == 0, result.output

@@ -53,11 +53,11 @@ class TrainingRun(ABC):
         self.accelerator = Accelerator(kwargs_handlers=[unused])
         self.corpus: Any = load_corpus(config.data.source, **config.data.options)
         self.step, self.total_steps = 0, 0
-        folder.mkdir(parents=True, exist_ok=True)
 
     def prepare(self, task: nn.Module, optimizers: Sequence[Optimizer], total_steps: int) -> None:
         """Spreads the model with its loss over the processes, as `model`, and takes up an earlier state."""
         self.total_steps = total_steps
+        self.folder.mkdir(parents=True, exist_ok=True)
         prepared = self.accelerator.prepare(task, *optimizers)
         self.model: Any = prepared[0]
         self.optimizers: list[Any] = list(prepared[1:])
