@@ -50,7 +50,7 @@ def member_rows(scenes: int = 15) -> Iterator[dict[str, Any]]:
                 for c, category in enumerate(("colour", "count", "text")):
                     of = 2 + (scene + c) % 3
                     right = sum(uniform(4, scene, f, c, i) < accuracy - 0.1 * c for i in range(of))
-                    yield {"scene": scene, "system": system, "form": form, "category": category,
+                    yield {"picture": scene, "system": system, "form": form, "category": category,
                            "right": right, "of": of}  # fmt: skip
 
 
