@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
-from transformers.utils.hub import cached_file
+
+from encoders.files import fetch, open_tensors, read_json, weight_files
 
 __all__ = ["Tower", "TowerCheckpoint", "TowerConfig", "build_tower"]
 
@@ -94,7 +93,7 @@ class TowerCheckpoint:
         Raises FileNotFoundError where there is no such checkpoint, ValueError where it holds no known tower.
         """
         name = os.fspath(source)
-        raw = json.loads(_need(name, "config.json", revision).read_text(encoding="utf-8"))
+        raw = read_json(fetch(name, "config.json", revision))
         if raw.get("model_type") not in _PREFIXES:
             raise ValueError(
                 f"{name}: no vision tower can be read from model type {raw.get('model_type')!r}; "
@@ -109,7 +108,9 @@ class TowerCheckpoint:
             )
         has_cls = isinstance(config, CLIPVisionConfig)
         strategy = raw.get("vision_feature_select_strategy", "default" if has_cls else "full")
-        weights = _locate(name, _PREFIXES[raw["model_type"]], revision)
+        prefix = _PREFIXES[raw["model_type"]]
+        files = weight_files(name, lambda key: prefix.match(key) is not None, revision)
+        weights = {prefix.sub("", key, count=1): (file, key) for key, file in files.items()}
         return cls(name, config, layer, strategy == "default", weights)
 
     def load(
@@ -148,7 +149,7 @@ class TowerCheckpoint:
             by_file.setdefault(self.weights[name][0], []).append(name)
         tensors = {}
         for file, names in by_file.items():
-            with safe_open(file, framework="pt") as handle:
+            with open_tensors(file) as handle:
                 for name in names:
                     stored = handle.get_tensor(self.weights[name][1])
                     # A copy, because what safetensors hands out is a view of the mapped file.
@@ -168,64 +169,6 @@ def _tower_config(source: str, raw: dict[str, Any]) -> TowerConfig:
         f"{source}: its vision tower is of type {model_type!r}; known are clip_vision_model and "
         "siglip_vision_model"
     )
-
-
-def _locate(source: str, prefix: re.Pattern[str], revision: str | None) -> dict[str, tuple[Path, str]]:
-    """Map canonical names to (file, name in it), fetching only files that hold some of the tower."""
-    single = _find(source, "model.safetensors", revision)
-    if single is not None:
-        with safe_open(single, framework="pt") as handle:
-            return {name: (single, key) for key, name in _tower_names(handle.keys(), prefix).items()}
-    index = _find(source, "model.safetensors.index.json", revision)
-    if index is None:
-        raise FileNotFoundError(
-            f"{source}: neither model.safetensors nor model.safetensors.index.json is there; pickled weights "
-            "(.bin, .pt) are not read: load them with transformers and write them with save_pretrained"
-        )
-    weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    names = _tower_names(weight_map, prefix)
-    files = {shard: _need(source, shard, revision) for shard in sorted({weight_map[key] for key in names})}
-    return {name: (files[weight_map[key]], key) for key, name in names.items()}
-
-
-def _tower_names(keys: Iterable[str], prefix: re.Pattern[str]) -> dict[str, str]:
-    """Canonical names of those keys that belong to the tower."""
-    matches = ((key, prefix.match(key)) for key in keys)
-    return {key: key[match.end() :] for key, match in matches if match}
-
-
-def _need(source: str, filename: str, revision: str | None) -> Path:
-    path = _find(source, filename, revision)
-    if path is not None:
-        return path
-    if os.path.isdir(source):
-        raise FileNotFoundError(f"the folder {source} holds no {filename}")
-    raise FileNotFoundError(
-        f"{source!r} is no folder here, and {filename} of a hub repository of that name is neither in the "
-        f"local cache nor within reach: check the name, or run `hf download {source}` with a network"
-    )
-
-
-def _find(source: str, filename: str, revision: str | None) -> Path | None:
-    """One file of a folder, or of a hub repository (from the local cache, else downloaded); None if not
-    there."""
-    if os.path.isdir(source):
-        path = Path(source, filename)
-        return path if path.is_file() else None
-    try:
-        found = cached_file(
-            source,
-            filename,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except OSError as error:  # transformers' answer to an invalid or unknown name, with a text about the hub
-        raise FileNotFoundError(
-            f"{source!r} is no folder here, and {filename} cannot be had from a hub repository of that name: "
-            f"{error}"
-        ) from error
-    return None if found is None else Path(found)
 
 
 def _on_meta(config: TowerConfig) -> Tower:

@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig
 from transformers.activations import ACT2FN
 
 from encoders.checkpoint import Tower, TowerConfig, build_tower
+from encoders.files import open_tensors, raise_if_pointer
 from encoders.vision import VisionEncoder
 
 __all__ = ["convert_visual", "load_open_clip"]
@@ -50,6 +50,8 @@ _SIGLIP_NAMES = {
 }
 # Pooling and projection come after the features.
 _UNUSED = re.compile(r"proj$|trunk\.attn_pool\.|head\.")
+# What DistributedDataParallel and torch.compile put before the names of what they wrap.
+_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "quick_gelu")
 
 
@@ -129,23 +131,30 @@ def _open_clip() -> ModuleType:
 
 
 def _read(path: Path) -> Weights:
+    raise_if_pointer(path)
     if path.suffix == ".safetensors":
-        return load_file(path)
+        with open_tensors(path) as tensors:
+            return {name: tensors.get_tensor(name) for name in list(tensors.keys())}
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
+    except (RuntimeError, UnpicklingError, LookupError, OSError, EOFError) as error:
         raise ValueError(
-            f"{path} is no file of plain tensors (OpenAI's own TorchScript archives are programs, and not "
-            "run): save the state dict of the loaded model as .safetensors"
+            f"{path} is damaged or no file of plain tensors (OpenAI's own TorchScript archives are programs, "
+            "and not run): save the state dict of the loaded model as .safetensors"
         ) from error
-    return content.get("state_dict", content)
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
+        raise ValueError(f"{path} holds {type(content).__name__} where a state dict of tensors is due")
+    return content
 
 
 def _own_weights(weights: Weights) -> dict[str, torch.Tensor]:
-    """The visual tower's part of a state dict, without the prefixes of the whole model and of DDP."""
-    plain = {key.removeprefix("module."): value for key, value in weights.items()}
+    """The visual tower's part of a state dict, without what training and compiling put before its names."""
+    plain = {_WRAPPED.sub("", key): value for key, value in weights.items()}
     visual = {key.removeprefix("visual."): value for key, value in plain.items() if key.startswith("visual.")}
-    return visual or plain
+    return {_WRAPPED.sub("", key): value for key, value in visual.items()} or plain
 
 
 def _tower_config(visual: nn.Module) -> tuple[TowerConfig, dict[str, str]]:

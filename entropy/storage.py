@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FILE_NAME = "codec-integer.safetensors"
+_LFS = b"version https://git-lfs.github.com/spec/"
 FORMAT = {"format": "tofc-codec-integer", "version": "1"}
 
 
@@ -41,4 +42,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
                 raise ValueError(f"{path} is not {FORMAT['format']} version {FORMAT['version']}: {metadata}")
             return {name: file.get_tensor(name) for name in list(file.keys())}
     except SafetensorError as error:
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise ValueError(f"{path} is a Git LFS pointer, not the file: run git lfs pull") from error
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -6,15 +6,13 @@ it here takes neither peft nor the other half of the model. Source: E. J. Hu et 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
+from encoders.files import fetch, open_tensors, read_json
 from tofc.errors import CheckpointError
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -34,9 +32,10 @@ def add_adapters(
     Raises CheckpointError where the folder is not whole or belongs to another model.
     """
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
+        config = read_json(fetch(folder, CONFIG_FILE))
+        with open_tensors(fetch(folder, WEIGHTS_FILE)) as stored:
+            tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is not a whole folder of adapters: {error}") from error
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
         raise CheckpointError(f"{folder}: only plain LoRA adapters are known, not {config.get('peft_type')}")

@@ -297,18 +297,16 @@ def _read_checkpoint(name: str, folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder} has no {CONFIG_NAME}: neither a checkpoint of tofc nor a transformers model"
         )
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
-    if isinstance(values, dict) and values.get("model_type") == "llava_onevision":
+    from tofc.hub import read_json
+
+    values = read_json(file)
+    if values.get("model_type") == "llava_onevision":
         config = CheckpointConfig(base=".", tiling="anyres", merging=MergingConfig(tokens="all"))
         return Checkpoint(name, folder, config, base=str(folder), has_codec=False)
-    if not isinstance(values, dict) or "format_version" not in values:
-        found = values.get("model_type") if isinstance(values, dict) else None
+    if "format_version" not in values:
         raise CheckpointError(
-            f"{file} describes {found or 'something else'}; needed is a tofc checkpoint (format_version) "
-            "or a LLaVA-OneVision model (model_type llava_onevision)"
+            f"{file} describes {values.get('model_type') or 'something else'}; needed is a tofc checkpoint "
+            "(format_version) or a LLaVA-OneVision model (model_type llava_onevision)"
         )
     config = from_mapping(CheckpointConfig, values, str(file))
     inside = folder / config.base

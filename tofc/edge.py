@@ -27,6 +27,7 @@ from tofc.familial.members import AUTO
 from tofc.familial.policy import Policy
 from tofc.familial.store import loader, read_index
 from tofc.features import Features
+from tofc.hub import small_files
 from tofc.images import MAX_PIXELS
 from tofc.language.generate import Generated, generate, generate_by_choice, generate_with_settings
 from tofc.language.load import load_edge_model
@@ -125,7 +126,7 @@ class Edge:
             load = loader(checkpoint.family, model)
             family = Family(model, roster=index.roster, load=load, default=FULL if exit == AUTO else exit)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(base)
+            tokenizer = AutoTokenizer.from_pretrained(small_files(base))
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{base}: no tokenizer: {' '.join(str(error).split())}") from error
         seeing = Device.from_checkpoint(checkpoint, codec, where, chosen) if images else None

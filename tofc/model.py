@@ -18,13 +18,12 @@ from tofc.adapters import CONFIG_FILE, WEIGHTS_FILE
 from tofc.config import CONFIG_NAME, Checkpoint, CheckpointConfig, write_config
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
-from tofc.hub import fetch
+from tofc.hub import fetch, read_json
 
 
 def load_base_config(base: str | Path) -> LlavaOnevisionConfig:
     """The transformers config of the base model (folder or hub id); CheckpointError for another kind."""
-    folder = fetch(base, CONFIG_NAME).parent
-    values, _ = LlavaOnevisionConfig.get_config_dict(folder)
+    values = read_json(fetch(base, CONFIG_NAME))
     if values.get("model_type") != "llava_onevision":
         raise CheckpointError(
             f"{base} is a model of type {values.get('model_type')!r}; the base must be a LLaVA-OneVision "

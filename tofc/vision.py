@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import AutoImageProcessor, BaseImageProcessor, LlavaOnevisionConfig
 
 from encoders import VisionEncoder
 from tofc.adapters import TOWER, add_adapters
 from tofc.clock import Stopwatch
 from tofc.config import Checkpoint
-from tofc.errors import CheckpointError
+from tofc.hub import checkpoint_faults, small_files
 from tofc.model import choose_dtype, load_base_config
 
 # Tiles in one pass of the tower: a bound on memory that the stock model's largest picture stays below.
@@ -39,13 +38,9 @@ class TorchVision:
         base = checkpoint.base
         base_config = load_base_config(base)
         chosen = choose_dtype(dtype, device, base_config)
-        try:
+        with checkpoint_faults():
             encoder = VisionEncoder.from_pretrained(base, dtype=chosen, device=device)
-            image_processor = AutoImageProcessor.from_pretrained(base)
-        except SafetensorError as error:
-            raise CheckpointError(f"{base}: the weights are damaged: {error}") from error
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{base}: {error}") from error
+            image_processor = AutoImageProcessor.from_pretrained(small_files(base))
         if checkpoint.adapters:
             add_adapters(encoder.tower, checkpoint.adapters, TOWER)
         encoder.eval().requires_grad_(False)

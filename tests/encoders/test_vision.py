@@ -224,7 +224,7 @@ def test_missing_and_unexpected_weights_are_named(tmp_path: Path) -> None:
 
 
 def test_what_is_no_checkpoint_is_said_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         VisionEncoder.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="'bert'"):

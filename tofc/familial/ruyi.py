@@ -24,7 +24,7 @@ from tofc.familial.branches import Branch
 from tofc.familial.causal import BASE, FAMILY
 from tofc.familial.family import main_spec
 from tofc.familial.store import save_family
-from tofc.hub import fetch, read_tensors
+from tofc.hub import fetch, read_json, read_tensors
 
 SHARD_BYTES = 2 * 2**30
 _OWN = re.compile(r"^model\.(?P<kind>eelayers|norms)\.(?P<exit>\d+)\.(?P<rest>.+)$")
@@ -43,7 +43,7 @@ class Exits:
     @classmethod
     def read(cls, source: str | Path) -> Exits:
         """Of a folder or hub id; CheckpointError where it is no such model."""
-        values = json.loads(fetch(source, "config.json").read_text(encoding="utf-8"))
+        values = read_json(fetch(source, "config.json"))
         points = tuple(values.get("early_exit_points") or ())
         if not points or list(points) != sorted(set(points)):
             raise CheckpointError(f"{source} is no model of the Ruyi kind: it names no early_exit_points")

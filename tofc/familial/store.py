@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from encoders.files import open_tensors
 from tofc.config import from_mapping
 from tofc.errors import CheckpointError
 from tofc.familial.branches import Branch, kept_rank
@@ -28,7 +28,7 @@ from tofc.familial.family import Load, branch_spec
 from tofc.familial.low_rank import LowRankLinear
 from tofc.familial.members import BranchSpec, MainSpec, Roster
 from tofc.familial.policy import Policy
-from tofc.hub import fetch, read_tensors
+from tofc.hub import checkpoint_faults, fetch, read_json, read_tensors
 from tofc.language.model import text_model
 
 INDEX = "family.json"
@@ -105,11 +105,7 @@ def read_index(folder: str | Path, base: str | Path | None = None) -> Index:
     Raises CheckpointError where the folder holds no family, or one of another model.
     """
     file = fetch(folder, INDEX)
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
-    index = from_mapping(Index, values, str(file))
+    index = from_mapping(Index, read_json(file), str(file))
     if base is not None and (found := fingerprint(base)) != index.fingerprint:
         raise CheckpointError(
             f"{folder} is the family of another model (it was trained with {index.fingerprint[:8]}, "
@@ -140,21 +136,16 @@ def load_branch(
     branch = _skeleton(spec, ratio, config, main_block)
     shapes = {name: tensor.shape for name, tensor in branch.state_dict().items()}
     tensors: dict[str, Tensor] = {}
-    try:
-        with safe_open(file, framework="pt") as stored:
-            if set(stored.keys()) != set(shapes):
-                raise CheckpointError(
-                    f"{file} does not hold the branch that {INDEX} describes: get both again"
-                )
-            for name, shape in shapes.items():
-                part = stored.get_slice(name)
-                whole = part.get_shape()
-                rows = slice(0, shape[0]) if name.endswith((".down", ".up")) else slice(None)
-                if whole[1:] != list(shape[1:]) or whole[0] < shape[0]:
-                    raise CheckpointError(f"{file}: {name} is {whole}, {INDEX} asks for {list(shape)}")
-                tensors[name] = part[rows].clone()  # not a view of the mapped file
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} is damaged or no safetensors file: {error}") from error
+    with checkpoint_faults(), open_tensors(file) as stored:
+        if set(stored.keys()) != set(shapes):
+            raise CheckpointError(f"{file} does not hold the branch that {INDEX} describes: get both again")
+        for name, shape in shapes.items():
+            part = stored.get_slice(name)
+            whole = part.get_shape()
+            rows = slice(0, shape[0]) if name.endswith((".down", ".up")) else slice(None)
+            if whole[1:] != list(shape[1:]) or whole[0] < shape[0]:
+                raise CheckpointError(f"{file}: {name} is {whole}, {INDEX} asks for {list(shape)}")
+            tensors[name] = part[rows].clone()  # not a view of the mapped file
     branch.load_state_dict(tensors, assign=True)
     return branch
 

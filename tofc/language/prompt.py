@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from tofc.errors import CheckpointError, UserError
+from tofc.hub import checkpoint_faults, small_files
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Prompt:
 
 def chat_template(base: str | Path, tokenizer: PreTrainedTokenizerBase) -> str:
     """The chat template of a checkpoint: its processor's, where it has one, else its tokenizer's."""
-    values, _ = LlavaOnevisionProcessor.get_processor_dict(str(base))
+    with checkpoint_faults():
+        values, _ = LlavaOnevisionProcessor.get_processor_dict(str(small_files(base)))
     template = values.get("chat_template") or tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tofc.config import DEVICE_CONFIG, MergingConfig, from_mapping
-from tofc.errors import CheckpointError, ConfigError
+from tofc.errors import ConfigError
+from tofc.hub import read_json
 from tofc.tiling import Geometry
 
 TOWER_FILE = "vision.onnx"
@@ -54,10 +55,7 @@ class DeviceConfig:
 def read_device_config(folder: Path) -> DeviceConfig:
     """The config of an exported device; CheckpointError where it is damaged or of another format."""
     file = folder / DEVICE_CONFIG
-    try:
-        return from_mapping(DeviceConfig, json.loads(file.read_text(encoding="utf-8")), str(file))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not JSON: {error}; export the checkpoint again") from error
+    return from_mapping(DeviceConfig, read_json(file), str(file))
 
 
 def write_device_config(folder: Path, config: DeviceConfig) -> None:
