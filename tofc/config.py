@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from tofc.errors import CheckpointError, ConfigError
+from tofc.writing import write_whole
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
@@ -322,4 +323,4 @@ def _read_checkpoint(name: str, folder: Path) -> Checkpoint:
 def write_config(folder: Path, config: CheckpointConfig) -> None:
     """Writes `config` as the `config.json` of a checkpoint folder."""
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+    write_whole(folder / CONFIG_NAME, text)

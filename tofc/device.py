@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from encoders import merging_search
 from encoders.merging import cluster_tokens, merge_tokens
-from entropy import FeatureCodec
+from entropy import FeatureCodec, kernels
 from tofc.budget import BudgetSearch, default_ladder
 from tofc.clock import Stopwatch
+from tofc.compiled import check_caches
 from tofc.config import Checkpoint, CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError, needs_edge
 from tofc.features import Features, as_array
@@ -28,6 +30,8 @@ from tofc.tiling import tile_layout
 
 if TYPE_CHECKING:
     import torch
+
+check_caches(merging_search, kernels)
 
 
 class Vision(Protocol):

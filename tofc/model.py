@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from tofc.config import CONFIG_NAME, Checkpoint, CheckpointConfig, write_config
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
 from tofc.hub import fetch, read_json
+from tofc.writing import whole_folder
 
 
 def load_base_config(base: str | Path) -> LlavaOnevisionConfig:
@@ -123,10 +123,10 @@ def save_checkpoint(
     the same place is replaced as a whole. Returns the folder.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     config = CheckpointConfig() if config is None else config
-    draft = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+        raise UserError(f"{folder} holds something else than a checkpoint; give another folder, or empty it")
+    with whole_folder(folder) as draft:
         if isinstance(base, (str, Path)) and not Path(base).is_dir():
             config = replace(config, base=str(base))
         elif isinstance(base, (str, Path)) and not copy_base:
@@ -147,17 +147,8 @@ def save_checkpoint(
         if family is not None:
             shutil.copytree(family, draft / "family")
         write_config(draft, config)
-        for path in (draft, *draft.rglob("*")):  # temporary folders and safetensors are their owner's alone
+        for path in (draft, *draft.rglob("*")):  # safetensors' own are their owner's alone
             path.chmod(0o755 if path.is_dir() else 0o644)
-        if folder.is_dir() and any(folder.iterdir()):
-            if not (folder / CONFIG_NAME).is_file():
-                raise UserError(
-                    f"{folder} holds something else than a checkpoint; give another folder, or empty it"
-                )
-            shutil.rmtree(folder)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

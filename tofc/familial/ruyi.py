@@ -25,6 +25,7 @@ from tofc.familial.causal import BASE, FAMILY
 from tofc.familial.family import main_spec
 from tofc.familial.store import save_family
 from tofc.hub import fetch, read_json, read_tensors
+from tofc.writing import write_whole
 
 SHARD_BYTES = 2 * 2**30
 _OWN = re.compile(r"^model\.(?P<kind>eelayers|norms)\.(?P<exit>\d+)\.(?P<rest>.+)$")
@@ -135,12 +136,12 @@ class _Shards:
         """Writes what is left, and the index."""
         self._flush()
         index: dict[str, Any] = {"metadata": {}, "weight_map": self.weights}
-        (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+        write_whole(self.folder / "model.safetensors.index.json", json.dumps(index, indent=1) + "\n")
 
     def _flush(self) -> None:
         self._files += 1
         file = f"model-{self._files:05d}.safetensors"
-        (self.folder / file).write_bytes(save(self._open, metadata={"format": "pt"}))
+        write_whole(self.folder / file, save(self._open, metadata={"format": "pt"}))
         self.weights |= dict.fromkeys(self._open, file)
         self._open = {}
 
@@ -152,4 +153,4 @@ def _write_base_config(source: str | Path, exits: Exits, base: Path, tied: bool)
     config.save_pretrained(base)
     for name in _TOKENIZER:
         if (Path(source) / name).is_file():
-            (base / name).write_bytes((Path(source) / name).read_bytes())
+            write_whole(base / name, (Path(source) / name).read_bytes())

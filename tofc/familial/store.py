@@ -30,6 +30,7 @@ from tofc.familial.members import BranchSpec, MainSpec, Roster
 from tofc.familial.policy import Policy
 from tofc.hub import checkpoint_faults, fetch, read_json, read_tensors
 from tofc.language.model import text_model
+from tofc.writing import write_whole
 
 INDEX = "family.json"
 FORMAT_VERSION = 1
@@ -89,14 +90,14 @@ def save_family(
     Roster(main, specs)  # names must differ
     for branch in branches:
         tensors = {name: _stored(tensor, dtype) for name, tensor in branch.state_dict().items()}
-        (folder / f"{branch.name}.safetensors").write_bytes(save(tensors))
+        write_whole(folder / f"{branch.name}.safetensors", save(tensors))
     write_index(folder, Index(fingerprint(base), main, specs, policy))
     return folder
 
 
 def write_index(folder: Path, index: Index) -> None:
     """Writes the index of a family's folder."""
-    (folder / INDEX).write_text(json.dumps(dataclasses.asdict(index), indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / INDEX, json.dumps(dataclasses.asdict(index), indent=1) + "\n")
 
 
 def read_index(folder: str | Path, base: str | Path | None = None) -> Index:

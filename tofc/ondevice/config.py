@@ -11,6 +11,7 @@ from tofc.config import DEVICE_CONFIG, MergingConfig, from_mapping
 from tofc.errors import ConfigError
 from tofc.hub import read_json
 from tofc.tiling import Geometry
+from tofc.writing import write_whole
 
 TOWER_FILE = "vision.onnx"
 DEVICE_VERSION = 1
@@ -61,4 +62,4 @@ def read_device_config(folder: Path) -> DeviceConfig:
 def write_device_config(folder: Path, config: DeviceConfig) -> None:
     """Writes `config` as the `device.json` of a folder."""
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    (folder / DEVICE_CONFIG).write_text(text, encoding="utf-8")
+    write_whole(folder / DEVICE_CONFIG, text)

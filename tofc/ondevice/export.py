@@ -5,10 +5,8 @@ torch, onnx and onnxscript are needed here alone; the folder that comes out is r
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from tofc.ondevice.resample import check_filter
 from tofc.packet import TAG_BYTES
 from tofc.tiling import Geometry
 from tofc.vision import TorchVision
+from tofc.writing import whole_folder
 
 TOLERANCE = 1e-3  # the largest difference of a feature that an export may have from torch
 
@@ -48,9 +47,7 @@ def export_device(src: str | Path, folder: str | Path, *, replace: bool = False)
     if device.codec is None or not isinstance(device.vision, TorchVision):
         raise CheckpointError(f"{src} has no codec or is an export itself; give a checkpoint of tofc")
     config = _describe(src, device, device.vision, device.codec)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as draft:
         write_tower(device.vision, draft / TOWER_FILE)
         device.codec.save(draft)
         write_device_config(draft, config)
@@ -60,12 +57,6 @@ def export_device(src: str | Path, folder: str | Path, *, replace: bool = False)
                 f"the exported tower of {src} differs from torch by {difference:.2g}, more than "
                 f"{TOLERANCE:g}: nothing was written. Report it with the versions of torch and onnxruntime"
             )
-        draft.chmod(0o755)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return difference
 
 
