@@ -19,7 +19,7 @@ _DAMAGED = (
 _log = logging.getLogger(__name__)
 
 
-class CheckedCacheFile(IndexDataCacheFile):  # type: ignore[misc]  # numba is not typed
+class CheckedCacheFile(IndexDataCacheFile):
     """numba's cache of one kernel, with a checksum behind each file of machine code.
 
     numba runs whatever it finds: code that was cut ends the process.
