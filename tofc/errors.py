@@ -51,5 +51,18 @@ def needs_edge(what: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def needs_serve(extra: str = "serve", who: str = "a server and its clients need") -> Iterator[None]:
+    """Turns a missing library of the `extra` inside of it into a MissingLibraryError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("tofc", "entropy", "encoders"):
+            raise
+        raise MissingLibraryError(
+            f"{error.name} is not installed; {who} an extra: pip install 'tofc[{extra}]'"
+        ) from None
+
+
 class EdgeUnreachable(UserError):
     """An edge that did not answer within the time and the number of tries that it was given."""

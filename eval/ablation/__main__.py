@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from eval.lab.commands import SplitOption, evaluation, needs_extra
-from tofc.cli_report import print_json, reports_user_errors
+from tofc.cli.report import print_json, reports_user_errors
 from tofc.config import load_yaml
 from tofc.errors import UserError
 

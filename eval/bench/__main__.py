@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from eval.lab.commands import evaluation, needs_extra
-from tofc.cli_report import reports_user_errors
+from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError
 
 BENCHMARKS = ("codec", "merging", "encoding", "device")

@@ -16,7 +16,7 @@ from eval.demo.inputs import DemoPicture, demo_pictures
 from eval.demo.measure import PictureResult, measure, steps
 from eval.demo.table import notes, print_picture, print_summary
 from eval.lab.commands import evaluation, needs_extra
-from tofc.cli_report import reports_user_errors
+from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError
 
 app = evaluation("A few pictures with questions, through the bitstream, as a drawing.")

@@ -13,8 +13,8 @@ from PIL import Image
 import tofc
 from eval.baselines import CodedFile, ImageCodec, Jpeg, WebP, lowest_qualities_keeping
 from eval.demo.inputs import DemoPicture
-from tofc.cli_packet import whole_bytes
 from tofc.clusters import tile_box
+from tofc.contents import whole_bytes
 
 LINK_BITS_PER_SECOND = 100_000
 """The slow uplink that link times are computed for; nothing is sent by the demo."""

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from eval.lab.commands import evaluation, needs_extra, print_summary, run_folder
 from eval.lab.tables import show, table
-from tofc.cli_report import ConfigArgument, JsonOption, OutOption, note, print_json, reports_user_errors
+from tofc.cli.options import ConfigArgument, JsonOption, OutOption
+from tofc.cli.report import note, print_json, reports_user_errors
 from tofc.config import load_yaml
 
 app = evaluation("Device, edge and cloud together: tokens a second, equal answers, states on the wire.")

@@ -22,7 +22,7 @@ from eval.latency.link import Link, Packets
 from eval.scenes.world import make_scene
 from eval.serving.process import pin, running_server
 from eval.serving.shaped import ShapedProxy
-from tofc.cli_report import working
+from tofc.cli.report import working
 from tofc.device import Device
 from tofc.drafting.drafter import DraftCounts
 from tofc.drafting.remote import DraftSettings, draft_for

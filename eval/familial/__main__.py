@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from eval.lab.commands import CheckpointOption, LimitOption, SplitOption, evaluation, needs_extra
-from tofc.cli_report import print_json, reports_user_errors
+from tofc.cli.report import print_json, reports_user_errors
 from tofc.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from eval.lab.tables import show
-from tofc.cli_report import print_json
+from tofc.cli.report import print_json
 from tofc.errors import UserError
 
 CheckpointOption = Annotated[

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from eval.lab.commands import evaluation, needs_extra, print_summary, run_folder
-from tofc.cli_report import ConfigArgument, JsonOption, OutOption, reports_user_errors
+from tofc.cli.options import ConfigArgument, JsonOption, OutOption
+from tofc.cli.report import reports_user_errors
 from tofc.config import load_yaml
 
 app = evaluation("Time from a picture to an answer, stage by stage, over links of many rates.")

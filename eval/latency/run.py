@@ -29,7 +29,7 @@ from eval.latency.stages import (
     one_thread,
 )
 from eval.latency.systems import End, PacketBytes, request
-from tofc.cli_report import working
+from tofc.cli.report import working
 
 
 def run(config: LatencyConfig, folder: Path) -> dict[str, Any]:

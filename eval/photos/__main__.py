@@ -24,7 +24,7 @@ from eval.photos.facts import View
 from eval.photos.records import read_set
 from eval.photos.sets import BENCHMARK_SETS, benchmark_photos, folder_of, has_split
 from eval.photos.summary import as_json, as_table, summarise
-from tofc.cli_report import reports_user_errors
+from tofc.cli.report import reports_user_errors
 
 app = evaluation("Questions about photographs: look at them, export them, or let a model answer.")
 

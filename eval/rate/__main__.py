@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from eval.lab.commands import evaluation, needs_extra, run_folder
-from tofc.cli_report import ConfigArgument, JsonOption, note, print_json, reports_user_errors
+from tofc.cli.options import ConfigArgument, JsonOption
+from tofc.cli.report import note, print_json, reports_user_errors
 from tofc.config import load_yaml
 from tofc.errors import UserError
 

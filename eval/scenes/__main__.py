@@ -9,7 +9,7 @@ import typer
 
 from eval.asking import command
 from eval.lab.commands import LimitOption, evaluation, needs_extra
-from tofc.cli_report import reports_user_errors
+from tofc.cli.report import reports_user_errors
 
 if TYPE_CHECKING:
     from eval.asking.answering import PipelineAnswerer

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from eval.lab.commands import evaluation, needs_extra
-from tofc.cli_report import print_json, reports_user_errors
+from tofc.cli.report import print_json, reports_user_errors
 
 app = evaluation("A real server under load, with and without batches, and over a thin link.")
 

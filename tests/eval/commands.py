@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from tofc.cli import app
+from tofc.cli.app import app
 
 
 def evaluate(*words: object) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.eval.commands import evaluate
-from tofc.cli_eval import EVALUATIONS
+from tofc.cli.evaluations import EVALUATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,8 +31,8 @@ def test_each_has_help_under_its_own_name(name: str) -> None:
 
 def test_help_of_the_list_loads_no_evaluation() -> None:
     script = (
-        "import sys, tofc.cli; from typer.testing import CliRunner\n"
-        "assert CliRunner().invoke(tofc.cli.app, ['eval', '--help']).exit_code == 0\n"
+        "import sys; from tofc.cli.app import app; from typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(app, ['eval', '--help']).exit_code == 0\n"
         "print(sorted({'eval', 'torch', 'pyarrow', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -20,7 +20,7 @@ from eval.latency.config import LatencyConfig
 from eval.latency.link import Link
 from eval.latency.rows import MEASURED, MODELLED, STAGES, StageRow, summarise
 from eval.latency.run import run
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.config import from_mapping, load_yaml
 from tofc.errors import ConfigError, UserError
 

@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from eval.rate.config import RateConfig
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.config import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]

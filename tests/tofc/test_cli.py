@@ -16,10 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from tofc.answer import Answer
-from tofc.cli import app
-from tofc.cli_files import write_output
-from tofc.cli_packet import whole_bytes
-from tofc.cli_report import answer_line
+from tofc.cli.app import app
+from tofc.cli.files import write_output
+from tofc.cli.report import answer_line
+from tofc.contents import whole_bytes
 from tofc.errors import UserError
 from tofc.packet import Packet
 
@@ -403,9 +403,11 @@ def test_train_refuses_before_the_work_what_it_cannot_write_or_read(tmp_path: Pa
 def test_a_fault_of_ours_is_one_line_and_code_1(debug: bool) -> None:
     arguments = ["tofc", "--debug", "info", "x"] if debug else ["tofc", "info", "x"]
     script = (
-        "import sys, tofc.cli as cli\n"
+        "import sys\n"
+        "from tofc import cli\n"
+        "from tofc.cli import packets\n"
         "def broken(*_): raise RuntimeError('wheel came off')\n"
-        "cli.read_input = broken\n"
+        "packets.read_input = broken\n"
         f"sys.argv = {arguments!r}\n"
         "cli.main()\n"
     )

@@ -22,7 +22,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from typer.testing import CliRunner
 
 from entropy import CodecConfig
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.training import estimate as module
 from tofc.training.adapters import AdapterConfig, attach
 from tofc.training.codec_task import TaskModel

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 import tofc
 from encoders import VisionEncoder, dpc_knn
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.errors import UserError
 from tofc.ondevice.export import TOLERANCE, export_device, write_tower
 from tofc.ondevice.resample import resize

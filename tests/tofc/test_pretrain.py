@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner, Result
 
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.training.log import read_log
 
 CONFIG = """

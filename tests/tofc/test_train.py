@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 import tofc
 from eval.scenes.corpus import SceneCorpus
 from eval.scenes.world import make_scene
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.config import load_yaml
 from tofc.errors import UserError
 from tofc.training.base_model import BaseModelConfig, build_model, build_processor, build_tokenizer

@@ -29,7 +29,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from typer.testing import CliRunner
 
 import tofc
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.ui.app import MAX_BODY, STATIC, create_app
 from tofc.ui.studio import Studio
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from tofc.answer import Answer
-from tofc.cli_packet import byte_sections
 from tofc.clusters import boundaries, clusters_of_pixels, mean_colours, tile_box
+from tofc.contents import byte_sections
 from tofc.device import Device
 from tofc.drafting import Decoded, Pace, speculate
 from tofc.drafting.drafter import Watch

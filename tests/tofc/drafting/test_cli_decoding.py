@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from eval.scenes.world import make_scene
 from tests.tofc.drafting.fakes import QUESTION
 from tests.tofc.drafting.serving import running
-from tofc.cli import app
-from tofc.cli_decoding import progress_text
+from tofc.cli.app import app
+from tofc.cli.tiers import progress_text
 from tofc.drafting.progress import Piece, Progress
 from tofc.serving.models import ServedModels
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.tofc.conftest import Made
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.familial.store import read_index
 
 CORPUS = "tests.tofc.familial.tiny_corpus:TinyCorpus"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.errors import ConfigError, UserError
 from tofc.serving.keys import Keys
 from tofc.serving.metrics import Metrics
@@ -32,7 +32,7 @@ def test_every_limit_is_described_with_its_default() -> None:
 
 
 def test_every_option_and_series_is_there() -> None:
-    source = "".join((ROOT / "tofc" / f"cli_{part}.py").read_text() for part in ("serving", "decoding"))
+    source = "".join((ROOT / "tofc" / "cli" / f"{name}.py").read_text() for name in ("serve", "ask", "tiers"))
     named = re.findall(r"`(--[a-z][a-z-]+)|`tofc (?:serve|ask)[^`]*?(--[a-z-]+)", PAGE)
     options = {option for pair in named for option in pair if option}
     assert {"--threads", "--limits", "--device", "--tls-clients", "--certificate", "--upstream"} <= options
@@ -65,7 +65,7 @@ def test_the_unit_holds_together(tmp_path: Path) -> None:
 def test_what_is_deployed_starts_with_options_that_exist(file: str) -> None:
     text = (ROOT / "deploy" / file).read_text().replace("\\\n", " ")
     start = next(line for line in text.splitlines() if line.startswith(("ExecStart=", "ENTRYPOINT")))
-    source = (ROOT / "tofc" / "cli_serving.py").read_text()
+    source = (ROOT / "tofc" / "cli" / "serve.py").read_text()
     options = re.findall(r"--[a-z-]+", start)
     assert "--host" in options
     for option in options:

@@ -17,7 +17,7 @@ from eval.latency.link import Link
 from eval.serving.process import Server, free_port
 from eval.serving.shaped import ShapedProxy
 from tofc import EdgeUnreachable, PacketError, RemoteEdge, UserError
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.serving.link import LinkEstimator
 
 

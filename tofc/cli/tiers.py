@@ -1,17 +1,17 @@
-"""What `tofc ask --tiers` does."""
+"""`tofc ask --tiers`: several members, or machines, work on one answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tofc.cli_report import note, working
-from tofc.cli_work import encode_picture, load_edge, quieten_libraries
+from tofc.cli.options import MemberOptions, RateOptions
+from tofc.cli.report import note, working
+from tofc.cli.steps import encode_picture, load_edge, quieten_libraries
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,22 +28,9 @@ if TYPE_CHECKING:
 
 _FAR = (("device", "edge"), ("device", "edge", "cloud"))
 
-TiersOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tiers",
-        metavar="A,B[,C]",
-        help="The first drafts, the next verify: device,edge[,cloud] with --edge, or exits here (e2,full).",
-    ),
-]
-DraftOption = Annotated[
-    str | None,
-    typer.Option("--draft", metavar="NAME", help="With --edge: the member that drafts here, such as e1."),
-]
-
 
 @dataclass(frozen=True)
-class Drafted:
+class Drafting:
     """Who works on an answer: `names` of members here, the smallest first, or `draft` for a far edge.
 
     `tiers` have to work on it then, None for as many as there are.
@@ -54,32 +41,49 @@ class Drafted:
     tiers: int | None = None
 
 
-def drafted(
-    tiers: str | None, draft: str | None, is_far: bool, model: str, exit: str, deadline_ms: float | None
-) -> Drafted | None:
-    """What the options of `tofc ask` mean, None for one tier; UserError where they do not go together."""
-    if tiers is None and draft is None:
-        return None
-    if exit != "full" or deadline_ms is not None:
-        raise UserError(
-            "drafts are verified by the last tier, however long that takes: leave out --exit and "
-            "--deadline-ms, or --tiers and --draft"
-        )
-    names = tuple((tiers or "").split(","))
-    if not is_far:
-        if draft is not None or "device" in names:
-            raise UserError(
-                "--tiers device,edge and --draft need the other end: --edge URL. For members that draft and "
-                "verify in this process name exits, the smallest first: --tiers e2,full"
-            )
-        return Drafted(names)
-    if tiers is not None and names not in _FAR:
-        raise UserError(f"--tiers is {tiers}; with --edge give device,edge or device,edge,cloud")
-    if draft is None:
-        from tofc.familial import family
+@dataclass(frozen=True)
+class TierOptions:
+    """Several members, or several machines, for one answer."""
 
-        draft = str(family(model)[0].name)
-    return Drafted(draft=draft, tiers=None if tiers is None else len(names))
+    tiers: Annotated[
+        str | None,
+        typer.Option(
+            "--tiers",
+            metavar="A,B[,C]",
+            help="The first drafts, the next verify: device,edge[,cloud] with --edge, or exits here "
+            "(e2,full).",
+        ),
+    ] = None
+    draft: Annotated[
+        str | None,
+        typer.Option("--draft", metavar="NAME", help="With --edge: the member that drafts here, such as e1."),
+    ] = None
+
+    def drafting(self, member: MemberOptions, is_far: bool, deadline_ms: float | None) -> Drafting | None:
+        """What the options mean, None for one tier; UserError where they do not go together."""
+        if self.tiers is None and self.draft is None:
+            return None
+        if member.exit != "full" or deadline_ms is not None:
+            raise UserError(
+                "drafts are verified by the last tier, however long that takes: leave out --exit and "
+                "--deadline-ms, or --tiers and --draft"
+            )
+        names = tuple((self.tiers or "").split(","))
+        if not is_far:
+            if self.draft is not None or "device" in names:
+                raise UserError(
+                    "--tiers device,edge and --draft need the other end: --edge URL. For members that draft "
+                    "and verify in this process name exits, the smallest first: --tiers e2,full"
+                )
+            return Drafting(names)
+        if self.tiers is not None and names not in _FAR:
+            raise UserError(f"--tiers is {self.tiers}; with --edge give device,edge or device,edge,cloud")
+        draft = self.draft
+        if draft is None:
+            from tofc.familial import family
+
+            draft = str(family(member.model)[0].name)
+        return Drafting(draft=draft, tiers=None if self.tiers is None else len(names))
 
 
 def tiers_here(edge: Edge, packet: Packet, question: str, names: Sequence[str]) -> Iterator[Progress]:
@@ -99,64 +103,22 @@ def draft_answer(
     model: str,
     picture: Image,
     question: str,
-    rate: dict[str, Any],
-    drafted: Drafted,
+    rate: RateOptions,
+    drafting: Drafting,
 ) -> tuple[Packet, Decoded]:
     """The packet, and what several tiers made of it: here, or here and far away."""
     if remote is None:
         from tofc.familial import family
 
-        edge = load_edge(model, family(model).deepest(drafted.names).name)
-        packet = encode_picture(device, picture, rate)
-        return packet, shown(tiers_here(edge, packet, question, drafted.names))
-    packet = encode_picture(device, picture, rate)
+        edge = load_edge(model, family(model).deepest(drafting.names).name)
+        packet = encode_picture(device, picture, rate.arguments)
+        return packet, shown(tiers_here(edge, packet, question, drafting.names))
+    packet = encode_picture(device, picture, rate.arguments)
     with remote:
-        with working(f"loading {drafted.draft} of {model}"):
+        with working(f"loading {drafting.draft} of {model}"):
             quieten_libraries()
             progress = remote.stream(packet, question)
         return packet, shown(progress)
-
-
-class Role(StrEnum):
-    """Where a server stands among the tiers."""
-
-    EDGE = "edge"
-    CLOUD = "cloud"
-
-
-RoleOption = Annotated[
-    Role,
-    typer.Option(
-        "--role",
-        help="Among tiers: an edge may have an --upstream, the cloud is the last.",
-    ),
-]
-UpstreamOption = Annotated[
-    str | None,
-    typer.Option(
-        "--upstream",
-        metavar="URL",
-        help="The cloud, which verifies what is verified here; its key from TOFC_API_KEY.",
-    ),
-]
-MiddleOption = Annotated[
-    str | None,
-    typer.Option(
-        "--exit",
-        metavar="NAME",
-        help="With --upstream: the member that verifies here, else the second largest.",
-    ),
-]
-
-
-def check_role(role: Role, upstream: str | None, exit: str | None) -> None:
-    """UserError for options of `tofc serve` that do not go together."""
-    if role is Role.CLOUD and upstream is not None:
-        raise UserError("the cloud is the last tier: leave out --upstream, or give --role edge")
-    if exit is not None and upstream is None:
-        raise UserError(
-            "--exit names the member of an edge in the middle; give the cloud behind it: --upstream URL"
-        )
 
 
 def decoding_fields(decoded: Decoded) -> dict[str, Any]:

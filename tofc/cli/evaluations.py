@@ -8,7 +8,7 @@ from importlib import import_module
 import typer
 from typer.main import get_command
 
-from tofc.cli_report import reports_user_errors
+from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError
 
 EVALUATIONS = {

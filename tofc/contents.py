@@ -1,4 +1,4 @@
-"""What the command line tells about a packet: its fields, and where every byte of it goes."""
+"""What there is to tell of a packet: its fields, and where every byte of it goes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands around families: `tofc train-familial`, and `tofc familial members, calibrate, import`."""
+"""The commands around families: `tofc familial members`, `calibrate` and `import`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tofc.cli_report import (
-    ConfigArgument,
-    JsonOption,
-    note,
-    print_json,
-    print_table,
-    reports_user_errors,
-    working,
-)
-from tofc.cli_training import CheckpointOption, checkpoint_folder, missing_extra, report_folder
+from tofc.cli.options import JsonOption, SourceArgument
+from tofc.cli.report import note, print_json, print_table, reports_user_errors, working
+from tofc.cli.training import needs_train, report_folder
 from tofc.errors import UserError
-
-TRAIN_FAMILIAL_EXAMPLES = (
-    "Examples:\n\ntofc train-familial scenes-tiny-family --out runs/family\n\n"
-    "tofc ask street.jpg 'Is there a bus?' --model runs/family --exit e2-50"
-)
 
 app = typer.Typer(
     name="familial",
@@ -31,31 +19,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-
-SourceArgument = Annotated[
-    str, typer.Argument(metavar="SRC", help="A bundled name, a checkpoint folder, or a hub id.")
-]
-
-
-@reports_user_errors
-def train_familial(
-    config: ConfigArgument,
-    out: CheckpointOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """Train smaller members of a checkpoint's language model; after a kill it goes on where it last saved."""
-    from rich.console import Console
-
-    from tofc.config import find_config, load_yaml
-
-    try:
-        from tofc.training.family import run
-        from tofc.training.family_settings import FamilyConfig
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
-    settings = load_yaml(config, FamilyConfig)
-    folder = checkpoint_folder(out, find_config(config).stem)
-    report_folder(run(settings, folder, Console(stderr=True)), json_)
 
 
 @app.callback()
@@ -132,14 +95,12 @@ def calibrate(
     checkpoint = resolve(folder)
     if checkpoint.family is None:
         raise UserError(f"{folder} has no family: train one with `tofc train-familial CONFIG`")
-    try:
+    with needs_train():
         from tofc.device import Device
         from tofc.edge import Edge
         from tofc.familial.calibrate import ask
         from tofc.familial.calibrate import calibrate as find
         from tofc.training.data import load_corpus
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
     device, edge = Device.from_pretrained(folder), Edge.from_pretrained(folder)
     vision: Any = edge.model.config.vision_config  # typed by transformers as possibly absent
     size = {"size": vision.image_size} if data.startswith(("eval.scenes", "eval.photos")) else {}

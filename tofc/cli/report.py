@@ -8,39 +8,31 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from tofc.answer import Answer
+from tofc.cli.options import with_groups
 from tofc.errors import UserError, needs_edge
 
 USER_ERROR = 2  # exit code for what the user can put right; 1, Python's own, is a fault of ours
 
-# What commands have in common.
-ConfigArgument = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a bundled configuration.")
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Where results go, else runs/NAME.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
-]
-
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def reports_user_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Makes a command end with one line and exit code 2 on a UserError; anything else passes through."""
+def reports_user_errors(command: Callable[..., R]) -> Callable[..., R]:
+    """Makes a command end with one line and exit code 2 on a UserError; anything else passes through.
+
+    Option groups among its parameters become options (`tofc.cli.options`).
+    """
+    command = with_groups(command)
 
     @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: Any, **kwargs: Any) -> R:
         try:
             with needs_edge(f"tofc {command.__name__.replace('_', '-')}"):
                 return command(*args, **kwargs)
@@ -74,6 +66,26 @@ def note(text: str) -> None:
 def answer_line(answer: Answer) -> str:
     """An answer for people; scripts, whose standard output is no terminal, get its text alone."""
     return f"{answer.text} (unsure)" if answer.is_unsure and sys.stdout.isatty() else answer.text
+
+
+def answer_fields(answer: Answer) -> dict[str, Any]:
+    """An answer, ready for JSON; `answer_tokens` counts those that the language model generated."""
+    return {
+        "answer": answer.text,
+        "exit": answer.exit,
+        "answer_tokens": len(answer.tokens),
+        "confidence": answer.confidence,
+    }
+
+
+def packet_line(fields: Mapping[str, Any]) -> str:
+    """What a packet holds (`tofc.contents.packet_fields`), for people."""
+    return f"{fields['bytes']} bytes: {fields['tokens']} tokens at quality {fields['quality']}"
+
+
+def timing_line(timing: Mapping[str, float]) -> str:
+    """Seconds by stage, for people."""
+    return ", ".join(f"{stage} {milliseconds(seconds)}" for stage, seconds in timing.items())
 
 
 def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:

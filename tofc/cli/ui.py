@@ -7,21 +7,16 @@ from typing import Annotated
 
 import typer
 
-from tofc.cli_report import note, reports_user_errors, working
-from tofc.cli_serving import need_extra
-from tofc.errors import UserError
+from tofc.cli.options import ModelOption
+from tofc.cli.report import note, reports_user_errors, working
+from tofc.errors import UserError, needs_serve
 
-UI_EXAMPLES = "Examples:\n\ntofc demo-ui --open\n\ntofc demo-ui --port 8600 --model runs/my-checkpoint"
+EXAMPLES = "Examples:\n\ntofc demo-ui --open\n\ntofc demo-ui --port 8600 --model runs/my-checkpoint"
 
 
 @reports_user_errors
 def demo_ui(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", metavar="SRC", help="A bundled name, a checkpoint folder, or a hub id."
-        ),
-    ] = "scenes-tiny",
+    model: ModelOption = "scenes-tiny",
     host: Annotated[
         str,
         typer.Option(
@@ -37,14 +32,10 @@ def demo_ui(
 
     Browsers lend a camera to pages of this machine and to https alone.
     """
-    try:
+    with needs_serve():
         import uvicorn
 
         from tofc.ui.app import create_app
-    except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "uvicorn", "starlette", "pydantic"):
-            raise
-        raise need_extra(error) from None
     from tofc.ui.studio import Studio
 
     listening = _listen(host, port)

@@ -1,14 +1,17 @@
-"""The commands that make checkpoints: `tofc pretrain` and `tofc train`."""
+"""The commands that make checkpoints: `tofc pretrain`, `train` and `train-familial`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tofc.cli_report import ConfigArgument, JsonOption, print_json, print_table, reports_user_errors, working
+from tofc.cli.options import ConfigArgument, JsonOption
+from tofc.cli.report import print_json, print_table, reports_user_errors, working
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +26,11 @@ TRAIN_EXAMPLES = (
     "tofc ask street.jpg 'Is there a bus?' --model runs/mine"
 )
 
+
+FAMILIAL_EXAMPLES = (
+    "Examples:\n\ntofc train-familial scenes-tiny-family --out runs/family\n\n"
+    "tofc ask street.jpg 'Is there a bus?' --model runs/family --exit e2-50"
+)
 
 CheckpointOption = Annotated[
     Path | None,
@@ -46,11 +54,9 @@ def pretrain(
 
     from tofc.config import load_yaml
 
-    try:
+    with needs_train():
         from tofc.training.pretrain import run
         from tofc.training.pretrain_settings import PretrainConfig
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
     settings = load_yaml(config, PretrainConfig)
     folder = run_folder(out, settings.name)
     checkpoint = run(settings, folder, Console(stderr=True))
@@ -71,11 +77,9 @@ def train(
 
     from tofc.config import find_config, load_yaml
 
-    try:
+    with needs_train():
         from tofc.training.codec import run
         from tofc.training.settings import TrainConfig
-    except ModuleNotFoundError as error:
-        raise missing_extra(error) from None
     settings = load_yaml(config, TrainConfig)
     if estimate_:
         _show_estimate(settings, json_)
@@ -83,6 +87,25 @@ def train(
     folder = checkpoint_folder(out, find_config(config).stem)
     checkpoint = run(settings, folder, Console(stderr=True))
     report_folder(checkpoint, json_)
+
+
+@reports_user_errors
+def train_familial(
+    config: ConfigArgument,
+    out: CheckpointOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train smaller members of a checkpoint's language model; after a kill it goes on where it last saved."""
+    from rich.console import Console
+
+    from tofc.config import find_config, load_yaml
+
+    with needs_train():
+        from tofc.training.family import run
+        from tofc.training.family_settings import FamilyConfig
+    settings = load_yaml(config, FamilyConfig)
+    folder = checkpoint_folder(out, find_config(config).stem)
+    report_folder(run(settings, folder, Console(stderr=True)), json_)
 
 
 def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
@@ -114,9 +137,15 @@ def run_folder(out: Path | None, name: str) -> Path:
     return folder
 
 
-def missing_extra(error: ModuleNotFoundError) -> UserError:
-    """What to install for training."""
-    return UserError(f"{error.name} is not installed; training needs an extra: pip install 'tofc[train]'")
+@contextmanager
+def needs_train() -> Iterator[None]:
+    """Says what to install for training where a library is missing inside of it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed; training needs an extra: pip install 'tofc[train]'"
+        ) from None
 
 
 def report_folder(checkpoint: Path, as_json: bool) -> None:

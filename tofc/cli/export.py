@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from tofc.cli_report import JsonOption, note, print_json, reports_user_errors, working
+from tofc.cli.options import JsonOption, SourceArgument
+from tofc.cli.report import note, print_json, reports_user_errors, working
 
-EXPORT_EXAMPLES = (
+EXAMPLES = (
     "Examples:\n\ntofc export-device scenes-tiny --out camera\n\n"
     "On the device, after pip install 'tofc\\[device]':\n\n"
     "tofc encode street.jpg -o street.tofc --model camera"
@@ -18,9 +19,7 @@ EXPORT_EXAMPLES = (
 
 @reports_user_errors
 def export_device(
-    model: Annotated[
-        str, typer.Argument(metavar="SRC", help="A bundled name, a checkpoint folder, or a hub id.")
-    ],
+    model: SourceArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write; new or empty.")],
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an older export in that folder.")

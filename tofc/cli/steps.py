@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tofc.cli_files import STREAM, StandardInput, read_input
-from tofc.cli_report import working
+from tofc.cli.files import STREAM, StandardInput, read_input
+from tofc.cli.report import working
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from tofc.device import Device
     from tofc.edge import Answer, Edge
     from tofc.packet import Packet
+
+
+def check_question(question: str) -> None:
+    """UserError for a question that asks nothing."""
+    if not question.strip():
+        raise UserError("the question is empty; put it in quotes, e.g. 'How many cars are there?'")
 
 
 def open_picture(source: str, max_pixels: int | None) -> Image:

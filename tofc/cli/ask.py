@@ -1,0 +1,184 @@
+"""The command `tofc ask`: a picture and a question, answered here or on an edge far away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tofc.cli.options import (
+    ImageArgument,
+    JsonOption,
+    MaxPixelsOption,
+    MemberOptions,
+    QuestionArgument,
+    RateOptions,
+)
+from tofc.cli.report import (
+    answer_fields,
+    answer_line,
+    note,
+    packet_line,
+    print_json,
+    reports_user_errors,
+    timing_line,
+    working,
+)
+from tofc.cli.steps import answer_packet, check_question, encode_picture, load_device, load_edge, open_picture
+from tofc.cli.tiers import Drafting, TierOptions, decoding_fields, draft_answer, note_decoding
+from tofc.contents import packet_fields
+from tofc.errors import UserError, needs_serve
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tofc.answer import Answer
+    from tofc.device import Device
+    from tofc.edge import Edge
+    from tofc.packet import Packet
+    from tofc.serving.client import RemoteEdge
+
+EXAMPLES = (
+    "Examples:\n\ntofc ask street.jpg 'How many cars are there?'\n\n"
+    "tofc ask street.jpg 'Is there a bus?' --max-bytes 300 --json\n\n"
+    "tofc ask street.jpg 'Is there a bus?' --edge https://edge.example:8080 --deadline-ms 300\n\n"
+    "tofc ask street.jpg 'Describe the picture.' --tiers device,edge --edge https://edge.example:8080"
+)
+
+
+@dataclass(frozen=True)
+class LinkOptions:
+    """The edge far away, and the way there."""
+
+    edge: Annotated[
+        str | None,
+        typer.Option(
+            "--edge",
+            metavar="URL",
+            help="Answer on a server that `tofc serve` runs; its key from TOFC_API_KEY.",
+        ),
+    ] = None
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline-ms",
+            metavar="MS",
+            help="With --edge: the link is measured, quality and tokens follow.",
+        ),
+    ] = None
+    fallback: Annotated[
+        bool,
+        typer.Option(
+            "--fallback/--no-fallback",
+            help="With --edge: answer here, with the smallest member, where the edge cannot be reached.",
+        ),
+    ] = True
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", metavar="FILE", help="With --edge: authorities to trust, not the system's."),
+    ] = None
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            help="With --edge: this device's own certificate and key, where the edge asks for one.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        link_only = (self.deadline_ms, self.ca, self.certificate)
+        if self.edge is None and any(option is not None for option in link_only):
+            raise UserError(
+                "--deadline-ms, --ca and --certificate are about a link; name the other end with --edge URL"
+            )
+        if self.deadline_ms is not None and not self.deadline_ms > 0:
+            raise UserError(f"--deadline-ms is {self.deadline_ms:g}; give a number of milliseconds above 0")
+
+
+@reports_user_errors
+def ask(
+    image: ImageArgument,
+    question: QuestionArgument,
+    rate: RateOptions,
+    member: MemberOptions,
+    link: LinkOptions,
+    tiers: TierOptions,
+    max_pixels: MaxPixelsOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Answer a question about a picture through the bitstream: here, or on an edge far away."""
+    check_question(question)
+    if link.deadline_ms is not None and rate.arguments:
+        raise UserError(
+            "--deadline-ms chooses quality and tokens: leave out --quality, --tokens and --max-bytes"
+        )
+    drafting = tiers.drafting(member, link.edge is not None, link.deadline_ms)
+    remote = _remote_edge(link, member.model, drafting)
+    picture = open_picture(image, max_pixels)
+    device = load_device(member.model)
+    decoded = None
+    if drafting is not None:
+        packet, decoded = draft_answer(remote, device, member.model, picture, question, rate, drafting)
+        answer = decoded.answer
+    elif remote is not None:
+        packet, answer = _ask_far(remote, device, picture, question, link.deadline_ms, member.exit, rate)
+    else:
+        edge = load_edge(member.model, member.exit)
+        packet = encode_picture(device, picture, rate.arguments)
+        answer = answer_packet(edge, packet, question)
+    fields = packet_fields(packet, device.codec)
+    timing = {**packet.timing, **answer.timing}
+    if json_:
+        more = {} if remote is None else {"fallback": answer.fallback}
+        more |= {} if decoded is None else decoding_fields(decoded)
+        print_json({**answer_fields(answer), **fields, **more, "timing": timing})
+        return
+    typer.echo(answer_line(answer))
+    if answer.fallback:
+        note(f"answered on this device, by {answer.exit}: {answer.fallback}")
+    if decoded is not None and decoded.counts.rounds:
+        note_decoding(decoded)
+    note(f"{packet_line(fields)}; {timing_line(timing)}")
+
+
+def _remote_edge(link: LinkOptions, model: str, drafting: Drafting | None) -> RemoteEdge | None:
+    """The edge far away, None where none was asked for."""
+    if link.edge is None:
+        return None
+    with needs_serve():
+        from tofc.serving.client import RemoteEdge
+    here = (lambda: _smallest_member(model)) if link.fallback else None
+    tls = {"ca": link.ca, "certificate": link.certificate}
+    if drafting is None:
+        return RemoteEdge(link.edge, fallback=here, **tls)
+    return RemoteEdge(link.edge, model, fallback=here, draft=drafting.draft, tiers=drafting.tiers, **tls)
+
+
+def _ask_far(
+    remote: RemoteEdge,
+    device: Device,
+    picture: Image,
+    question: str,
+    deadline_ms: float | None,
+    exit: str,
+    rate: RateOptions,
+) -> tuple[Packet, Answer]:
+    """Encodes here and asks there."""
+    most = picture.width * picture.height
+    with working(f"asking {remote.url}"), remote:
+        return remote.ask(
+            device, picture, question, deadline_ms=deadline_ms, exit=exit, max_pixels=most, **rate.arguments
+        )
+
+
+def _smallest_member(model: str) -> Edge:
+    """What answers on the device itself."""
+    from tofc.config import resolve
+    from tofc.edge import Edge
+    from tofc.familial import family
+
+    exit = "full" if resolve(model).family is None else family(model)[0].name
+    return Edge.from_pretrained(model, exit)

@@ -1,0 +1,139 @@
+"""The commands around one packet: `tofc encode`, `info` and `answer`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tofc.cli.files import STREAM, check_input, check_output, read_input, write_output
+from tofc.cli.options import (
+    ImageArgument,
+    JsonOption,
+    MaxPixelsOption,
+    MemberOptions,
+    ModelOption,
+    PacketArgument,
+    QuestionArgument,
+    RateOptions,
+)
+from tofc.cli.report import (
+    answer_fields,
+    answer_line,
+    note,
+    packet_line,
+    print_json,
+    print_table,
+    reports_user_errors,
+    size_table,
+    timing_line,
+    working,
+)
+from tofc.cli.steps import answer_packet, check_question, encode_picture, load_device, load_edge, open_picture
+from tofc.contents import byte_sections, find_codec, packet_fields
+from tofc.errors import UserError
+
+ENCODE_EXAMPLES = (
+    "Examples:\n\ntofc encode street.jpg -o street.tofc --quality 4\n\n"
+    "tofc encode street.jpg -o - --max-bytes 400 | ssh edge tofc answer - 'How many cars are there?'"
+)
+INFO_EXAMPLES = "Examples:\n\ntofc info street.tofc\n\ncat street.tofc | tofc info - --json"
+ANSWER_EXAMPLES = (
+    "Examples:\n\ntofc answer street.tofc 'Is there a bus in the picture?'\n\n"
+    "cat street.tofc | tofc answer - 'What does the sign say?' --json"
+)
+
+
+@reports_user_errors
+def encode(
+    image: ImageArgument,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where the packet goes; - writes standard output."
+        ),
+    ],
+    rate: RateOptions,
+    progressive: Annotated[
+        bool,
+        typer.Option(
+            "--progressive", help="Send what stands for most of the picture first: better when truncated."
+        ),
+    ] = False,
+    model: ModelOption = "scenes-tiny",
+    max_pixels: MaxPixelsOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Turn a picture into a packet, the way a device does; reads no language model."""
+    if json_ and output == STREAM:
+        raise UserError(
+            "--json and -o - both want standard output; write the packet to a file, or leave out --json"
+        )
+    check_input(image, "image")
+    check_output(output, inputs=(image,))
+    picture = open_picture(image, max_pixels)
+    device = load_device(model)
+    packet = encode_picture(device, picture, {**rate.arguments, "progressive": progressive})
+    write_output(output, bytes(packet))
+    fields = packet_fields(packet, device.codec)
+    if json_:
+        print_json({"file": output, **fields, "timing": dict(packet.timing)})
+        return
+    typer.echo(f"{packet_line(fields)}; {timing_line(packet.timing)}", err=output == STREAM)
+
+
+@reports_user_errors
+def info(
+    file: PacketArgument,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="SRC",
+            help="The model that wrote the packet, to look inside the payload; bundled ones are recognised.",
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Show what a packet says of itself and where every byte goes."""
+    from tofc.packet import Packet
+
+    packet = Packet.from_bytes(read_input(file, "packet"))
+    with working("looking inside the payload"):
+        codec = find_codec(packet, model)
+        sections = byte_sections(packet, codec)
+    fields = packet_fields(packet, codec)
+    if json_:
+        print_json({"file": file, **fields, "sections": sections})
+        return
+    pictures = ", ".join(f"{p['width']}x{p['height']}" for p in fields["pictures"])
+    typer.echo(f"packet of version {fields['version']} for model {fields['model_tag']}: {pictures}")
+    if codec is not None:
+        typer.echo(f"{fields['tokens']} tokens at quality {fields['quality']}, tiling {fields['tiling']}")
+    typer.echo()
+    print_table(size_table(sections))
+    if codec is None:
+        note("the payload is of a model that is not bundled; --model SRC shows what is in it")
+
+
+@reports_user_errors
+def answer(
+    file: PacketArgument,
+    question: QuestionArgument,
+    member: MemberOptions,
+    json_: JsonOption = False,
+) -> None:
+    """Answer a question from a packet, the way an edge does; reads no vision tower."""
+    from tofc.packet import Packet
+
+    check_question(question)
+    packet = Packet.from_bytes(read_input(file, "packet"))
+    edge = load_edge(member.model, member.exit)
+    result = answer_packet(edge, packet, question)
+    if json_:
+        fields = packet_fields(packet, edge.codec)
+        print_json({**answer_fields(result), **fields, "timing": dict(result.timing)})
+        return
+    typer.echo(answer_line(result))
+    note(f"{len(packet)} bytes; {timing_line(result.timing)}")
