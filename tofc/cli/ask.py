@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -151,7 +151,7 @@ def _remote_edge(link: LinkOptions, model: str, drafting: Drafting | None) -> Re
     with needs_serve():
         from tofc.serving.client import RemoteEdge
     here = (lambda: _smallest_member(model)) if link.fallback else None
-    tls = {"ca": link.ca, "certificate": link.certificate}
+    tls: dict[str, Any] = {"ca": link.ca, "certificate": link.certificate}
     if drafting is None:
         return RemoteEdge(link.edge, fallback=here, **tls)
     return RemoteEdge(link.edge, model, fallback=here, draft=drafting.draft, tiers=drafting.tiers, **tls)

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -119,15 +119,16 @@ class RateOptions:
         return {name: value for name, value in chosen.items() if value is not None}
 
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def with_groups(command: Callable[P, R]) -> Callable[..., R]:
+def with_groups(command: Callable[..., R]) -> Callable[..., R]:
     """The command with the options of each group in place of its parameter; any other command as it is."""
     signature = inspect.signature(command, eval_str=True)
     parameters = signature.parameters.values()
-    groups = {p.name: p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)}
+    groups: dict[str, Any] = {
+        p.name: p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)
+    }
     if not groups:
         return command
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -90,7 +90,7 @@ class LimitOptions:
         from tofc.serving.settings import Limits
 
         limits = Limits() if self.limits_file is None else load_yaml(self.limits_file, Limits)
-        given = {"batch": self.batch, "queue": self.queue, "deadline": self.deadline}
+        given: dict[str, Any] = {"batch": self.batch, "queue": self.queue, "deadline": self.deadline}
         return replace(limits, **{name: value for name, value in given.items() if value is not None})
 
 
