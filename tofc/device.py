@@ -116,6 +116,10 @@ class Device:
         """The shape of the tiles, for `tofc.tiling.tile_layout`."""
         return self.vision.base_config
 
+    def with_tiling(self, tiling: str) -> Device:
+        """The same device that cuts pictures in another way, one of `tofc.config.TILINGS`."""
+        return Device(self.vision, replace(self.config, tiling=tiling), self.codec)
+
     def features(
         self, image: Any, tokens: int | str | None = None, *, max_pixels: int = MAX_PIXELS
     ) -> Features:

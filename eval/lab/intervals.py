@@ -54,13 +54,20 @@ class Estimate:
         }
 
 
-def resamples(num_pictures: int, count: int = RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
+def resamples(
+    num_pictures: int, count: int = RESAMPLES, seed: int = 0, strata: Sequence[Any] | None = None
+) -> NDArray[np.float64]:
     """How often each picture is drawn, [1 + count, num_pictures]: first each once, then the resamples.
 
-    Multiplied with figures by picture it gives their sums over all pictures, and over each resample.
+    Multiplied with figures by picture it gives their sums over all pictures, and over each resample. With
+    `strata`, a label a picture, as many of each label are drawn as there are.
     """
     generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(num_pictures, np.full(num_pictures, 1 / num_pictures), count)
+    labels = np.array(strata if strata is not None else [0] * num_pictures)
+    drawn = np.zeros((count, num_pictures))
+    for label in dict.fromkeys(labels.tolist()):
+        own = np.flatnonzero(labels == label)
+        drawn[:, own] = generator.multinomial(len(own), np.full(len(own), 1 / len(own)), count)
     return np.vstack([np.ones(num_pictures), drawn])
 
 

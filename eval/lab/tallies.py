@@ -79,5 +79,24 @@ class Tallies:
 
         NaN for a resample without such a question.
         """
-        of = weights @ self.of[group]
-        return np.divide(weights @ self.right[group], of, out=np.full(of.shape, np.nan), where=of > 0)
+        return _share(weights, self.right[group], self.of[group])
+
+    def mme_score(self, weights: Array, groups: Sequence[str]) -> Array:
+        """MME's score over the categories `groups` as a share of its maximum, in 0..1; as `accuracy` else.
+
+        A category has 100 (accuracy + accuracy+) points, of which accuracy+ counts pictures with no wrong
+        answer. Source: C. Fu et al., "MME", arXiv 2306.13394.
+        """
+        halves = [half(weights, group) for group in groups for half in (self.accuracy, self.whole)]
+        return np.mean(halves, axis=0)
+
+    def whole(self, weights: Array, group: str) -> Array:
+        """The share of pictures with no wrong answer of a group, accuracy+; as `accuracy` else."""
+        of = self.of[group]
+        right = (self.right[group] == of) & (of > 0)
+        return _share(weights, right.astype(float), (of > 0).astype(float))
+
+
+def _share(weights: Array, right: Array, of: Array) -> Array:
+    total = weights @ of
+    return np.divide(weights @ right, total, out=np.full(total.shape, np.nan), where=total > 0)

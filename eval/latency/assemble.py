@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -74,11 +73,7 @@ class Assembled:
     @cached_property
     def devices(self) -> dict[str, tofc.Device]:
         """`seeing` with each tiling."""
-        return {tiling: self._tiled(tiling) for tiling in TILINGS}
-
-    def _tiled(self, tiling: str) -> tofc.Device:
-        seeing, config = self.seeing, replace(self.seeing.config, tiling=tiling)
-        return tofc.Device(seeing.vision, config, self.codec)
+        return {tiling: self.seeing.with_tiling(tiling) for tiling in TILINGS}
 
     def features(self, picture: Picture, tiling: str, tokens: int | str) -> Features:
         """Uncoded features; a picture is looked at once for all systems."""

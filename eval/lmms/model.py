@@ -95,7 +95,8 @@ class TofcSimple(lmms):
         for (key, request), answer in zip(window, answers, strict=True):
             one = arrived[key]
             cost = (len(request.images), one.bytes, one.tokens, one.quality, len(answer.tokens))
-            self.sent.append(Sent(request.task, request.doc_id, *cost))
+            said = settings.end(answer.text)
+            self.sent.append(Sent(request.task, request.doc_id, *cost, said))
         return [
             GenerationResult(settings.end(answer.text), TokenCounts(output_tokens=len(answer.tokens)))
             for answer in answers

@@ -21,8 +21,8 @@ class Sent:
     """What one request cost.
 
     `bytes` are those of the whole packet, with every header; of uncoded features, two for each value.
-    `tokens` are the visual tokens of all its pictures, `quality` is None without codec. A request counts as
-    if its pictures were sent for it alone.
+    `tokens` are the visual tokens of all its pictures, `quality` is None without codec, `answer` is what was
+    said. A request counts as if its pictures were sent for it alone.
     """
 
     task: str
@@ -32,6 +32,7 @@ class Sent:
     tokens: int
     quality: int | None
     answer_tokens: int
+    answer: str = ""
 
 
 def gather(sent: Sequence[Sent]) -> list[Sent]:

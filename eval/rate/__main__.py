@@ -38,6 +38,12 @@ def rate(
         int | None,
         typer.Option("--processes", metavar="P", help="Processes at work; one a core if left out."),
     ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers", metavar="DIR", help="Sweep nothing: draw the runs that lmms-eval left in DIR."
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Sweep systems over rate points into rows, curves and a report; after a kill it goes on where it was.
@@ -48,7 +54,7 @@ def rate(
 
     from eval.lab.tables import show
     from eval.rate.config import RateConfig
-    from eval.rate.sweep import sweep
+    from eval.rate.sweep import from_runs, sweep
     from eval.rate.table import remarks, tables
 
     for name, value in (("--limit", limit), ("--processes", processes)):
@@ -57,14 +63,17 @@ def rate(
     settings = load_yaml(config, RateConfig)
     settings = settings if limit is None else replace(settings, limit=limit)
     folder = run_folder(out, settings.name)
-    summary = sweep(settings, folder, processes, Console(stderr=True))
+    if answers is None:
+        summary = sweep(settings, folder, processes, Console(stderr=True))
+    else:
+        summary = from_runs(settings, answers, folder)
     if json_:
         print_json(summary)
         return
     show(*tables(summary))
     for remark in remarks(summary):
         note(remark)
-    note(f"to look at: {folder / 'report.html'}")
+    note(f"to look at: {folder / ('curves.png' if answers else 'report.html')}")
     typer.echo(folder)
 
 

@@ -2,74 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 
 from eval.lab.curves import Curve, bd_accuracy, bd_rate, bytes_at, front, pareto
-from eval.lab.intervals import Estimate, NotComputable, over_resamples, resamples
+from eval.lab.intervals import MIN_COMPUTED, Estimate, NotComputable, over_resamples, resamples
 from eval.lab.rows import read_table
 from eval.lab.tallies import Tallies
 from eval.rate.config import RateConfig
-from eval.rate.points import GROUPS, LABELS, AnswerRow, RatePoint
+from eval.rate.points import GROUPS, LABELS, WITH_MERGING, AnswerRow, RatePoint
 from tofc.errors import UserError
 
+MME_TOTAL = "mme"  # perception and cognition together
 FULL, MOST = "full accuracy", "95 % of it"
 TARGETS: dict[str, Callable[[float], float]] = {FULL: lambda a: a - 0.01, MOST: lambda a: 0.95 * a}
 """What bytes are compared at, from the accuracy of the uncoded features."""
 
 
-def analyse(rows: Path, points: Sequence[RatePoint], config: RateConfig) -> dict[str, Any]:
+def analyse(
+    rows: Path, points: Sequence[RatePoint], config: RateConfig, pixels: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """The summary of a sweep in plain numbers; a figure that cannot be had is `{"not_computed": why}`.
 
-    UserError unless every one of `points`, which are those of the rows, has answered all questions.
+    `pixels` are those of each picture as it came; without them there are no bits a pixel. UserError unless
+    every one of `points`, which are those of the rows, has answered all questions.
     """
+    table = read_table(rows, AnswerRow)
     tallies = Tallies.read(
-        read_table(rows, AnswerRow),
-        system=("system", "point"),
-        group="form",
-        picture_values=("bytes", "tokens"),
+        table, system=("system", "point"), group="form", picture_values=("bytes", "tokens")
     )
     tallies.check_equal_questions(rows)
     assert list(tallies.systems) == [(point.system, point.name) for point in points]
-    if config.headline not in tallies.right:
+    kinds = dict(zip(table["picture"].to_pylist(), table["category"].to_pylist(), strict=True))
+    # MME is so many pictures of each category, which is a design and no accident.
+    strata = [kinds[picture] for picture in tallies.pictures] if config.score == "mme" else None
+    weights = resamples(len(tallies.pictures), config.resamples, config.seed, strata)  # [1 + R, n]
+    accuracy, scales = _measured(table, tallies, weights, config.score)
+    if config.headline not in accuracy:
         raise UserError(
-            f"headline is {config.headline!r}; the questions have the forms {', '.join(tallies.right)}"
+            f"headline is {config.headline!r}; the questions have the forms {', '.join(accuracy)}"
         )
-    weights = resamples(len(tallies.pictures), config.resamples, config.seed)  # [1 + R, n]
-    accuracy = {form: tallies.accuracy(weights, form) for form in tallies.right}  # [1 + R, P] each
-    for form, found in accuracy.items():
-        if np.isnan(found).any():
-            raise UserError(f"too few pictures for the accuracy of {form} questions: raise the limit")
+    # Resamples that drew no picture of some kind of question have no figure.
+    whole = ~np.any([np.isnan(values).any(1) for values in accuracy.values()], axis=0)
+    if whole.mean() < MIN_COMPUTED:
+        raise UserError(f"too few pictures of some kind of question in {rows}: raise the limit")
+    weights, accuracy = weights[whole], {form: values[whole] for form, values in accuracy.items()}
     num_bytes = tallies.picture_values["bytes"]
-    columns = {  # of each system
-        name: np.flatnonzero([point.system == name for point in points])
-        for name in LABELS
-        if any(point.system == name for point in points)
-    }
+    curves = [point.curve(config.merged_apart) for point in points]
+    columns = {name: np.flatnonzero([c == name for c in curves]) for name in LABELS if name in curves}
     return {
         "pictures": len(tallies.pictures),
         "resamples": config.resamples,
         "headline": config.headline,
-        "points": _points(points, tallies, accuracy),
+        "scales": scales,
+        "points": _points(points, curves, tallies, accuracy, pixels),
         "fronts": {form: _fronts(points, columns, num_bytes.mean(0), a[0]) for form, a in accuracy.items()},
         "reference": Estimate.of(accuracy[config.headline][:, 0]).as_json(),
         "systems": _systems(columns, accuracy[config.headline], weights @ num_bytes / len(num_bytes)),
     }
 
 
+def _measured(
+    table: pyarrow.Table, tallies: Tallies, weights: np.ndarray, score: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What is compared, in 0..1, [1 + R, P] by form, and in which units it is told: factor and name."""
+    if score != "mme":
+        measure = tallies.accuracy if score == "accuracy" else tallies.whole
+        found = {form: measure(weights, form) for form in tallies.right}
+        scales = {form: {"factor": 100, "name": "accuracy (%)"} for form in found}
+    else:
+        categories = Tallies.read(table, system=("system", "point"))
+        pairs = zip(table["form"].to_pylist(), table["category"].to_pylist(), strict=True)
+        held: dict[str, list[str]] = {form: [] for form in (*tallies.right, MME_TOTAL)}
+        for form, category in dict.fromkeys(pairs):
+            held[form].append(category)
+            held[MME_TOTAL].append(category)
+        found = {form: categories.mme_score(weights, some) for form, some in held.items()}
+        scales = {form: {"factor": 200 * len(some), "name": "MME score"} for form, some in held.items()}
+    return found, scales
+
+
 def _points(
-    points: Sequence[RatePoint], tallies: Tallies, accuracy: dict[str, np.ndarray]
+    points: Sequence[RatePoint],
+    curves: Sequence[str],
+    tallies: Tallies,
+    accuracy: dict[str, np.ndarray],
+    pixels: Mapping[str, int] | None,
 ) -> list[dict[str, Any]]:
-    found = []
-    for column, point in enumerate(points):
+    found: list[dict[str, Any]] = []
+    sizes = pixels and np.array([pixels[str(picture)] for picture in tallies.pictures])
+    for column, (point, curve) in enumerate(zip(points, curves, strict=True)):
         size = tallies.picture_values["bytes"][:, column]
         p50, p95 = np.quantile(size, (0.5, 0.95))
         found.append(
             {
-                "system": point.system,
+                "system": curve,
                 "point": point.name,
                 "settings": dict(point.settings),
                 "bytes": {"mean": float(size.mean()), "p50": float(p50), "p95": float(p95)},
@@ -77,6 +108,8 @@ def _points(
                 "accuracy": {form: Estimate.of(a[:, column]).as_json() for form, a in accuracy.items()},
             }
         )
+        if sizes is not None:
+            found[-1]["bits_per_pixel"] = float((8 * size / sizes).mean())
     return found
 
 
@@ -93,7 +126,10 @@ def _fronts(
 def _systems(columns: dict[str, np.ndarray], accuracy: np.ndarray, size: np.ndarray) -> dict[str, Any]:
     """By system and group of systems: bytes at the targets, and how TOFC compares with it."""
     members = {system: [system] for system in columns}
-    members |= {name: list(group) for name, group in GROUPS.items() if set(group) <= members.keys()}
+    for name, group in GROUPS.items():
+        if set(group) <= members.keys():
+            merged = [WITH_MERGING[one] for one in group if WITH_MERGING.get(one) in members]
+            members[name] = [*group, *merged]
     curves = {
         name: [front(Curve(s[chosen], a[chosen])) for s, a in zip(size, accuracy, strict=True)]
         for name, group in members.items()

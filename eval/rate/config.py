@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from eval.baselines import Jpeg, WebP
 from eval.lab.rows import blocks
 from eval.rate.data import SweepData
 from eval.rate.feature_codecs import Float16, GreyPicture, Int8Zstd
-from eval.rate.points import RatePoint
-from eval.rate.senders import (
-    IMAGE_CODECS,
-    TOKENS_ALL,
-    FeatureSender,
-    PictureSender,
-    Sender,
-    TofcSender,
-    Tokens,
-)
-from tofc.config import QUALITIES
+from eval.rate.points import TOKENS_ALL, RatePoint, Tokens
+from eval.rate.senders import IMAGE_CODECS, FeatureSender, PictureSender, Sender, TofcSender
+from tofc.config import QUALITIES, TILINGS
 from tofc.errors import ConfigError
 from tofc.familial import FULL
 
@@ -57,17 +50,21 @@ class PictureGrid:
     """Every `quality` at every `scale` (share of the sides, above 0 up to 1) and `chroma` subsampling.
 
     The features of the decoded files are merged to each number of `tokens`, else to the sweep's
-    `baseline_tokens`.
+    `baseline_tokens`. `tiling`: ways to cut the decoded picture, "anyres" (the stock tiles) or "base" (one
+    tile); the checkpoint's own where left out.
     """
 
     quality: tuple[int, ...]
     scale: tuple[float, ...] = (1.0,)
     chroma: tuple[str, ...] = ()
     tokens: tuple[Tokens, ...] = ()
+    tiling: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(0 < scale <= 1 for scale in self.scale):
             raise ConfigError(f"scale is {self.scale}; give shares of a side, above 0 up to 1")
+        if not set(self.tiling) <= set(TILINGS):
+            raise ConfigError(f"tiling is {list(self.tiling)}; choose from {', '.join(TILINGS)}")
 
 
 @dataclass(frozen=True)
@@ -90,10 +87,13 @@ class RateConfig:
     """A sweep. Accuracies are compared with that of the unmerged, uncoded features (system "raw").
 
     `limit` is the number of pictures, `baseline_tokens` what the features of decoded pictures are merged to:
-    each is a point of its own. `headline` is the form of question that tables and savings are about. Of
-    `resamples` bootstrap samples of the pictures, drawn with `seed`, come all intervals. A killed sweep loses
-    the work on at most `pictures_at_once` pictures; `batch_size` sequences are in the language model at a
-    time.
+    each is a point of its own, and with `merged_apart` the merged ones are curves of their own, as in the
+    paper's figure 4. `headline` is the form of question that tables and savings are about; `score` says what
+    is counted: "accuracy"; "mme", which is accuracy and accuracy+ summed over categories; "circular", which
+    is the share of pictures with no wrong answer (MMBench). `beside` names a data set of which
+    `configs/published.yaml` has others' figures, to be drawn beside. Of `resamples` bootstrap samples of the
+    pictures, drawn with `seed`, come all intervals. A killed sweep loses the work on at most
+    `pictures_at_once` pictures; `batch_size` sequences are in the language model at a time.
     """
 
     name: str
@@ -102,7 +102,10 @@ class RateConfig:
     data: SweepData = field(default_factory=SweepData)
     limit: int = 500
     baseline_tokens: tuple[Tokens, ...] = (TOKENS_ALL,)
+    merged_apart: bool = False
     headline: str = "yes_no"
+    score: Literal["accuracy", "mme", "circular"] = "accuracy"
+    beside: str | None = None
     resamples: int = 1000
     seed: int = 0
     pictures_at_once: int = 32
@@ -155,7 +158,8 @@ class RateConfig:
                 if chroma not in known:
                     raise ConfigError(f"{system}.chroma is {chroma!r}; choose from {', '.join(known)}")
                 senders += [
-                    PictureSender(system, scale, chroma, quality, grid.tokens or self.baseline_tokens)
+                    PictureSender(system, scale, chroma, quality, grid.tokens or self.baseline_tokens, tiling)
+                    for tiling in grid.tiling or (None,)
                     for scale in grid.scale
                     for quality in grid.quality
                 ]

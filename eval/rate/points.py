@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+Tokens = int | str
+TOKENS_ALL = "all"
 LABELS = {
     "tofc": "TOFC",
     "tofc_exits": "TOFC, smaller members",
@@ -15,10 +17,15 @@ LABELS = {
     "merged_webp": "merging + WebP",
     "jpeg": "JPEG",
     "webp": "WebP",
+    "jpeg_fmm": "JPEG w/ FMM",
+    "webp_fmm": "WebP w/ FMM",
     "avif": "AVIF",
     "jpegxl": "JPEG XL",
 }
 """Systems by the key that stands in configs and rows, in the order of tables and legends."""
+
+WITH_MERGING = {"jpeg": "jpeg_fmm", "webp": "webp_fmm"}
+"""Curves of decoded pictures whose features are merged (FMM in the paper), where they stand apart."""
 
 GROUPS = {"best of JPEG, WebP": ("jpeg", "webp"), "best of AVIF, JPEG XL": ("avif", "jpegxl")}
 """Systems that are one opponent: whichever of them needs fewer bytes."""
@@ -35,6 +42,11 @@ class RatePoint:
     def name(self) -> str:
         """The settings in words: unique within the system."""
         return ", ".join(f"{name} {value}" for name, value in self.settings) or "-"
+
+    def curve(self, merged_apart: bool) -> str:
+        """The system of tables and figures; with `merged_apart` one of `WITH_MERGING` where it applies."""
+        merged = dict(self.settings).get("tokens", TOKENS_ALL) != TOKENS_ALL
+        return WITH_MERGING.get(self.system, self.system) if merged_apart and merged else self.system
 
 
 @dataclass(frozen=True)

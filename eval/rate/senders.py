@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -12,12 +12,10 @@ from PIL import Image
 import tofc
 from eval.baselines import Avif, ImageCodec, Jpeg, JpegXl, WebP
 from eval.rate.feature_codecs import SimpleCodec
-from eval.rate.points import RatePoint
+from eval.rate.points import TOKENS_ALL, RatePoint, Tokens
 from tofc.edge import Seen
 from tofc.familial import FULL
 
-Tokens = int | str
-TOKENS_ALL = "all"
 IMAGE_CODECS: Mapping[str, Mapping[str, ImageCodec]] = {
     "jpeg": {"4:2:0": Jpeg(), "4:4:4": Jpeg(subsampling="4:4:4")},
     "webp": {"4:2:0": WebP()},
@@ -126,8 +124,9 @@ class FeatureSender:
 class PictureSender:
     """The picture itself, shrunk by `scale` (a side's share; Lanczos) and coded as a whole file.
 
-    The edge has the same model and sees the decoded file as its processor scales it; no feature is coded.
-    Each number of `tokens` to which features are merged before the language model is a point.
+    The edge has the same model and sees the decoded file as its processor scales it, in the tiles of `tiling`
+    (none: of the checkpoint); no feature is coded. Each number of `tokens` to which features are merged
+    before the language model is a point.
     """
 
     system: str
@@ -135,18 +134,23 @@ class PictureSender:
     subsampling: str
     quality: int
     tokens: tuple[Tokens, ...]
+    tiling: str | None = None
 
     @property
     def points(self) -> tuple[RatePoint, ...]:
         """A point for each number of tokens."""
-        shared = (("quality", self.quality), ("scale", self.scale), ("chroma", self.subsampling))
+        shared: tuple[tuple[str, Any], ...] = (("quality", self.quality), ("scale", self.scale))
+        shared = (*shared, ("chroma", self.subsampling))
+        if self.tiling is not None:
+            shared = (*shared, ("tiling", self.tiling))
         return tuple(RatePoint(self.system, (*shared, ("tokens", tokens))) for tokens in self.tokens)
 
     def send(self, pictures: Pictures) -> list[list[Received]]:
         """Files are coded, decoded and seen once for all points."""
         codec = IMAGE_CODECS[self.system][self.subsampling]
         files = [self.code(image) for image in pictures.images]
-        decoded = Pictures(pictures.device, [codec.decode(data) for data in files])
+        device = pictures.device if self.tiling is None else pictures.device.with_tiling(self.tiling)
+        decoded = Pictures(device, [codec.decode(data) for data in files])
         return [
             [
                 Received(len(data), features, features.tokens.shape[0])

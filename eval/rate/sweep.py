@@ -6,9 +6,10 @@ import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,22 @@ from rich.console import Console
 import tofc
 from eval.asking.answering import answer_all
 from eval.lab.files import write_json
+from eval.lab.intervals import MIN_COMPUTED
 from eval.lab.provenance import checkpoint_fingerprint, software
-from eval.lab.rows import Store
+from eval.lab.rows import ROWS, Store, read_rows, write_rows
 from eval.lab.tables import progress
 from eval.rate.analysis import analyse
+from eval.rate.beside import published
 from eval.rate.config import RateConfig
-from eval.rate.data import AskedPicture, load_data
+from eval.rate.data import AskedPicture, Data, load_data
 from eval.rate.figure import draw
 from eval.rate.points import AnswerRow, RatePoint
 from eval.rate.report import write as write_report
+from eval.rate.runs import rows_of_runs
 from eval.rate.senders import Pictures, Received, Sender
+from tofc.errors import UserError
 
-SUMMARY = "summary.json"
+SUMMARY, SIZES = "summary.json", "pictures.parquet"
 
 
 def sweep(config: RateConfig, out: Path, processes: int | None, console: Console) -> dict[str, Any]:
@@ -38,6 +43,7 @@ def sweep(config: RateConfig, out: Path, processes: int | None, console: Console
     data = load_data(config.data)
     config = replace(config, limit=min(config.limit, len(data)))
     store = Store(out, AnswerRow, made_with(config, data.name))
+    pixels = look_at(data, config, out)
     units = unfinished(config, store)
     total = len(config.blocks()) * len(config.senders())
     default = usable_cores() if config.device == "cpu" else 1
@@ -52,10 +58,34 @@ def sweep(config: RateConfig, out: Path, processes: int | None, console: Console
                 console.print(f"{done} of {len(units)} units")
     points = [point for sender in config.senders() for point in sender.points]
     rows = store.merge(part_name(point, block) for point in points for block in config.blocks())
-    summary = {"name": config.name, "checkpoint": config.checkpoint, "data": data.name}
-    summary |= analyse(rows, points, config)
-    draw(summary, out)
+    summary = conclude(config, data, rows, points, pixels)
     write_report(summary, config, data, out)
+    return summary
+
+
+def from_runs(config: RateConfig, runs: Path, out: Path) -> dict[str, Any]:
+    """Rows, curves and summary of lmms-eval runs (`eval.rate.runs`) instead of a sweep of ours."""
+    data = load_data(config.data)
+    by_point = rows_of_runs(runs, data)
+    named = {row.picture for row in next(iter(by_point.values()))}
+    config = replace(config, limit=len(data))
+    rows = out / ROWS
+    write_rows(rows, (row for some in by_point.values() for row in some), AnswerRow)
+    pixels = {name: size for name, size in look_at(data, config, out).items() if name in named}
+    return conclude(config, data, rows, list(by_point), pixels)
+
+
+def conclude(
+    config: RateConfig, data: Data, rows: Path, points: Sequence[RatePoint], pixels: Mapping[str, int]
+) -> dict[str, Any]:
+    """Writes curves and summary beside the rows of `points`; returns the summary."""
+    out = rows.parent
+    summary = {"name": config.name, "checkpoint": config.checkpoint, "data": data.name}
+    summary |= analyse(rows, points, config, pixels)
+    beside = published(config.beside) if config.beside else None
+    if beside is not None:
+        summary["published"] = asdict(beside)
+    draw(summary, out, beside.curves if beside else ())
     write_json(out / SUMMARY, summary)
     return summary
 
@@ -73,6 +103,41 @@ def made_with(config: RateConfig, name: str) -> dict[str, Any]:
         "device": config.device,
         "software": software(),
     }
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """Sides of a picture as it came, in pixels."""
+
+    picture: str
+    width: int
+    height: int
+
+
+def look_at(data: Data, config: RateConfig, out: Path) -> dict[str, int]:
+    """Pixels of each picture of a sweep, by name, which are kept in `out`.
+
+    UserError, before any work, where a kind of question is asked about so few pictures that the bootstrap
+    would often lack it.
+    """
+    target = out / SIZES
+    sizes = read_rows(target, PictureSize) if target.is_file() else []
+    if len(sizes) < config.limit:
+        sizes, kinds, mme = [], Counter[str](), config.score == "mme"
+        for index in range(config.limit):
+            example = data[index]
+            sizes.append(PictureSize(example.name, *example.image.size))
+            kinds.update({q.category if mme else q.form for q in example.questions})
+        for kind, count in kinds.items():
+            # Of MME's categories as many pictures are drawn as there are; else a resample may draw none.
+            rare = count < 2 if mme else (1 - count / config.limit) ** config.limit > 1 - MIN_COMPUTED
+            if rare and config.limit > 1:
+                raise UserError(
+                    f"only {count} of {config.limit} pictures have a question of the kind {kind}, too few "
+                    "for an interval: raise limit (--limit)"
+                )
+        write_rows(target, sizes, PictureSize)
+    return {one.picture: one.width * one.height for one in sizes}
 
 
 @dataclass(frozen=True)

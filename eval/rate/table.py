@@ -10,7 +10,7 @@ from rich.table import Table
 
 from eval.lab.intervals import NOT_REACHED
 from eval.lab.tables import table
-from eval.rate.analysis import TARGETS
+from eval.rate.analysis import FULL, TARGETS
 from eval.rate.points import LABELS
 
 
@@ -18,6 +18,8 @@ def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
     """The fronts of the headline form, then what each system needs and what TOFC saves against it."""
     yield _fronts(summary)
     yield _savings(summary)
+    if "published" in summary:
+        yield _beside(summary)
 
 
 def remarks(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -42,17 +44,37 @@ def _figures(found: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
 
 def _fronts(summary: Mapping[str, Any]) -> Table:
     form = summary["headline"]
-    reference = _interval(summary["reference"], 100, ".1f")
-    title = f"{form} on {summary['pictures']} pictures of {summary['data']}; uncoded {reference} %"
+    scale = summary["scales"][form]
+    reference = _interval(summary["reference"], scale["factor"], ".1f")
+    title = f"{form} on {summary['pictures']} pictures of {summary['data']}; uncoded {reference}"
     points = {(point["system"], point["point"]): point for point in summary["points"]}
     rows = []
     for system, names in summary["fronts"][form].items():
         for i, name in enumerate(names):
             point = points[system, name]
             sizes = (f"{point['bytes'][key]:.0f}" for key in ("mean", "p50", "p95"))
-            accuracy = _interval(point["accuracy"][form], 100, ".1f")
-            rows.append(("" if i else LABELS[system], name, *sizes, f"{point['tokens']:.0f}", accuracy))
-    return table(title, ["system", "point"], ("bytes", "p50", "p95", "tokens", f"{form} %"), rows)
+            accuracy = _interval(point["accuracy"][form], scale["factor"], ".1f")
+            bits = f"{point['bits_per_pixel']:.3f}" if "bits_per_pixel" in point else "-"
+            rows.append(("" if i else LABELS[system], name, *sizes, bits, f"{point['tokens']:.0f}", accuracy))
+    return table(title, ["system", "point"], ("bytes", "p50", "p95", "bpp", "tokens", scale["name"]), rows)
+
+
+def _beside(summary: Mapping[str, Any]) -> Table:
+    """Others' figures, as they published them, and the savings that the paper claims, beside those here."""
+    form, told = summary["headline"], summary["published"]
+    rows = [
+        (one["label"], f"{size:g} {one['unit']}", f"{score:g}")
+        for one in told["curves"]
+        if one["form"] == form
+        for size, score in one["points"]
+    ]
+    for one in told["savings"]:
+        found = summary["systems"].get(one["system"], {}).get("savings", {}).get(FULL)
+        here = "not swept" if found is None else _interval(found, 100, ".1f")
+        low, high = (f"{100 * share:.0f}" for share in one["saves"])
+        theirs = low if low == high else f"{low} to {high}"
+        rows.append((f"saved against {LABELS[one['system']]}, % (the paper)", f"here {here}", theirs))
+    return table("Published by others, not measured here", ["what"], ("size", "figure"), rows)
 
 
 def _savings(summary: Mapping[str, Any]) -> Table:

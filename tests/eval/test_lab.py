@@ -57,7 +57,9 @@ def test_a_sweep_has_the_figures_that_it_always_had(tmp_path: Path) -> None:
         for quality, _, _ in some
     ]
     config = RateConfig(name="made", checkpoint="none", systems=Systems(), resamples=300)
-    assert same(analyse(tmp_path / "rows.parquet", points, config), GOLDEN["rate"])
+    found = analyse(tmp_path / "rows.parquet", points, config)
+    assert {scale["factor"] for scale in found.pop("scales").values()} == {100}
+    assert same(found, GOLDEN["rate"])
 
 
 def close(found: dict[str, float], golden: dict[str, float]) -> bool:

@@ -80,7 +80,9 @@ def test_pictures_of_one_request_travel_in_one_packet(form, folder, pictures, ex
     right = [expected(images, question, quality=5, tokens=9) for images, question in task.documents]
     assert task.ask(model) == [answer.text for answer, _ in right]
     assert model.sent == [
-        Sent("task", index, len(task.documents[index][0]), size, 9 * count, 5, len(answer.tokens))
+        Sent(
+            "task", index, len(task.documents[index][0]), size, 9 * count, 5, len(answer.tokens), answer.text
+        )
         for index, (count, (answer, size)) in enumerate(zip((2, 1, 3), right, strict=True))
     ]
 

@@ -96,7 +96,8 @@ def choose_cards(rows: Path, summary: Mapping[str, Any], config: RateConfig, dat
     found = Rows(rows)
     points = {(p.system, p.name): p for sender in config.senders() for p in sender.points}
     accuracy = {
-        (p["system"], p["point"]): p["accuracy"][summary["headline"]]["value"] for p in summary["points"]
+        point: p["accuracy"][summary["headline"]]["value"]
+        for point, p in zip(points, summary["points"], strict=True)
     }
     ours = points[tofc_point(summary)]
     chosen = choose(found.pictures, found.num_wrong(ours))
@@ -179,7 +180,8 @@ def _file(
     """The point's file, made again: it must be the one whose bytes stand in the rows."""
     sent = _sent(point, own)
     settings = dict(point.settings)
-    sender = PictureSender(point.system, settings["scale"], settings["chroma"], settings["quality"], ())
+    how = (settings["scale"], settings["chroma"], settings["quality"])
+    sender = PictureSender(point.system, *how, ())
     data = sender.code(image)
     if len(data) != sent.num_bytes:
         raise UserError(
