@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from entropy.errors import StreamError
 from entropy.integer import FixedPointMatrix, IntegerNetwork
-from entropy.storage import FILE_NAME, read_tensors, write_tensors
+from entropy.storage import FILE_NAME, read_tensors, take, write_tensors
 from entropy.stream import MAX_LEVELS, MAX_TOKENS, Head, ScaleNetworks, Symbols, TokenStream
 from entropy.tables import NUM_SCALES, RansTables
 
@@ -64,9 +64,7 @@ class FeatureCodec:
 
     def __post_init__(self) -> None:
         width, experts, levels = self.width, self.num_experts, len(self.gains)
-        if self.gains.shape != (levels, width) or not (
-            np.isfinite(self.gains).all() and self.gains.min() > 0
-        ):
+        if self.gains.shape != (levels, width) or not self.gains.min() > 0:
             raise ValueError(f"gains must be positive, [levels, {width}]; they are {self.gains.shape}")
         if not len(self.trunk) == len(self.scale) == len(self.mean) == experts or experts < 1:
             raise ValueError("every expert needs an analysis, a trunk, a scale and a mean network")
@@ -88,6 +86,16 @@ class FeatureCodec:
         )
         if float((row_reach * self.gains).max()) > 2.0**31 - 2.0**24:
             raise ValueError("codec whose gains could carry a symbol out of int32")
+        if not np.abs(self.center).max() < np.finfo(np.float32).max / 2:
+            raise ValueError("codec whose center leaves the range of float32")
+        if self.forward.weight.shape != (width, width) or self.inverse.weight.shape != (width, width):
+            raise ValueError(f"codec whose transforms are not [{width}, {width}]")
+        self.router.check(width, experts, levels, "the router")
+        for analysis, trunk, mean in zip(self.analysis, self.trunk, self.mean, strict=True):
+            analysis.check(width, self.hyper_width, levels, "an analysis")
+            IntegerNetwork((*trunk.layers, *mean.layers)).check(
+                self.hyper_width, width, levels, "a trunk with its mean network"
+            )
         _ = self._stream  # made now, so that networks which do not fit are refused when the codec is loaded
 
     # -- what it is --------------------------------------------------------------------------------------
@@ -327,16 +335,18 @@ class FeatureCodec:
             for kind in ("analysis", "trunk", "scale", "mean")
         }
         return cls(
-            center=tensors["center"],
+            center=take(tensors, "center", 1, np.float64),
             forward=FixedPointMatrix.from_tensors(tensors, "forward"),
             inverse=FixedPointMatrix.from_tensors(tensors, "inverse"),
-            gains=tensors["gains"],
+            gains=take(tensors, "gains", 2, np.float64),
             router=IntegerNetwork.from_tensors(tensors, "router"),
             tables=RansTables(
-                tensors["tables.frequencies"], tensors["tables.sizes"], tensors["tables.minimum"]
+                take(tensors, "tables.frequencies", 1, np.uint16),
+                take(tensors, "tables.sizes", 1, np.int32),
+                take(tensors, "tables.minimum", 1, np.int32),
             ),
-            offsets=tensors["offsets"],
-            dead_zone=tensors["dead_zone"],
+            offsets=take(tensors, "offsets", 1, np.float64),
+            dead_zone=take(tensors, "dead_zone", 1, np.float64),
             **networks,
         )
 

@@ -15,6 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from entropy.storage import take
+
 EXACT = 2**53  # every integer up to this size is a float64
 MAX_BIAS = 2**24
 
@@ -75,8 +77,14 @@ class IntegerLayer:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]], prefix: str) -> IntegerLayer:
-        """The layer that `tensors` stored; KeyError where a part is missing."""
-        return cls(**{field.name: tensors[f"{prefix}.{field.name}"] for field in fields(cls)})  # type: ignore[arg-type]  # arrays of each field's own type
+        """The layer that `tensors` stored; KeyError where a part is missing, ValueError for a wrong one."""
+        return cls(
+            weight=take(tensors, f"{prefix}.weight", 2, np.int8, np.int16),
+            bias=take(tensors, f"{prefix}.bias", 2, np.int32),
+            multiplier=take(tensors, f"{prefix}.multiplier", 1, np.int32),
+            shift=take(tensors, f"{prefix}.shift", 1, np.uint8),
+            bounds=take(tensors, f"{prefix}.bounds", 1, np.int32),
+        )
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,13 @@ class IntegerNetwork:
         for layer in self.layers:
             inputs = layer(inputs, level)
         return inputs
+
+    def check(self, in_width: int, out_width: int, levels: int, what: str) -> None:
+        """Raises ValueError unless the layers lead from one width to the other at each quality level."""
+        widths = [in_width, *(layer.weight.shape[0] for layer in self.layers)]
+        fits = widths[:-1] == [layer.weight.shape[1] for layer in self.layers] and widths[-1] == out_width
+        if not fits or any(len(layer.bias) != levels for layer in self.layers):
+            raise ValueError(f"{what} must lead from {in_width} to {out_width} values at {levels} levels")
 
     def tensors(self, prefix: str) -> dict[str, NDArray[np.generic]]:
         """The network as named arrays, for a checkpoint."""
@@ -169,6 +184,9 @@ class FixedPointMatrix:
     def __post_init__(self) -> None:
         if self.weight.ndim != 2 or self.scale.shape != self.weight.shape[:1] or self.grid.shape != (1,):
             raise ValueError("fixed-point matrix whose parts do not match")
+        rows = np.abs(self.weight.astype(np.float64)).sum(axis=1) * np.abs(self.scale)
+        if not (self.grid[0] > 0 and rows.max() * self.reach < np.finfo(np.float32).max / 2):
+            raise ValueError("fixed-point matrix whose values could leave the range of float32")
         reach = int(np.abs(self.weight.astype(np.int64)).sum(axis=1).max()) << self.LIMIT_BITS
         if reach >= EXACT:
             raise ValueError(f"fixed-point matrix may reach {reach}, beyond the exact range of 2**53")
@@ -194,8 +212,13 @@ class FixedPointMatrix:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[np.generic]], prefix: str) -> FixedPointMatrix:
-        """The matrix that `tensors` stored; KeyError where a part is missing."""
-        return cls(**{field.name: tensors[f"{prefix}.{field.name}"] for field in fields(cls)})  # type: ignore[arg-type]  # arrays of each field's own type
+        """The matrix that `tensors` stored; KeyError where a part is missing, ValueError where one is
+        wrong."""
+        return cls(
+            weight=take(tensors, f"{prefix}.weight", 2, np.int16),
+            scale=take(tensors, f"{prefix}.scale", 1, np.float64),
+            grid=take(tensors, f"{prefix}.grid", 1, np.float64),
+        )
 
     @classmethod
     def quantize(cls, matrix: NDArray[np.floating], grid: float) -> FixedPointMatrix:

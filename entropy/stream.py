@@ -121,9 +121,7 @@ class ScaleNetworks:
         """
         layers = [layer for network in networks for layer in network.layers]
         for network in networks:
-            widths = [in_width, *(layer.weight.shape[0] for layer in network.layers)]
-            if widths[:-1] != [layer.weight.shape[1] for layer in network.layers] or widths[-1] != out_width:
-                raise ValueError(f"scale networks must lead from {in_width} to {out_width} values")
+            network.check(in_width, out_width, len(layers[0].bias), "scale networks")
             _, low, high = network.layers[-1].bounds
             if low < 0 or high >= NUM_SCALES:
                 raise ValueError(f"scale networks must give indices of the {NUM_SCALES} scales")

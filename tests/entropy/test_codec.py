@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from entropy import FeatureCodec, StreamError
+from entropy.storage import write_tensors
 from entropy.stream import cut
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -327,12 +328,44 @@ def test_loading_says_what_is_wrong(codec: FeatureCodec, tmp_path: Path) -> None
     save_file(codec.tensors(), path)
     with pytest.raises(ValueError, match="version 1"):
         FeatureCodec.load(tmp_path)
-    from entropy.storage import write_tensors
-
     for lost in ("gains", "router.0.weight", "mean.1.0.bias", "tables.sizes"):
         write_tensors(path, {name: value for name, value in codec.tensors().items() if name != lost})
         with pytest.raises(ValueError, match="missing"):
             FeatureCodec.load(tmp_path)
+
+
+WRONG = {
+    "center": [lambda v: v[:-1], lambda v: v * np.nan, lambda v: v + 1e300, lambda v: v.astype(np.float32)],
+    "forward.weight": [lambda v: v[:, :-1], lambda v: v[0], lambda v: v.astype(np.int32)],
+    "forward.scale": [lambda v: v * np.inf, lambda v: v[None]],
+    "inverse.weight": [lambda v: v[:-1]],
+    "inverse.scale": [lambda v: v * 1e300, lambda v: v * np.nan],
+    "inverse.grid": [lambda v: -v, lambda v: v[:0]],
+    "gains": [lambda v: v[0], lambda v: v * np.nan, lambda v: v[:, :-1], lambda v: v * 0],
+    "router.0.weight": [lambda v: v[:, :-1], lambda v: v.astype(np.float64), lambda v: v.reshape(-1)],
+    "router.0.bias": [lambda v: v[:1], lambda v: v[0]],
+    "analysis.0.0.weight": [lambda v: v[:, :-1]],
+    "mean.0.0.weight": [lambda v: v[:, :-1], lambda v: v[:0]],
+    "mean.0.0.bounds": [lambda v: v[:2], lambda v: v.astype(np.int64)],
+    "scale.0.0.shift": [lambda v: v.astype(np.int64)],
+    "tables.frequencies": [lambda v: v.astype(np.float64), lambda v: v[:-1]],
+    "tables.sizes": [lambda v: v.astype(np.int64), lambda v: v[:0]],
+    "offsets": [lambda v: v * np.nan, lambda v: v[:5]],
+    "dead_zone": [lambda v: v * np.nan],
+}
+CASES = [(name, number) for name, ways in WRONG.items() for number in range(len(ways))]
+
+
+@pytest.mark.parametrize(
+    "name, number", [(name, i) for name, ways in WRONG.items() for i in range(len(ways))]
+)
+def test_a_codec_is_checked_whole(codec: FeatureCodec, tmp_path: Path, name: str, number: int) -> None:
+    """What a file holds of the wrong type or shape, or what is no number, never comes to coding."""
+    tensors = codec.tensors()
+    spoiled = {**tensors, name: np.asarray(WRONG[name][number](tensors[name]))}
+    file = write_tensors(tmp_path / "codec-integer.safetensors", spoiled)
+    with pytest.raises(ValueError, match=r"codec|matrix|layer|table|gains|lead"):
+        FeatureCodec.load(file)
 
 
 def test_a_codec_that_could_overflow_is_refused(codec: FeatureCodec) -> None:
