@@ -6,7 +6,7 @@ import io
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,10 +19,10 @@ from tofc.errors import ImageError
 from tofc.rgb import from_array, to_rgb
 
 MAX_PIXELS = 50_000_000
-# What is read, at every door; nothing that runs a program (EPS does).
-FORMATS = (
-    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "ICO", "QOI", "DIB",
-)  # fmt: skip
+# What a server reads from strangers, and what is read at every other door: nothing that runs a program, as
+# EPS does. The one list of the project; whoever opens a picture opens it here.
+WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = (*WEB_FORMATS, "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "ICO", "QOI", "DIB")
 # The first bytes of what people give and is not read, from which byte on, and what to say about it.
 _REFUSED = (
     (4, b"ftyphei", "is HEIC: convert it to JPEG, or pip install pillow-heif"),
@@ -63,21 +63,22 @@ _DECODER_FAULTS = (
 _limit_lock = threading.Lock()
 
 
-def open_image(source: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: Any, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS) -> Image.Image:
     """Opens `source` as an RGB picture, upright as its EXIF orientation says.
 
     `source` is a path, the bytes of a file, an open binary file, a PIL image, or a uint8 or uint16 array
     [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Alpha is laid on white, 16 bits become 8, of an animation the
-    first frame counts. Raises ImageError on anything else, and above `max_pixels` before decoding any pixel.
+    first frame counts. Raises ImageError on anything else, files of other `formats` among it, and above
+    `max_pixels` before decoding any pixel.
     """
     if isinstance(source, np.ndarray):
         return _checked(from_array(source), "the array", max_pixels)
     if isinstance(source, Image.Image):
-        if getattr(source, "tile", None) and source.format not in (*FORMATS, "MPO"):
+        if getattr(source, "tile", None) and source.format not in (*formats, "MPO"):
             raise ImageError(f"the image is {source.format}, which is not decoded here: convert it to PNG")
         return _checked(source, "the image", max_pixels)
     with _opened(source) as (stream, name):
-        return _checked(_open(stream, name), name, max_pixels)
+        return _checked(_open(stream, name, formats), name, max_pixels)
 
 
 def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
@@ -119,28 +120,30 @@ def _opened(source: Any) -> Iterator[tuple[IO[bytes], str]]:
         )
 
 
-def _open(stream: IO[bytes], name: str) -> Image.Image:
+def _open(stream: IO[bytes], name: str, formats: Sequence[str]) -> Image.Image:
     """The picture with its pixels still undecoded."""
     start = _peek(stream)
     for first, magic, advice in _REFUSED:
-        if start[first:].startswith(magic) and not ("HEI" in advice and "HEIF" in _formats()):
+        if start[first:].startswith(magic) and not ("HEI" in advice and "HEIF" in _decoders()):
             raise ImageError(f"{name} is not an image that is read here: it {advice}")
     if start.startswith(_PNG_START):
         stream = io.BytesIO(_bare_png(stream.read()))
     try:
         with _pillow_without_limit():
-            return Image.open(stream, formats=_formats())
+            return Image.open(stream, formats=[one for one in formats if one in _decoders()])
     except UnidentifiedImageError as error:
         found = f"it starts with {start[:8]!r}" if start else "it is empty"
-        raise ImageError(f"{name} is not an image that is read here ({found})") from error
+        raise ImageError(
+            f"{name} is not an image that is read here, or damaged ({found}); read are {', '.join(formats)}"
+        ) from error
     except _DECODER_FAULTS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name} cannot be opened as an image: {reason}") from error
 
 
 @cache
-def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that there is a decoder for."""
+def _decoders() -> frozenset[str]:
+    """The formats that there is a decoder for."""
     try:
         import pillow_heif  # type: ignore[import-not-found]  # used where it is there
     except ImportError:
@@ -148,7 +151,7 @@ def _formats() -> tuple[str, ...]:
     else:
         pillow_heif.register_heif_opener()
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return frozenset(Image.OPEN)
 
 
 def _open_path(path: str | Path) -> IO[bytes]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from eval.asking.draw import Draw
 from eval.asking.question import Question
@@ -22,6 +21,7 @@ from eval.photos.sets import SPLITS, folder_of, has_split, split_named
 from eval.photos.training import ask
 from eval.photos.wordings import carelessly, suffixed
 from tofc.errors import UserError
+from tofc.images import open_image
 from tofc.training.data import Turn, resize
 
 SETS = ("voc", "coco", "coco-more", "voc2012-animals", "flickr8k", "daquar", "caltech101", "imagenette")
@@ -178,11 +178,7 @@ def load(photo: Photo, size: int, crop: Region = WHOLE, flip: bool = False) -> n
 
     Raises `UserError` for a file that is missing or no picture.
     """
-    try:
-        with Image.open(photo.file) as opened:
-            image = np.array(opened.convert("RGB"))  # [H, W, 3]
-    except OSError as error:
-        raise UserError(f"{photo.file} cannot be read as a picture: {error}") from error
+    image = np.array(open_image(photo.file))  # [H, W, 3]
     height, width = image.shape[:2]
     x0, x1 = (round(edge * width) for edge in (crop[0], crop[2]))
     y0, y1 = (round(edge * height) for edge in (crop[1], crop[3]))

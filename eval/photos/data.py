@@ -15,7 +15,7 @@ from eval.photos.photo import Photo
 from eval.photos.scoring import score
 from eval.photos.sets import benchmark_photos
 from eval.rate.data import AskedPicture, ScoredQuestion
-from tofc.errors import UserError
+from tofc.images import open_image
 
 
 class PhotosData:
@@ -63,12 +63,8 @@ def picture_name(photo: Photo) -> str:
 
 
 def open_photo(photo: Photo) -> Image.Image:
-    """A photograph at its own size; UserError for a file that is missing or no picture."""
-    try:
-        with Image.open(photo.file) as opened:
-            return opened.convert("RGB")
-    except OSError as error:
-        raise UserError(f"{photo.file} cannot be read as a picture: {error}") from error
+    """A photograph at its own size, as its file has it: boxes count so; UserError where it is no picture."""
+    return open_image(photo.file)
 
 
 def _score(view: View, question: Question, given: str) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import importlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ import pyarrow.csv
 import pyarrow.parquet
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from PIL import Image
 
 from eval.rate.data import AskedPicture, ScoredQuestion
 from tofc.errors import ConfigError
+from tofc.images import open_image
 
 MAX_NEW_TOKENS = 16  # of all tasks
 LETTERS = ("A", "B", "C", "D")
@@ -187,7 +186,7 @@ def _image(held: Any) -> Image.Image:
     """A picture as data sets hold it: a struct with its bytes, a list of these, or base64."""
     held = held[0] if isinstance(held, list) else held
     data = base64.b64decode(held) if isinstance(held, str) else held["bytes"]
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    return open_image(data)
 
 
 def _score(process_results: Callable[..., Any], doc: dict[str, Any], answer: str) -> tuple[int, int]:
