@@ -7,10 +7,12 @@ fetched that the cache has: what the hub has since then is had by `hf download`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ __all__ = [
     "weight_files",
 ]
 
+_log = logging.getLogger(__name__)
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
@@ -54,6 +57,7 @@ def find(source: str | os.PathLike[str], name: str, revision: str | None = None)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    _say_once(str(source))
     # The rest of a model comes from the same commit as what the cache has of it.
     _, config = _in_cache(source, _CONFIG, revision)
     with _hub(source):
@@ -64,6 +68,11 @@ def find(source: str | os.PathLike[str], name: str, revision: str | None = None)
             raise
         except EntryNotFoundError:
             return None
+
+
+@cache
+def _say_once(source: str) -> None:
+    _log.warning("%s is not whole in the hub's cache: fetching it (HF_HUB_OFFLINE=1 would not)", source)
 
 
 def small_files(source: str | os.PathLike[str], revision: str | None = None) -> Path:

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def imports(tree: ast.AST, *, at_import: bool = False) -> Iterator[tuple[str, in
             yield from imports(node, at_import=at_import)
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -162,6 +164,52 @@ def test_nothing_runs_what_a_file_says() -> None:
                 fault = None if plain else ast.unparse(node.func)
             faults += [f"{path.relative_to(ROOT)}:{node.lineno} {fault}"] if fault else []
     assert not faults, "\n".join(faults)
+
+
+# What gives files their names; entropy knows no tofc, and gives its one file its name itself.
+WRITERS = {"tofc/writing.py", "entropy/storage.py"}
+# Writes to what is no file of ours: a device or pipe that was asked for, and a switch of the system.
+NO_FILES = {"tofc/cli/files.py", "eval/familial/speed.py"}
+
+
+def writes_directly(call: ast.Call) -> bool:
+    """Whether a call writes or renames something that is not called a draft."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    owner = getattr(getattr(call.func, "value", None), "id", "")
+    given = [*call.args, *(word.value for word in call.keywords)]
+    modes = [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    writes = (
+        (owner == "os" and name in {"replace", "rename"})
+        or (name == "replace" and len(call.args) == 1 and not call.keywords)
+        or name in {"rename", "write_text", "write_bytes", "savefig", "savez"}
+        or (name == "open" and any(re.fullmatch("[wx]b?[+]?", mode) for mode in modes))
+    )
+    return writes and not any(isinstance(one, ast.Name) and one.id == "draft" for one in ast.walk(call))
+
+
+def test_files_come_to_their_names_whole() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}"
+        for path in sources(*ROOMS)
+        if str(path.relative_to(ROOT)) not in WRITERS | NO_FILES
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and writes_directly(node)
+    ]
+    assert not faults, "write drafts, with tofc.writing: " + ", ".join(faults)
+
+
+def test_pictures_are_opened_in_one_place() -> None:
+    """Elsewhere Pillow would try every decoder it has, some of which run programs."""
+    faults = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(*ROOMS)
+        if path != ROOT / "tofc" / "images.py"
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "Image.open"
+        and "formats" not in {word.arg for word in node.keywords}
+    ]
+    assert not faults, "open pictures with tofc.images.open_image: " + ", ".join(faults)
 
 
 def test_every_folder_of_code_is_a_package() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
+import os
 import re
 import types
 import typing
@@ -15,10 +16,11 @@ from typing import Any, TypeVar
 import yaml
 
 from tofc.errors import CheckpointError, ConfigError
-from tofc.writing import write_whole
+from tofc.writing import write_json
 
 FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
+CODEC_WEIGHTS = "codec.safetensors"  # in floats, to go on training with; entropy names what codes
 DEVICE_CONFIG = "device.json"  # of an exported device, which is no checkpoint
 TILINGS = ("base", "anyres")
 MERGINGS = ("dpc_knn", "spread", "blocks")  # ways of `encoders.merging.cluster_tokens`
@@ -31,6 +33,7 @@ CONFIG_FOLDERS = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
 
 _HUB_ID = r"[\w.-]+/[\w.-]+"
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -74,14 +77,6 @@ class MergingConfig:
 
 
 @dataclass(frozen=True)
-class CodecFiles:
-    """Names of the codec's files inside the checkpoint folder: float weights, and the integers that code."""
-
-    weights: str = "codec.safetensors"
-    integers: str = "codec-integer.safetensors"
-
-
-@dataclass(frozen=True)
 class CheckpointConfig:
     """What a checkpoint folder says about itself in `config.json`.
 
@@ -96,7 +91,6 @@ class CheckpointConfig:
     base: str = "base"
     tiling: str = "base"
     merging: MergingConfig = field(default_factory=MergingConfig)
-    codec: CodecFiles = field(default_factory=CodecFiles)
     default_quality: int = 4
     adapters: str | None = None
     family: str | None = None
@@ -111,6 +105,15 @@ class CheckpointConfig:
             raise ConfigError(f"tiling is {self.tiling!r}; choose one of {', '.join(TILINGS)}")
         if self.default_quality not in QUALITIES:
             raise ConfigError(f"default_quality is {self.default_quality}; choose 1 to {QUALITIES[-1]}")
+        for key in ("base", "adapters", "family"):
+            name = getattr(self, key) or "."
+            if ".." in Path(name).parts or (Path(name).is_absolute() and key != "base"):
+                raise ConfigError(f"{key} is {_shown(name)}, which leads out of the folder; name one inside")
+
+    @staticmethod
+    def renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What earlier checkpoints said beside: the names of the codec's files, which never differed."""
+        return {key: value for key, value in values.items() if key != "codec"}
 
 
 @dataclass(frozen=True)
@@ -271,13 +274,13 @@ def resolve(src: str | Path) -> Checkpoint:
     as a checkpoint without codec, tiled like the stock model. Raises CheckpointError if nothing is found.
     """
     text = str(src)
-    if Path(src).is_dir():
+    if os.path.isdir(src):
         return _read_checkpoint(text, Path(src))
     if text in bundled_names():
         return _read_checkpoint(text, ASSETS / text)
-    if not re.fullmatch(_HUB_ID, text) or Path(src).exists():
+    if not re.fullmatch(_HUB_ID, text) or os.path.exists(src):
         raise CheckpointError(
-            f"no checkpoint {text!r}. Bundled: {', '.join(bundled_names()) or 'none'}. "
+            f"no checkpoint {_shown(text)}. Bundled: {', '.join(bundled_names()) or 'none'}. "
             "Or give a folder with a config.json, or a hub id such as owner/name"
         )
     from tofc.hub import fetch, fetch_all  # the hub's client is imported only where it is needed
@@ -310,17 +313,18 @@ def _read_checkpoint(name: str, folder: Path) -> Checkpoint:
             "(format_version) or a LLaVA-OneVision model (model_type llava_onevision)"
         )
     config = from_mapping(CheckpointConfig, values, str(file))
-    inside = folder / config.base
-    # Path's "/" already lets an absolute base win over the folder.
-    base = str(inside) if inside.is_dir() else config.base
-    if not inside.is_dir() and not re.fullmatch(_HUB_ID, base):
+    # A join lets an absolute base win over the folder.
+    inside = os.path.join(folder, config.base)
+    base = inside if os.path.isdir(inside) else config.base
+    if base != inside and not re.fullmatch(_HUB_ID, base):
         raise CheckpointError(
-            f"{folder} names the base model {base!r}, and there is no such folder: get the rest"
+            f"{folder} names the base model {_shown(base)}, and there is no such folder: get the rest"
         )
+    if os.path.isabs(config.base):
+        _log.warning("%s takes its base model from outside of its folder: %s", folder, base)
     return Checkpoint(name, folder, config, base=base, has_codec=True)
 
 
 def write_config(folder: Path, config: CheckpointConfig) -> None:
     """Writes `config` as the `config.json` of a checkpoint folder."""
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    write_whole(folder / CONFIG_NAME, text)
+    write_json(folder / CONFIG_NAME, dataclasses.asdict(config), indent=2)

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, ProcessorMixin
 
 from entropy import FeatureCodec
+from entropy.storage import FILE_NAME
 from tofc.adapters import CONFIG_FILE, WEIGHTS_FILE
-from tofc.config import CONFIG_NAME, Checkpoint, CheckpointConfig, write_config
+from tofc.config import CODEC_WEIGHTS, CONFIG_NAME, Checkpoint, CheckpointConfig, write_config
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
 from tofc.hub import fetch, read_json
@@ -97,7 +98,7 @@ def load_codec(checkpoint: Checkpoint) -> FeatureCodec:
             "answers, but no packets. Give a checkpoint of tofc that has it as its base"
         )
     try:
-        return FeatureCodec.load(fetch(checkpoint.folder, checkpoint.config.codec.integers))
+        return FeatureCodec.load(fetch(checkpoint.folder, FILE_NAME))
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.name}: {error}") from error
 
@@ -137,7 +138,7 @@ def save_checkpoint(
         codec.save(draft)
         if codec_weights is not None:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in codec_weights.items()}
-            save_file(weights, draft / config.codec.weights)
+            save_file(weights, draft / CODEC_WEIGHTS)
         if adapters is not None:
             config = replace(config, adapters="adapters")
             (draft / "adapters").mkdir()

@@ -1,77 +1,145 @@
-"""Files and folders come to their names whole: a process that is killed leaves the old one or the new one."""
+"""Files and folders come to their names whole: a process that is killed leaves the old one or the new one.
+
+What is written stands beside its name until it is complete, as `.new-PROCESS-NAME`. Drafts of processes that
+are gone are cleared by whoever writes the same name next.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import glob
+import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from tofc.errors import UserError
 
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
+_NAME_LENGTH = 200  # of 255 bytes, so that a draft's name fits as well
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
-    """Writes a file, text as UTF-8; its folder must be there. Returns the path."""
+    """Writes a file, text as UTF-8. Returns the path; UserError where it cannot be written."""
     with whole_file(path) as draft:
         draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path
 
 
+def write_json(path: Path, values: Any, indent: int = 1) -> Path:
+    """Writes values as JSON, which has no NaN and no infinities (ValueError). Returns the path."""
+    return write_whole(path, json.dumps(values, indent=indent, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, text: str) -> None:
+    """Adds a line to a file; UserError where it cannot. A kill may tear it: readers skip a torn last line."""
+    with _faults_named(path), path.open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside to write to, which becomes `path` when the block ends, and goes where it fails."""
-    draft = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
-    try:
-        yield draft
-        _flush(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _flush(path.parent)
+    """A path beside to write to, which becomes `path` when the block ends, and goes where it fails.
+
+    It ends as `path` does: libraries tell formats by that. Missing folders are made. Raises UserError where
+    the system refuses (no space, no permission).
+    """
+    with _faults_named(path):
+        draft = _begin(path)
+        try:
+            yield draft
+            _flush(draft)
+            os.replace(draft, path)
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+        _flush(path.parent)
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder beside to write into, which takes the place of `folder` when the block ends.
 
-    Where the block fails, what was there stays. What killed processes left beside it is cleared first, or put
-    back where they had moved it aside.
+    Where the block fails, what was there stays. Missing folders above it are made. Errors of `whole_file`.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
-    draft, aside = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
-    draft.mkdir()
+    with _faults_named(folder):
+        draft, aside = _begin(folder), _beside(folder, "old", os.getpid())
+        try:
+            draft.mkdir()
+            yield draft
+            for path in (*draft.rglob("*"), draft):
+                _flush(path)
+            if not folder.exists():
+                os.rename(draft, folder)
+            elif not _exchange(draft, folder):
+                os.rename(folder, aside)
+                os.rename(draft, folder)
+                shutil.rmtree(aside, ignore_errors=True)
+            _flush(folder.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _faults_named(path: Path) -> Iterator[None]:
+    """Turns what the system refuses while `path` is written into a UserError."""
     try:
-        yield draft
-        for path in (*draft.rglob("*"), draft):
-            _flush(path)
-        if not folder.exists():
-            draft.rename(folder)
-        elif not _exchange(draft, folder):
-            folder.rename(aside)
-            draft.rename(folder)
-        _flush(folder.parent)
-    finally:
-        for rest in (draft, aside):
-            shutil.rmtree(rest, ignore_errors=True)
+        yield
+    except Exception as error:
+        reason = disk_fault(error, path.parent)
+        if reason is None:
+            raise
+        raise UserError(f"cannot write {path}: {reason}; make room there, or choose another place") from error
 
 
-def _clear(folder: Path) -> None:
-    """Removes drafts of processes that are gone; a folder that one of them moved aside comes back."""
-    for path in folder.parent.glob(f".{folder.name}.*.*"):
-        process, _, end = path.name[len(folder.name) + 2 :].partition(".")
-        if end not in ("new", "old") or not process.isdecimal() or _runs(int(process)):
-            continue
-        if end == "old" and not folder.exists():
-            path.rename(folder)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+def disk_fault(error: BaseException, folder: Path | None = None) -> str | None:
+    """What the system says of a disk that is full, read-only or damaged; None where that is not the error.
+
+    With `folder`, all that it refuses below that counts. Libraries in Rust tell the number in their text.
+    """
+    if isinstance(error, OSError):
+        below = folder is not None and isinstance(error.filename, (str, os.PathLike))
+        if error.errno in _DISK_FAULTS or (below and Path(error.filename).is_relative_to(str(folder))):
+            return error.strerror
+        return None
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return os.strerror(int(told[1])) if told and int(told[1]) in _DISK_FAULTS else None
+
+
+def _begin(path: Path) -> Path:
+    """Where the draft of `path` belongs, once its folder is there and what killed processes left is not.
+
+    A folder that one of them had moved aside comes back.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for kind in ("old", "new"):
+        for rest in path.parent.glob(f".{kind}-*-{glob.escape(path.name[-_NAME_LENGTH:])}"):
+            process = rest.name.split("-")[1]
+            if rest != _beside(path, kind, process) or not process.isdecimal() or _runs(int(process)):
+                continue
+            if kind == "old" and not path.exists():
+                os.rename(rest, path)
+            elif rest.is_dir():
+                shutil.rmtree(rest, ignore_errors=True)
+            else:
+                rest.unlink(missing_ok=True)
+    return _beside(path, "new", os.getpid())
+
+
+def _beside(path: Path, kind: str, process: int | str) -> Path:
+    return path.with_name(f".{kind}-{process}-{path.name[-_NAME_LENGTH:]}")
 
 
 def _runs(process: int) -> bool:
+    if process == os.getpid():  # an earlier one of the same number: this one writes a name once at a time
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -12,7 +12,6 @@ MME scores fixed category names only, onto which a benchmark maps its own. Descr
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from eval.asking.question import Question
 from tofc.errors import UserError
+from tofc.writing import whole_file
 
 PARQUET = Path("data") / "test-00000-of-00001.parquet"
 REAL_WORLD_QA, MME = Path("lmms-lab-encoder") / "RealWorldQA", Path("lmms-lab-encoder") / "MME"
@@ -73,15 +73,13 @@ def write_tables(out: Path, pictures: Iterable[Mapping[Path, list[Record]]]) -> 
     """
     arrow, parquet = _pyarrow()
     targets = {name: out / name / PARQUET for name in COLUMNS}
-    with ExitStack() as cleanup:
+    with ExitStack() as files:
         writers = {}
         for name, target in targets.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_suffix(".partial")
-            cleanup.callback(partial.unlink, missing_ok=True)
-            writers[name] = cleanup.enter_context(
+            draft = files.enter_context(whole_file(target))
+            writers[name] = files.enter_context(
                 parquet.ParquetWriter(
-                    partial, _schema(arrow, COLUMNS[name]), dictionary_pagesize_limit=_DICTIONARY_BYTES
+                    draft, _schema(arrow, COLUMNS[name]), dictionary_pagesize_limit=_DICTIONARY_BYTES
                 )
             )
         group: dict[Path, list[Record]] = {name: [] for name in COLUMNS}
@@ -99,9 +97,6 @@ def write_tables(out: Path, pictures: Iterable[Mapping[Path, list[Record]]]) -> 
                 flush()
             yield done
         flush()
-        for name, writer in writers.items():
-            writer.close()
-            os.replace(targets[name].with_suffix(".partial"), targets[name])
 
 
 def _schema(arrow: ModuleType, columns: Iterable[str]) -> Any:

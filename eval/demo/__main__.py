@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from eval.demo.table import notes, print_picture, print_summary
 from eval.lab.commands import evaluation, needs_extra
 from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError
+from tofc.writing import write_json
 
 app = evaluation("A few pictures with questions, through the bitstream, as a drawing.")
 
@@ -69,7 +69,7 @@ def run(out: Path, json_file: Path | None, model: str, quality: int | None, limi
     draw(results, figure, _title(results), notes(results))
     console.print(f"\npicture: {figure}")
     if json_file is not None:
-        json_file.write_text(json.dumps(_as_json(model, results), indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, _as_json(model, results))
         console.print(f"figures: {json_file}")
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from eval.demo.measure import PictureResult, QuestionResult
 from tofc.clusters import boundaries, tinted
 from tofc.errors import UserError
+from tofc.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +111,8 @@ class _Sheet:
         )
 
     def save(self, path: Path) -> None:
-        self.figure.savefig(path, format="png")
+        with whole_file(path) as draft:
+            self.figure.savefig(draft, format="png")
 
 
 def require_matplotlib() -> tuple[Any, Any, Any]:

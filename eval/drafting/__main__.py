@@ -50,7 +50,7 @@ def equality(
 ) -> None:
     """Are drafted answers the verifier's own? Exit code 1 where a greedy answer differs."""
     from eval.drafting.equality import EqualitySettings, check
-    from eval.lab.files import write_json
+    from tofc.writing import write_json
 
     names = tuple(filter(None, members.split(",")))
     for done, found in check(EqualitySettings(model, scenes, names, prompt, max_new_tokens, apart)):

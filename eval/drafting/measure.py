@@ -17,7 +17,6 @@ from PIL import Image
 from eval.drafting.config import DraftingConfig
 from eval.drafting.counted import of_counted, of_published
 from eval.drafting.expect import RecordedPace, expect, read_along
-from eval.lab.files import write_json
 from eval.latency.link import Link, Packets
 from eval.scenes.world import make_scene
 from eval.serving.process import pin, running_server
@@ -31,6 +30,7 @@ from tofc.edge import Edge
 from tofc.familial import Roster, family
 from tofc.packet import Packet
 from tofc.serving.client import RemoteEdge
+from tofc.writing import write_json
 
 _FRAME_BYTES = 6  # that a WebSocket adds to a short message
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tofc.errors import UserError
+from tofc.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,5 +51,5 @@ def drawn(targets: Sequence[Path], size: tuple[float, float], **look: Any) -> It
         figure = Figure(figsize=size, layout="constrained")
         yield figure
         for target in targets:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(target, dpi=300, metadata={"Date": None} if target.suffix == ".svg" else {})
+            with whole_file(target) as draft:
+                figure.savefig(draft, dpi=300, metadata={"Date": None} if target.suffix == ".svg" else {})

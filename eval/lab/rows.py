@@ -18,8 +18,8 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
-from eval.lab.files import write_text, write_whole
 from tofc.errors import UserError
+from tofc.writing import whole_file, write_json
 
 ROWS, NOTE, PARTS = "rows.parquet", "sweep.json", "parts"
 _TYPES = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
@@ -43,11 +43,11 @@ def schema(kind: type[Dataclass]) -> pyarrow.Schema:
 def write_rows(target: Path, rows: Iterable[Dataclass], kind: type[Dataclass]) -> None:
     """Writes rows as Parquet, or as CSV where the name ends in .csv; the file appears whole."""
     table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".csv":
-        write_whole(target, lambda partial: pyarrow.csv.write_csv(table, partial))
-    else:
-        write_whole(target, lambda partial: pyarrow.parquet.write_table(table, partial, compression="zstd"))
+    with whole_file(target) as draft:
+        if target.suffix == ".csv":
+            pyarrow.csv.write_csv(table, draft)
+        else:
+            pyarrow.parquet.write_table(table, draft, compression="zstd")
 
 
 def read_table(source: Path, kind: type[Dataclass]) -> pyarrow.Table:
@@ -89,7 +89,7 @@ class Store(Generic[R]):
             raise UserError(f"{out} holds something else than a sweep; give another --out")
         else:
             (out / PARTS).mkdir(parents=True)
-            write_text(note, json.dumps(made_with, indent=1) + "\n")
+            write_json(note, made_with)
 
     def part(self, name: str) -> Path:
         """Where the rows of a part of this name belong."""
@@ -106,15 +106,14 @@ class Store(Generic[R]):
     def merge(self, names: Iterable[str]) -> Path:
         """Writes the rows of these parts as one file, in this order; UserError if a part is missing."""
         columns = schema(self.kind)
-
-        def write(partial: Path) -> None:
-            with pyarrow.parquet.ParquetWriter(partial, columns, compression="zstd") as writer:
-                for part in map(self.part, names):
-                    if not part.is_file():
-                        raise UserError(f"{part} is missing: run this again, which makes what is missing")
-                    writer.write_table(read_table(part, self.kind))
-
-        write_whole(self.out / ROWS, write)
+        with (
+            whole_file(self.out / ROWS) as draft,
+            pyarrow.parquet.ParquetWriter(draft, columns, compression="zstd") as writer,
+        ):
+            for part in map(self.part, names):
+                if not part.is_file():
+                    raise UserError(f"{part} is missing: run this again, which makes what is missing")
+                writer.write_table(read_table(part, self.kind))
         return self.out / ROWS
 
 

@@ -11,7 +11,6 @@ from rich.table import Table
 
 import tofc
 from eval.lab.figures import require_matplotlib
-from eval.lab.files import write_json
 from eval.lab.rows import write_rows
 from eval.lab.tables import table
 from eval.latency.assemble import assemble
@@ -30,6 +29,7 @@ from eval.latency.stages import (
 )
 from eval.latency.systems import End, PacketBytes, request
 from tofc.cli.report import working
+from tofc.writing import write_json
 
 
 def run(config: LatencyConfig, folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch.distributed
 from lmms_eval.utils import get_datetime_str
 
 from tofc.errors import UserError
+from tofc.writing import write_json, write_whole
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,8 @@ def write(folder: Path, sent: Sequence[Sent], options: dict[str, Any]) -> Path:
     Returns the path of the first. Names begin with the end of the run, by the clock that dates lmms-eval's
     own files, and the process; an earlier run's files are never written over.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lines = folder / f"{get_datetime_str()}_{os.getpid()}_rates.jsonl"
-    with lines.open("x", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(one)) + "\n" for one in sent)
+    write_whole(lines, "".join(json.dumps(asdict(one)) + "\n" for one in sent))
     whole = {"options": options, "rates": summary(sent), "requests": lines.name}
-    lines.with_suffix(".json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    write_json(lines.with_suffix(".json"), whole)
     return lines

@@ -12,7 +12,6 @@ from eval.asking import command
 from eval.asking.export import COLUMNS, PARQUET
 from eval.asking.question import Question
 from eval.lab.commands import evaluation, needs_extra
-from eval.lab.files import write_json
 from eval.lab.rows import write_rows
 from eval.lab.tables import show as show_tables
 from eval.lab.tables import track
@@ -25,6 +24,7 @@ from eval.photos.records import read_set
 from eval.photos.sets import BENCHMARK_SETS, benchmark_photos, folder_of, has_split
 from eval.photos.summary import as_json, as_table, summarise
 from tofc.cli.report import reports_user_errors
+from tofc.writing import write_json
 
 app = evaluation("Questions about photographs: look at them, export them, or let a model answer.")
 

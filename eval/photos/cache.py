@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from PIL import Image
 from eval.photos.photo import Photo
 from eval.photos.records import PICTURES, read_set
 from eval.photos.teacher import STRIDE_16, STRIDE_32, LiteTeacher
+from tofc.images import open_image
+from tofc.writing import whole_file, write_json
 
 SIDE = 256  # photographs are kept as squares, squeezed as the model's processor squeezes them
 BATCH = 16
@@ -89,12 +90,11 @@ def write_cache(root: Path, sets: Sequence[str], folder: Path, progress: Callabl
         if stop % (BATCH * 20) == 0 or stop == len(paths):
             for array in arrays.values():
                 array.flush()
-            marker.write_text(json.dumps(stop))
+            write_json(marker, stop)
             progress(stop, len(paths))
-    np.savez(folder / "teacher.npz", **teacher.head(), **_moments(arrays))
-    partial = folder / "index.partial"
-    partial.write_text(json.dumps([str(path.relative_to(root)) for path in paths]), encoding="utf-8")
-    os.replace(partial, folder / "index.json")
+    with whole_file(folder / "teacher.npz") as draft:
+        np.savez(draft, **teacher.head(), **_moments(arrays))
+    write_json(folder / "index.json", [str(path.relative_to(root)) for path in paths])
 
 
 def _array(path: Path, count: int, shape: tuple[int, ...], dtype: type) -> np.memmap[Any, Any]:
@@ -117,8 +117,7 @@ def _moments(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _squeezed(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return np.asarray(open_image(path).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def _session(teacher: LiteTeacher) -> Callable[[np.ndarray], list[np.ndarray]]:

@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from PIL import Image
 
 from eval.rate.data import AskedPicture, ScoredQuestion
 from tofc.errors import ConfigError

@@ -19,7 +19,6 @@ from rich.console import Console
 
 import tofc
 from eval.asking.answering import answer_all
-from eval.lab.files import write_json
 from eval.lab.intervals import MIN_COMPUTED
 from eval.lab.provenance import checkpoint_fingerprint, software
 from eval.lab.rows import ROWS, Store, read_rows, write_rows
@@ -34,6 +33,7 @@ from eval.rate.report import write as write_report
 from eval.rate.runs import rows_of_runs
 from eval.rate.senders import Pictures, Received, Sender
 from tofc.errors import UserError
+from tofc.writing import write_json
 
 SUMMARY, SIZES = "summary.json", "pictures.parquet"
 

@@ -30,9 +30,9 @@ def show(
     """Print a scene, its questions and its description."""
     from PIL import Image
 
-    from eval.lab.files import write_whole
     from eval.scenes.questions import benchmark_questions
     from eval.scenes.world import make_scene
+    from tofc.writing import whole_file
 
     scene, pixels, _ = make_scene(split, index)
     print(f"{scene.split} {scene.index}: {scene.width}x{scene.height}, {scene.light}, {scene.ground}")
@@ -43,7 +43,8 @@ def show(
         held_out = " (held out)" if question.held_out else ""
         print(f"[{question.form}/{question.category}]{held_out} {question.prompt}\n    -> {question.answer}")
     if save is not None:
-        write_whole(save, lambda path: Image.fromarray(pixels).save(path, "PNG"))
+        with whole_file(save) as draft:
+            Image.fromarray(pixels).save(draft, "PNG")
 
 
 @app.command()
@@ -54,12 +55,13 @@ def sheet(
     split: SplitOption = "test",
 ) -> None:
     """A contact sheet of pictures with a question each."""
-    from eval.lab.files import write_whole
     from eval.lab.tables import track
     from eval.scenes.sheet import contact_sheet
+    from tofc.writing import whole_file
 
     image = contact_sheet(split, track(range(count), count, "scenes"), count)
-    write_whole(out, lambda path: image.save(path, "PNG"))
+    with whole_file(out) as draft:
+        image.save(draft, "PNG")
     print(out)
 
 
@@ -92,9 +94,9 @@ def accuracy(
     split: SplitOption = "test",
 ) -> None:
     """Let a checkpoint answer the benchmark: accuracy by form and category, with intervals."""
-    from eval.lab.files import write_json
     from eval.lab.tables import show as show_tables
     from eval.scenes.accuracy import accuracy_table, held_out_table, summary
+    from tofc.writing import write_json
 
     answerer = command.answerer(model, tokens, quality)
     scored = _answered(answerer, split, limit)

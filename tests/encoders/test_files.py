@@ -67,6 +67,16 @@ def test_the_rest_of_a_model_comes_from_the_commit_that_is_there(
     assert asked == [(cached, "family.json", COMMIT)]
 
 
+def test_what_is_fetched_is_said_before(
+    cached: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files._say_once.cache_clear()
+    said: list[str] = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: said.append(caplog.text) or "x")
+    files.find(cached, "more.json")
+    assert cached in said[0]
+
+
 def test_only_files_with_something_wanted_are_opened(tmp_path: Path) -> None:
     folder = sharded(tmp_path)
     (folder / "model-2.safetensors").unlink()

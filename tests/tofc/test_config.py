@@ -10,8 +10,16 @@ from typing import Literal
 
 import pytest
 
-from tofc.config import CheckpointConfig, MergingConfig, find_config, from_mapping, load_yaml, write_config
-from tofc.errors import ConfigError
+from tofc.config import (
+    CheckpointConfig,
+    MergingConfig,
+    find_config,
+    from_mapping,
+    load_yaml,
+    resolve,
+    write_config,
+)
+from tofc.errors import ConfigError, UserError
 
 
 @dataclass(frozen=True)
@@ -134,3 +142,57 @@ def test_earlier_checkpoints_say_spread(spread: bool, way: str) -> None:
 def test_impossible_checkpoint_configs(values: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         from_mapping(CheckpointConfig, values, "config.json")
+
+
+# What a checkpoint from a stranger says
+
+
+def checkpoint(folder: Path, text: str) -> Path:
+    (folder / "base").mkdir(exist_ok=True)
+    (folder / "config.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format_version": 1, "base": "../elsewhere"}',
+        '{"format_version": 1, "family": "../family"}',
+        '{"format_version": 1, "adapters": "/etc"}',
+        '{"format_version": 1, "base": "' + "x" * 5000 + '"}',
+        '{"format_version": 1, "base": "a\\u0000b"}',
+        '{"format_version": 1, "merging": ' + "[" * 100_000 + "}",
+        '{"format_version": 1, "default_quality": ' + "9" * 5000 + "}",
+        '{"format_version": 1e999}',
+    ],
+)
+def test_what_a_checkpoint_may_not_say(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError) as refused:
+        resolve(checkpoint(tmp_path, text))
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "x/" * 3000])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(UserError) as refused:
+        resolve(name)
+    assert len(str(refused.value)) < 600
+
+
+def test_a_base_outside_of_the_folder_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    found = resolve(checkpoint(folder, json.dumps({"format_version": 1, "base": str(elsewhere)})))
+    assert found.base == str(elsewhere)
+    assert str(elsewhere) in caplog.text
+    caplog.clear()
+    assert resolve(checkpoint(folder, '{"format_version": 1}')).base == str(folder / "base")
+    assert not caplog.text
+
+
+def test_earlier_checkpoints_named_the_files_of_the_codec(tmp_path: Path) -> None:
+    files = {"weights": "codec.safetensors", "integers": "codec-integer.safetensors"}
+    text = json.dumps({"format_version": 1, "codec": files})
+    assert resolve(checkpoint(tmp_path, text)).config == CheckpointConfig()

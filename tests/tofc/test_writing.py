@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tofc import writing
-from tofc.writing import whole_folder, write_whole
+from tofc.errors import UserError
+from tofc.writing import whole_file, whole_folder, write_whole
 
 KILLED = (
     "import os, signal, sys; from pathlib import Path; from tofc.writing import whole_file, whole_folder\n"
@@ -40,11 +44,13 @@ def test_a_killed_process_leaves_the_old_one(tmp_path: Path, kind: str) -> None:
     assert len(names(tmp_path)) == 2  # a hidden draft
     if kind == "file":
         assert target.read_text() == "old"
-        return
-    assert names(target) == ["old.txt"]
-    with whole_folder(target) as draft:
-        (draft / "new.txt").write_text("new")
-    assert names(target) == ["new.txt"]
+        write_whole(target, "new")
+        assert target.read_text() == "new"
+    else:
+        assert names(target) == ["old.txt"]
+        with whole_folder(target) as draft:
+            (draft / "new.txt").write_text("new")
+        assert names(target) == ["new.txt"]
     assert names(tmp_path) == ["target"]  # what the killed one left is cleared
 
 
@@ -67,7 +73,7 @@ def test_a_folder_that_was_moved_aside_comes_back(tmp_path: Path) -> None:
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
     )
-    aside = tmp_path / f".target.{int(gone.stdout)}.old"
+    aside = tmp_path / f".old-{int(gone.stdout)}-target"
     aside.mkdir()
     (aside / "old.txt").write_text("old")
     target = tmp_path / "target"
@@ -86,7 +92,43 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="file: No space left"):
         write_whole(target, "new")
     assert target.read_text() == "old"
     assert names(tmp_path) == ["file"]
+
+
+def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file", "")
+    for target in (tmp_path / "file" / "below", tmp_path):
+        with pytest.raises(UserError, match="cannot write"):
+            write_whole(target, "new")
+    with (
+        pytest.raises(UserError, match=r"File exists|Not a directory"),
+        whole_folder(tmp_path / "file" / "a"),
+    ):
+        pass
+    assert names(tmp_path) == ["file"]
+
+
+def test_other_faults_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "file"):
+        (tmp_path.parent / "nowhere" / "x").read_bytes()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", ["folder", "folder/state.safetensors"])
+def test_a_disk_that_refuses_libraries_in_rust(tmp_path: Path, target: str) -> None:
+    """A limit on the size of files stands for the end of a disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = whole_folder if target == "folder" else whole_file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with (
+            pytest.raises(UserError, match=r"cannot write.*File too large"),
+            whole(tmp_path / target) as draft,
+        ):
+            save_file({"a": np.zeros(999)}, draft / "a" if draft.is_dir() else draft)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / target).exists()

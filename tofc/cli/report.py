@@ -18,6 +18,7 @@ from rich.table import Table
 from tofc.answer import Answer
 from tofc.cli.options import with_groups
 from tofc.errors import UserError, needs_edge
+from tofc.writing import disk_fault
 
 USER_ERROR = 2  # exit code for what the user can put right; 1, Python's own, is a fault of ours
 
@@ -38,6 +39,11 @@ def reports_user_errors(command: Callable[..., R]) -> Callable[..., R]:
                 return command(*args, **kwargs)
         except UserError as error:
             note(f"tofc: {one_line(error)}")
+            raise typer.Exit(USER_ERROR) from None
+        except OSError as error:  # of libraries that write by themselves, or of standard output
+            if (reason := disk_fault(error)) is None:
+                raise
+            note(f"tofc: {error.filename or 'what the command writes'}: {reason}; make room there")
             raise typer.Exit(USER_ERROR) from None
 
     return wrapped

@@ -7,7 +7,6 @@ layer of its own, and is the full model. Source: configuration and tensor names 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from tofc.familial.causal import BASE, FAMILY
 from tofc.familial.family import main_spec
 from tofc.familial.store import save_family
 from tofc.hub import fetch, read_json, read_tensors
-from tofc.writing import write_whole
+from tofc.writing import write_json, write_whole
 
 SHARD_BYTES = 2 * 2**30
 _OWN = re.compile(r"^model\.(?P<kind>eelayers|norms)\.(?P<exit>\d+)\.(?P<rest>.+)$")
@@ -136,7 +135,7 @@ class _Shards:
         """Writes what is left, and the index."""
         self._flush()
         index: dict[str, Any] = {"metadata": {}, "weight_map": self.weights}
-        write_whole(self.folder / "model.safetensors.index.json", json.dumps(index, indent=1) + "\n")
+        write_json(self.folder / "model.safetensors.index.json", index)
 
     def _flush(self) -> None:
         self._files += 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from tofc.familial.members import BranchSpec, MainSpec, Roster
 from tofc.familial.policy import Policy
 from tofc.hub import checkpoint_faults, fetch, read_json, read_tensors
 from tofc.language.model import text_model
-from tofc.writing import write_whole
+from tofc.writing import write_json, write_whole
 
 INDEX = "family.json"
 FORMAT_VERSION = 1
@@ -97,7 +96,7 @@ def save_family(
 
 def write_index(folder: Path, index: Index) -> None:
     """Writes the index of a family's folder."""
-    write_whole(folder / INDEX, json.dumps(dataclasses.asdict(index), indent=1) + "\n")
+    write_json(folder / INDEX, dataclasses.asdict(index))
 
 
 def read_index(folder: str | Path, base: str | Path | None = None) -> Index:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from tofc.config import DEVICE_CONFIG, MergingConfig, from_mapping
 from tofc.errors import ConfigError
 from tofc.hub import read_json
 from tofc.tiling import Geometry
-from tofc.writing import write_whole
+from tofc.writing import write_json
 
 TOWER_FILE = "vision.onnx"
 DEVICE_VERSION = 1
@@ -61,5 +60,4 @@ def read_device_config(folder: Path) -> DeviceConfig:
 
 def write_device_config(folder: Path, config: DeviceConfig) -> None:
     """Writes `config` as the `device.json` of a folder."""
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    write_whole(folder / DEVICE_CONFIG, text)
+    write_json(folder / DEVICE_CONFIG, dataclasses.asdict(config), indent=2)

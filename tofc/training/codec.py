@@ -8,7 +8,6 @@ quantises. Then the codec alone learns these, and then all together learn to ans
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from entropy import FeatureCodec
 from entropy.router import balance_loss
+from tofc.config import CODEC_WEIGHTS
 from tofc.errors import UserError
 from tofc.hub import read_tensors
 from tofc.model import save_checkpoint
@@ -36,7 +36,6 @@ from tofc.training.settings import TrainConfig
 from tofc.training.state import trained_parameters
 from tofc.training.trainable import (
     IDLE_USAGE,
-    WEIGHTS_NAME,
     LevelReport,
     evaluate,
     first_codec,
@@ -44,6 +43,7 @@ from tofc.training.trainable import (
     report_table,
     save_trainable,
 )
+from tofc.writing import write_json
 
 REPORT_NAME = "codec-report.json"
 GAIN_RATIO = 0.2  # of the learning rate of the codec's gains to that of the rest of it
@@ -261,7 +261,7 @@ class CodecRun(CodedRun):
         config = self.config
         reports, exported = finish(self)
         self.console.print(report_table(reports))
-        weights = load_file(self.folder / WEIGHTS_NAME)
+        weights = load_file(self.folder / CODEC_WEIGHTS)
         if config.adapters and config.merge_adapters:
             # In the precision that the base came in, which its config does not always tell.
             stored = next(tensor.dtype for _, tensor in read_tensors(config.base, lambda name: True, "cpu"))
@@ -300,5 +300,5 @@ def finish(run: CodecRun) -> tuple[list[LevelReport], FeatureCodec]:
                 pixels = torch.from_numpy(example.pixels)[None]
                 held_out.append(task.merged(pixels, config.main_tokens())[0].cpu())
     reports = evaluate(codec, exported, held_out)
-    (run.folder / REPORT_NAME).write_text(json.dumps([asdict(r) for r in reports], indent=2) + "\n")
+    write_json(run.folder / REPORT_NAME, [asdict(r) for r in reports])
     return reports, exported

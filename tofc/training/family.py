@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from tofc.config import Checkpoint, resolve
+from tofc.config import CODEC_WEIGHTS, Checkpoint, resolve
 from tofc.errors import UserError
 from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.calibration import spectra, watch_inputs
@@ -38,7 +38,8 @@ from tofc.training.forward import VisionLanguageModel, choose_bf16, merge_as, pi
 from tofc.training.loop import CodedRun
 from tofc.training.optimizers import Named, build_optimizers, group_of
 from tofc.training.packing import PackedBatch, Packer
-from tofc.training.state import trained_parameters, whole_folder
+from tofc.training.state import trained_parameters
+from tofc.writing import whole_folder
 
 MEMORY = 0.9  # of the running losses by which "loss" chooses
 
@@ -190,7 +191,7 @@ class FamilyRun(CodedRun):
                 save_base(draft, self.tuned.to(stored), self.processor)
             base = written
         family = save_family(self.folder / "family", base, self.main, self.branches, stored)
-        codec = self.checkpoint.folder / self.checkpoint.config.codec.weights
+        codec = self.checkpoint.folder / CODEC_WEIGHTS
         weights = load_file(codec) if codec.is_file() else None
         if self.codec is None:
             raise UserError(f"{self.config.base} has no codec: train one first with `tofc train`")

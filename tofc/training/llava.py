@@ -13,8 +13,10 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from tofc.errors import ImageError, UserError
 from tofc.images import MAX_PIXELS, open_image
 from tofc.training.data import Turn, resize
 from tofc.training.json_rows import Row, read_row, scan_rows
+from tofc.writing import whole_file
 
 SPLITS = ("train", "validation")
 PLACEHOLDER = "<image>"  # where the data's text speaks of the picture; the chat template puts it in first
@@ -216,13 +219,8 @@ class _Skipped:
 
     def __init__(self, report: Path | None) -> None:
         self.report, self.reasons, self.first = report, Counter[str](), list[str]()
-        self._partial: Path | None = None
         self._file: IO[str] | None = None
-        if report is not None:
-            report.parent.mkdir(parents=True, exist_ok=True)
-            # Several processes write the same report: each its own file, and the last move stands.
-            self._partial = report.with_name(f"{report.name}.{os.getpid()}")
-            self._file = self._partial.open("w", encoding="utf-8")
+        self._opened = ExitStack()
 
     @property
     def total(self) -> int:
@@ -240,15 +238,16 @@ class _Skipped:
         return f"; the first: {'; '.join(self.first)}" if self.first else ""
 
     def __enter__(self) -> _Skipped:
+        if self.report is not None:
+            # Several processes write the same report: each its own draft, and the last move stands.
+            draft = self._opened.enter_context(whole_file(self.report))
+            self._file = self._opened.enter_context(draft.open("w", encoding="utf-8"))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._file is not None and self._partial is not None and self.report is not None:
-            self._file.close()
-            if kind is None:
-                os.replace(self._partial, self.report)
-            else:
-                self._partial.unlink()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.__exit__(kind, error, trace)
 
     def tell(self, path: Path) -> None:
         if not self.total:

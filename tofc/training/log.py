@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tofc.writing import append_line, whole_file, write_whole
 
 
 class RunLog:
@@ -20,16 +21,13 @@ class RunLog:
 
         self.path, self._picture = folder / "log.jsonl", folder / "curves.png"
         kept = [entry for entry in read_log(self.path) if entry["step"] <= resume_step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        os.replace(partial, self.path)
+        write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         """Logs `scalars` at `step`."""
         rounded = {name: float(f"{value:.5g}") for name, value in scalars.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **rounded}) + "\n")
+        append_line(self.path, json.dumps({"step": step, **rounded}))
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
 
@@ -73,4 +71,5 @@ def draw_curves(entries: Sequence[dict[str, Any]], picture: Path) -> None:
             axes.set_yscale("log")
         if axes.lines:
             axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
-    figure.savefig(picture, dpi=90)
+    with whole_file(picture) as draft:
+        figure.savefig(draft, dpi=90)

@@ -39,7 +39,7 @@ from tofc.training.optimizers import build_optimizers, late_decay, warm_up
 from tofc.training.packing import Packer
 from tofc.training.pretrain_settings import STOCK, PretrainConfig
 from tofc.training.settings import draw
-from tofc.training.state import whole_folder
+from tofc.writing import whole_folder
 
 NAME_REPEATS = 300  # of each name among the tokenizer's texts: an answer should be one token
 

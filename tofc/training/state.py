@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from tofc.writing import whole_file
 
 STATE_NAME = "state.safetensors"
 
@@ -32,9 +31,8 @@ def save_state(
         for index, moments in optimizer.state_dict()["state"].items():
             for key, value in moments.items():
                 tensors[f"optimizer/{number}/{index}/{key}"] = torch.as_tensor(value).detach().contiguous()
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"step": str(step)})
-    os.replace(partial, path)
+    with whole_file(path) as draft:
+        save_file(tensors, draft, metadata={"step": str(step)})
 
 
 def load_state(path: Path, modules: Mapping[str, nn.Module], optimizers: Sequence[Optimizer]) -> int:
@@ -68,17 +66,3 @@ def load_state(path: Path, modules: Mapping[str, nn.Module], optimizers: Sequenc
 def trained_parameters(module: nn.Module) -> nn.ParameterDict:
     """What is trained of a module, for a state: names without dots, which those of a module cannot have."""
     return nn.ParameterDict({n.replace(".", "/"): p for n, p in module.named_parameters() if p.requires_grad})
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A draft that takes the place of `folder` when the `with` ends: a kill leaves it whole, or absent."""
-    draft, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("draft", "old"))
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    yield draft
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(draft, folder)
-    shutil.rmtree(old, ignore_errors=True)

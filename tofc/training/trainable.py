@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from entropy import CodecConfig, FeatureCodec, TrainableCodec
 from entropy.prior import Density, LogisticMixture
-from tofc.config import resolve
+from tofc.config import CODEC_WEIGHTS, resolve
 from tofc.errors import UserError
 from tofc.training.settings import TrainConfig
+from tofc.writing import write_whole
 
-WEIGHTS_NAME = "codec.safetensors"
 SHAPE_KEY = "shape.json"
 IDLE_USAGE = 0.02
 
@@ -94,10 +94,10 @@ def first_codec(config: TrainConfig) -> TrainableCodec:
     if config.codec_from is None:
         return make_codec(config.codec, config.prior, config.seed)
     checkpoint = resolve(config.codec_from)
-    weights = checkpoint.folder / checkpoint.config.codec.weights
+    weights = checkpoint.folder / CODEC_WEIGHTS
     if not checkpoint.has_codec or not weights.is_file():
         raise UserError(
-            f"codec_from: {config.codec_from} has no codec that can learn on ({WEIGHTS_NAME}); name a "
+            f"codec_from: {config.codec_from} has no codec that can learn on ({CODEC_WEIGHTS}); name a "
             "checkpoint that `tofc train` wrote, or leave codec_from out for a new codec"
         )
     codec = load_trainable(weights)
@@ -134,15 +134,14 @@ def evaluate(codec: TrainableCodec, exported: FeatureCodec, images: Sequence[Ten
 
 def save_trainable(codec: TrainableCodec, folder: str | Path) -> Path:
     """Write the float codec into a folder as codec.safetensors, to train on; returns the file."""
-    path = Path(folder) / WEIGHTS_NAME
+    path = Path(folder) / CODEC_WEIGHTS
     prior = "logistic" if isinstance(codec.prior[0], LogisticMixture) else "entropy_bottleneck"
     tensors = {name: value.detach().cpu().contiguous() for name, value in codec.state_dict().items()}
     # The shape travels as an array beside the weights, so that it is not lost where arrays alone are copied.
     shape = json.dumps({"codec": asdict(codec.config), "prior": prior}).encode()
     tensors[SHAPE_KEY] = torch.tensor(list(shape), dtype=torch.uint8)
     # Through bytes: safetensors' own writer makes files that only their owner can read.
-    path.write_bytes(save(tensors))
-    return path
+    return write_whole(path, save(tensors))
 
 
 def load_trainable(path: str | Path) -> TrainableCodec:

@@ -14,7 +14,6 @@ import numpy as np
 
 from eval.lab.curves import Curve, bytes_at, front
 from eval.lab.figures import BLACK
-from eval.lab.files import write_text
 from eval.lab.intervals import NotComputable
 from eval.lab.report import Notes, json_of
 from eval.lab.rows import NOTE, ROWS
@@ -25,6 +24,7 @@ from eval.rate.points import LABELS
 from eval.rate.report import tables
 from eval.rate.report.cards import gallery_html
 from eval.rate.report.gallery import RULE, Card, choose_cards
+from tofc.writing import write_whole
 
 REPORT = "report.html"
 
@@ -37,7 +37,7 @@ def write(summary: Mapping[str, Any], config: RateConfig, data: Data, out: Path)
     """
     text = page(summary, choose_cards(out / ROWS, summary, config, data), _origin(config, out))
     target = out / REPORT
-    write_text(target, text)
+    write_whole(target, text)
     return target
 
 
