@@ -57,10 +57,11 @@ bench: $(VENV)/.installed-dev  ## time the codec against the field's own; prints
 	@$(RUN) -m eval.bench
 
 RUNS := 200000
+TARGET := packet
 
-fuzz: $(VENV)/.installed-fuzz  ## look for bytes that break the reading of packets (RUNS=200000 tries); Linux on x86-64
-	@mkdir -p build/fuzz
-	@$(RUN) tests/fuzz/fuzz_packet.py -runs=$(RUNS) -max_len=400 -artifact_prefix=build/ build/fuzz tests/fuzz/corpus
+fuzz: $(VENV)/.installed-fuzz  ## look for bytes that break a reader (TARGET=packet, pictures, checkpoints; RUNS=200000 tries); Linux on x86-64
+	@mkdir -p build/fuzz/$(TARGET)
+	@$(RUN) tests/fuzz/fuzz_$(TARGET).py -runs=$(RUNS) -artifact_prefix=build/ build/fuzz/$(TARGET)
 
 lock: $(VENV)/bin/uv  ## write requirements.lock anew: what it has stays where it may (LATEST=1: the newest of everything)
 	@$(RESOLVE) --all-extras --universal --python-version 3.11 $(if $(LATEST),--upgrade) --output-file requirements.lock

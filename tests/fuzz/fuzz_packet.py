@@ -1,16 +1,20 @@
 """Coverage-guided fuzzing of what comes from the network: `make fuzz`, or with options of libFuzzer:
 
-    python tests/fuzz/fuzz_packet.py -runs=100000 tests/fuzz/corpus
+    python tests/fuzz/fuzz_packet.py -runs=100000 FOLDER
+
+FOLDER takes the seeds, and what is found on the way.
 
 An input's first byte says how far behind the packet's checks the rest of it is put: it is a packet, a packet
 without its checksum, or a payload. Whatever it is, nothing but PacketError or StreamError may come out, and
 the compiled decoder must do what its specification in plain Python does. Kernels are compiled, so coverage is
-that of the specification. Without atheris, `check` is all there is: the corpus is replayed by a test.
+that of the specification. Without atheris, `check` is all there is: a test replays
+the seeds and what was found.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import zlib
 from pathlib import Path
@@ -34,6 +38,7 @@ from entropy.stream_reference import read_payload
 from tofc.errors import PacketError, UserError
 from tofc.packet import Packet
 
+GOLDEN = Path(__file__).parents[1] / "entropy" / "golden"
 PACKET, SEALED, PAYLOAD = range(3)
 SLOW = 256  # tokens: more are slow and seldom anything new, so most inputs that declare them are left out
 
@@ -41,7 +46,7 @@ SLOW = 256  # tokens: more are slow and seldom anything new, so most inputs that
 @functools.cache
 def golden_codec() -> FeatureCodec:
     """The small codec of the test vectors."""
-    return FeatureCodec.load(Path(__file__).parents[1] / "entropy" / "golden")
+    return FeatureCodec.load(GOLDEN)
 
 
 def fuzz_one(data: bytes) -> None:
@@ -104,6 +109,25 @@ def check_payload(packet: Packet) -> bool:
     return True
 
 
+def seeds() -> list[bytes]:
+    """Each golden payload, and packets around some of them."""
+    vectors = json.loads((GOLDEN / "payloads.json").read_text())
+    tag = golden_codec().fingerprint[:3]
+    texts = [vectors["empty"], vectors["leading"], *vectors["cut"].values(), *vectors["payloads"].values()]
+    payloads = [bytes.fromhex(text) for text in texts]
+    packets = [
+        Packet(payloads[1], ((480, 640),), tag),
+        Packet(payloads[2], ((1, 4097),), tag, tiling="padded"),
+        Packet(payloads[6], ((3, 2), (480, 640), (9, 9)), tag, tiling="anyres", token_counts=(4, 5)),
+    ]
+    found = [bytes([PAYLOAD]) + payload for payload in payloads]
+    for packet in packets:
+        found += [bytes([PACKET]) + bytes(packet), bytes([SEALED]) + bytes(packet)[:-4]]
+    return found
+
+
 if __name__ == "__main__":
+    for number, seed in enumerate(seeds()):
+        Path(sys.argv[-1], f"seed-{number}").write_bytes(seed)
     atheris.Setup(sys.argv, fuzz_one)
     atheris.Fuzz()
