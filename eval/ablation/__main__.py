@@ -77,7 +77,10 @@ def mergings(
     tokens: Annotated[
         list[int] | None, typer.Option(help="A number of tokens, once for each; else 9, 16, 25, 36 and 64.")
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=8, help="Of the codec.")] = 5,
+    quality: Annotated[
+        list[int] | None,
+        typer.Option(min=0, max=8, help="Of the codec, once for each; 0: not coded; else 5."),
+    ] = None,
     split: SplitOption = "validation",
     pictures: Annotated[int, typer.Option(min=1)] = 192,
     data: Annotated[
@@ -91,9 +94,9 @@ def mergings(
     few_lists = {"describe_share": 0.2} if data == SCENES else {}
     bench = Bench(checkpoint, data, {"size": 224, "questions": 6, **few_lists})
     with Console(stderr=True).status("merging, coding and answering"):
-        results = list(bench.results(split, pictures, tokens or [9, 16, 25, 36, 64], quality))
-    table, told = report(results, f"{checkpoint}, quality {quality}, {pictures} pictures")
-    show(table)
+        results = list(bench.results(split, pictures, tokens or [9, 16, 25, 36, 64], quality or [5]))
+    tables, told = report(results, f"{checkpoint}, {pictures} pictures")
+    show(*tables)
     print_json(told)
 
 

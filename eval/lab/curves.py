@@ -55,6 +55,18 @@ def bytes_at(best: Curve, target: float) -> tuple[float, bool]:
     return float(np.exp(np.interp(target, best.accuracy[between], np.log(best.num_bytes[between])))), False
 
 
+def accuracy_at(best: Curve, num_bytes: float) -> float:
+    """The accuracy of a front for so many bytes, linear in log-bytes between its points.
+
+    Raises NotComputable where its cheapest point takes more.
+    """
+    if best.num_bytes[0] > num_bytes:
+        raise NotComputable(
+            f"{num_bytes:.0f} bytes are too few: the cheapest point takes {best.num_bytes[0]:.0f}"
+        )
+    return float(np.interp(np.log(num_bytes), np.log(best.num_bytes), best.accuracy))
+
+
 def bd_rate(ours: Curve, other: Curve) -> float:
     """Mean difference in bytes at equal accuracy, as a share of the other's: -0.5 is half the bytes.
 

@@ -98,17 +98,42 @@ def test_mergings_are_compared_before_one_checkpoint() -> None:
     ways = len(mergings.MERGINGS)
     assert [row["tokens"] for row in told] == [4] * ways + [196] * ways
     assert len({row["nats"] for row in told[:ways]}) == ways
+    equal = json.loads(printed.splitlines()[-1])["equal_bytes"]
+    assert equal
+    assert {row["merging"] for row in equal} <= set(mergings.MERGINGS)
     assert len({(row["bytes"], row["nats"], row["right"]) for row in told[ways:]}) == 1  # nothing is merged
     assert evaluate("ablation", "mergings", "nothing-there")[0] == 2
 
 
 def test_a_merging_gains_what_more_pictures_have_right() -> None:
     asked = np.full(40, 6.0)
-    base = mergings.MergingResult("density peaks", 4, asked, asked, asked, np.full(40, 3.0))
+    base = mergings.MergingResult("density peaks", 4, 5, asked, asked, asked, np.full(40, 3.0))
     better = dataclasses.replace(base, right=np.full(40, 4.5))
     assert better.gain(base) == Estimate(0.25, 0.25, 0.25)
     gain = dataclasses.replace(base, right=np.arange(40) % 7.0).gain(base)
     assert gain.low < 0 < gain.high
+
+
+def test_at_equal_bytes_the_cheaper_merging_gains() -> None:
+    asked = np.full(40, 6.0)
+    right = np.arange(40) % 7.0
+
+    def points(name: str, scale: float) -> list[mergings.MergingResult]:
+        return [
+            mergings.MergingResult(name, n, 5, np.full(40, scale * 10.0 * n), asked, asked, right * n / 16)
+            for n in (4, 9, 16)
+        ]
+
+    results = [
+        point
+        for place, name in enumerate(mergings.MERGINGS)
+        for point in points(name, 0.5 if place == 2 else 1.0)
+    ]
+    _, told = mergings.report(results, "made")
+    gains = {(row["merging"], row["bytes"]): row["gain"] for row in told["equal_bytes"] if row["bytes"] == 90}
+    cheaper = gains["averages of blocks", 90]
+    assert cheaper[0] > 0.05
+    assert gains["random tokens", 90] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("part", PARTS)
