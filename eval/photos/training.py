@@ -29,6 +29,7 @@ from eval.photos.questions import (
 _ONES_LEFT_OUT = 0.5  # of the questions that are answered with 1, which would be nine of ten
 _BOTTOMS_LEFT_OUT = 0.45  # of the questions about top or bottom that are answered with bottom
 _CHOICES = 4
+_LETTERS = 0.65  # of the choices are by letters, which is the harder half: the answer stands for a name
 
 LEFT_OUT = Question("yes_no", "existence", "", "")  # stands for a question that would upset the balance
 Maker = Callable[[View, Balance, Asker], Question | None]
@@ -60,7 +61,7 @@ def _choice(view: View, balance: Balance, asker: Asker) -> Question | None:
     if there is None:
         return None
     wrong = balance.missing(view, asker.draw, _CHOICES - 1 - asker.draw.below(2), groups=False)
-    return choice(asker, there, wrong, asker.draw.chance(0.5)) if wrong else None
+    return choice(asker, there, wrong, asker.draw.chance(_LETTERS)) if wrong else None
 
 
 def _count(view: View, balance: Balance, asker: Asker) -> Question | None:
@@ -126,13 +127,13 @@ def _list(view: View, balance: Balance, asker: Asker) -> Question | None:
 
 
 TRAINING: dict[str, tuple[float, Maker]] = {
-    "existence": (0.34, _existence),
-    "identity": (0.06, _identity),
-    "choice": (0.14, _choice),
+    "existence": (0.32, _existence),
+    "identity": (0.04, _identity),
+    "choice": (0.22, _choice),
     "count": (0.14, _count),
-    "where": (0.18, _where),
-    "part": (0.04, _part),
-    "place": (0.03, _place),
+    "where": (0.45, _where),
+    "part": (0.03, _part),
+    "place": (0.02, _place),
     "two": (0.08, _two),
     "main": (0.07, _main),
     "list": (0.07, _list),
