@@ -30,7 +30,7 @@ def demo(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write all figures to this file.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Bundled model, checkpoint folder or hub id.")] = "scenes-tiny",
+    model: Annotated[str, typer.Option(help="Bundled model, checkpoint folder or hub id.")] = "photos-tiny",
     quality: Annotated[
         int | None, typer.Option(help="Quality of the packets; the model's default if left out.")
     ] = None,
@@ -50,7 +50,7 @@ def run(out: Path, json_file: Path | None, model: str, quality: int | None, limi
     if not console.is_terminal:
         console.width = 100  # a file or a pipe has no width of its own
     with progress:
-        task = progress.add_task("rendering the pictures", total=None)
+        task = progress.add_task("opening the pictures", total=None)
         chosen = demo_pictures()[:limit]
         progress.update(task, description="loading the model")
         device = tofc.Device.from_pretrained(model)

@@ -155,7 +155,7 @@ def _words_height(result: PictureResult) -> float:
 
 def _write_words(sheet: _Sheet, top: float, result: PictureResult) -> None:
     y = top + LINE / 2
-    heading = f"{result.name}: {result.kind}, {result.image.width} x {result.image.height}"
+    heading = f"{result.name}: {result.image.width} x {result.image.height}"
     sheet.text(LEFT_WORDS, y, heading, size=12, colour=QUIET)
     for question in result.questions:
         y += BETWEEN_QUESTIONS

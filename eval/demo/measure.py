@@ -52,17 +52,14 @@ class QuestionResult:
 class PictureResult:
     """One picture, one packet and the answers that it carried.
 
-    `name` is unique in the demo; `rendered` tells pictures of the kind that the model was trained on. The
-    cluster of every patch of the base tile is in `assignment`, int64 [rows, columns]; `tile` is where
-    that tile lies on the picture: left, top, width and height in pixels, beyond the picture where it was
-    padded to a square. Bytes of the packet by part are in `sections`; `baselines` holds by codec the
-    smallest file that keeps all the answers at once, or None; `reference_sizes` the bytes of other forms
-    of the same picture; `seconds` the device's stages.
+    `name` is unique in the demo. The cluster of every patch of the base tile is in `assignment`, int64 [rows,
+    columns]; `tile` is where that tile lies on the picture: left, top, width and height in pixels, beyond the
+    picture where it was padded to a square. Bytes of the packet by part are in `sections`; `baselines` holds
+    by codec the smallest file that keeps all the answers at once, or None; `reference_sizes` the bytes of
+    other forms of the same picture; `seconds` the device's stages.
     """
 
     name: str
-    kind: str
-    rendered: bool
     image: Image.Image
     assignment: np.ndarray
     tile: tuple[float, float, float, float]
@@ -83,7 +80,6 @@ class PictureResult:
         """Give everything but the pixels and the clusters as plain JSON values."""
         return {
             "name": self.name,
-            "kind": self.kind,
             "width": self.image.width,
             "height": self.image.height,
             "quality": self.quality,
@@ -150,8 +146,6 @@ def measure(
     features = device.features(picture.image)
     return PictureResult(
         name=picture.name,
-        kind=picture.kind,
-        rendered=picture.rendered,
         image=picture.image,
         assignment=features.cluster_map,
         tile=tile_box(picture.image.size, features.tiling),

@@ -20,7 +20,7 @@ def print_picture(console: Console, result: PictureResult) -> None:
     """Print the questions and answers about one picture, its bytes and the time of every stage."""
     console.print()
     console.rule(
-        f"[bold]{result.name}[/bold]  {result.kind}, {result.image.width} x {result.image.height}",
+        f"[bold]{result.name}[/bold]  {result.image.width} x {result.image.height}",
         align="left",
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
@@ -86,11 +86,9 @@ def notes(results: Sequence[PictureResult]) -> list[str]:
         "down first may take less.",
         "Bytes are all that travels, headers included; one packet serves every question about its picture.",
     ]
-    if any(not result.rendered for result in results):
-        lines.append(
-            "The model is small and was trained on rendered street scenes only: photographs are outside what "
-            "it knows, and its answers about them are guesses."
-        )
+    lines.append(
+        "The model is small and has seen few photographs, and none of these: some answers are wrong."
+    )
     if any(point is None for result in results for point in result.baselines.values()):
         lines.append("At no quality: no image file tried led to all of these answers at once.")
     return lines

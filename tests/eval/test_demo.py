@@ -19,10 +19,9 @@ from eval.baselines import CodedFile
 from eval.demo import drawing, inputs
 from eval.demo.__main__ import app
 from eval.demo.drawing import draw
-from eval.demo.inputs import SCENES, DemoPicture, DemoQuestion, demo_pictures, is_demo_scene
+from eval.demo.inputs import DemoPicture, DemoQuestion, demo_pictures
 from eval.demo.measure import CODECS, PLAIN, PictureResult, QuestionResult, link_seconds, measure, steps
 from eval.demo.table import notes, print_picture, print_summary
-from eval.scenes.world import make_scene
 from tofc.clusters import boundaries, tile_box, tinted
 from tofc.config import resolve
 from tofc.errors import UserError
@@ -35,14 +34,12 @@ def question(prompt: str = "How many cars?", answer: str = "2", truth: str = "2"
     return QuestionResult(prompt, answer, truth, points, {"decode": 0.001, "generate": 0.02})
 
 
-def result(*questions: QuestionResult, rendered: bool = True, webp: int | None = 900) -> PictureResult:
+def result(*questions: QuestionResult, webp: int | None = 900) -> PictureResult:
     pixels = np.zeros((60, 90, 3), np.uint8)
     pixels[:, :45] = (200, 40, 40)
     pixels[:, 45:] = (40, 40, 200)
     return PictureResult(
-        name="a scene",
-        kind="rendered scene",
-        rendered=rendered,
+        name="a picture",
         image=Image.fromarray(pixels),
         assignment=np.repeat([[0, 0, 1, 1]], 4, axis=0),
         tile=(0.0, 0.0, 90.0, 60.0),
@@ -56,27 +53,22 @@ def result(*questions: QuestionResult, rendered: bool = True, webp: int | None =
     )
 
 
-def test_pictures_are_three_scenes_and_two_photographs_with_six_questions_at_least():
+def test_photographs_are_asked_about_what_is_there_and_what_is_not():
     pictures = demo_pictures()
-    assert [picture.rendered for picture in pictures] == [True, True, True, False, False]
-    assert [picture.name for picture in pictures[3:]] == ["china.jpg", "flower.jpg"]
-    assert all(picture.questions for picture in pictures)
-    assert sum(len(picture.questions) for picture in pictures) >= 6
-    assert all(min(picture.image.size) >= 427 for picture in pictures)
+    assert [picture.name for picture in pictures[-2:]] == ["china.jpg", "flower.jpg"]
+    assert len(pictures) == len({picture.name for picture in pictures}) == len(inputs.PHOTOGRAPHS)
+    assert all(len(picture.questions) >= 2 for picture in pictures)
+    assert all(min(picture.image.size) >= 300 for picture in pictures)
     # Yes and no both occur, so that a model that always says the same cannot look good.
-    truths = {question.truth for picture in pictures[:3] for question in picture.questions}
-    assert {"Yes", "No"} <= truths
-
-
-def test_scenes_are_the_first_that_fit_the_rule():
-    found = [index for index in range(SCENES[-1] + 1) if is_demo_scene(make_scene("test", index)[0])]
-    assert tuple(found) == SCENES
+    truths = [question.truth for picture in pictures for question in picture.questions]
+    assert truths.count("Yes") >= 3
+    assert truths.count("No") >= 3
 
 
 def test_missing_libraries_are_named_with_the_command_that_installs_them(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match=r"scikit-learn.*pip install 'tofc\[demo\]'"):
-        list(inputs._photographs())
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(UserError, match=r"scikit-image.*pip install 'tofc\[demo\]'"):
+        demo_pictures()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"matplotlib.*pip install 'tofc\[demo\]'"):
         drawing.require_matplotlib()
@@ -116,7 +108,7 @@ def test_drawing_grows_with_pictures_and_survives_odd_answers(tmp_path):
 
 def test_table_states_bytes_truth_stages_and_failures():
     console = Console(width=100, record=True, file=io.StringIO())
-    results = [result(), result(question(answer="3", webp=None), rendered=False, webp=None)]
+    results = [result(), result(question(answer="3", webp=None), webp=None)]
     for one in results:
         print_picture(console, one)
     print_summary(console, results)
@@ -129,13 +121,11 @@ def test_table_states_bytes_truth_stages_and_failures():
     assert "25 ms computed for 100 kbit/s" in text
     assert "at no quality" in text
     assert "1,500 (4.8x)" in text
-    assert "trained on rendered street scenes only" in text
     assert max(map(len, text.splitlines())) <= 100
 
 
 def test_notes_mention_only_what_is_there():
-    assert len(notes([result()])) == 2
-    assert len(notes([result(rendered=False, webp=None)])) == 4
+    assert len(notes([result(webp=None)])) == len(notes([result()])) + 1
 
 
 def test_measuring_sends_one_packet_and_compares_with_its_answers(checkpoint_folder, picture):
@@ -145,7 +135,7 @@ def test_measuring_sends_one_packet_and_compares_with_its_answers(checkpoint_fol
     )
     asked = (DemoQuestion("How many cars are there?", "2"), DemoQuestion("Is there a car?", "Yes"))
     done = []
-    demo_picture = DemoPicture("one", "drawing", True, picture, asked)
+    demo_picture = DemoPicture("one", picture, asked)
     found = measure(device, edge, demo_picture, 2, lambda: done.append(1))
     packet = device.encode(picture, quality=2)
     assert found.num_bytes == len(bytes(packet))
@@ -197,7 +187,7 @@ def test_whole_command_on_the_bundled_model(tmp_path):
     found = json.loads(figures.read_text(encoding="utf-8"))
     (picture,) = found["pictures"]
     assert picture["bytes"] == sum(picture["sections"].values()) > 0
-    assert picture["tokens"] == resolve("scenes-tiny").config.merging.tokens
+    assert picture["tokens"] == resolve("photos-tiny").config.merging.tokens
     assert len(picture["questions"]) >= 2
     for asked in picture["questions"]:
         assert set(asked["baselines"]) == {"WebP", "JPEG"}
