@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError
 
 ImageArgument = Annotated[
@@ -60,7 +61,7 @@ JsonOption = Annotated[
 class MemberOptions:
     """A model, and the member of its family that answers."""
 
-    model: ModelOption = "scenes-tiny"
+    model: ModelOption = DEFAULT_MODEL
     exit: ExitOption = "full"
 
 

@@ -30,6 +30,7 @@ from tofc.cli.report import (
     working,
 )
 from tofc.cli.steps import answer_packet, check_question, encode_picture, load_device, load_edge, open_picture
+from tofc.config import DEFAULT_MODEL
 from tofc.contents import byte_sections, find_codec, packet_fields
 from tofc.errors import UserError
 
@@ -60,7 +61,7 @@ def encode(
             "--progressive", help="Send what stands for most of the picture first: better when truncated."
         ),
     ] = False,
-    model: ModelOption = "scenes-tiny",
+    model: ModelOption = DEFAULT_MODEL,
     max_pixels: MaxPixelsOption = None,
     json_: JsonOption = False,
 ) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from tofc.cli.options import ModelOption
 from tofc.cli.report import reports_user_errors
+from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError, needs_serve
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class ReplicaOptions:
 @reports_user_errors
 def serve(
     *,
-    model: ModelOption = "scenes-tiny",
+    model: ModelOption = DEFAULT_MODEL,
     listening: ListenOptions,
     limiting: LimitOptions,
     compute: ComputeOptions,

@@ -9,6 +9,7 @@ import typer
 
 from tofc.cli.options import ModelOption
 from tofc.cli.report import note, reports_user_errors, working
+from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError, needs_serve
 
 EXAMPLES = "Examples:\n\ntofc demo-ui --open\n\ntofc demo-ui --port 8600 --model runs/my-checkpoint"
@@ -16,7 +17,7 @@ EXAMPLES = "Examples:\n\ntofc demo-ui --open\n\ntofc demo-ui --port 8600 --model
 
 @reports_user_errors
 def demo_ui(
-    model: ModelOption = "scenes-tiny",
+    model: ModelOption = DEFAULT_MODEL,
     host: Annotated[
         str,
         typer.Option(

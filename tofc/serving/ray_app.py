@@ -18,7 +18,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
-from tofc.config import from_mapping
+from tofc.config import DEFAULT_MODEL, from_mapping
 from tofc.errors import ConfigError
 from tofc.serving.keys import Keys
 from tofc.serving.ray_figures import Figures, Teller
@@ -40,7 +40,7 @@ class Replicated:
     `most_replicas` if that is given. `api_keys` is a file, read where the application is built.
     """
 
-    model: str = "scenes-tiny"
+    model: str = DEFAULT_MODEL
     images: bool = True
     device: str = "cpu"
     threads: int = 1
