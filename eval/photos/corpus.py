@@ -26,6 +26,7 @@ from tofc.training.data import Turn, resize
 
 SETS = ("voc", "coco", "coco-more", "voc2012-animals", "flickr8k", "daquar", "caltech101", "imagenette")
 LIST_WEIGHT = 0.4  # of each token of a list, which has several where other answers have one
+SIDES_WEIGHT = 2.0  # of left or right, top or bottom: seldom asked, since they need a single thing off the middle
 _ASPECT = 1.25  # most that a crop's shape differs from the picture's
 
 
@@ -192,5 +193,6 @@ def _turn(question: Question, draw: Draw) -> Turn:
         prompt = carelessly(prompt, draw)
     if question.form in ("yes_no", "choice") or (question.form == "free" and " " not in question.answer):
         prompt = suffixed(prompt, question.form, draw)
-    weight = LIST_WEIGHT if question.form == "describe" else 1.0
+    weights = {"describe": LIST_WEIGHT, "left/right": SIDES_WEIGHT, "top/bottom": SIDES_WEIGHT}
+    weight = weights.get(question.form, weights.get(question.category, 1.0))
     return Turn(prompt, question.answer, f"{question.form}/{question.category}", weight)

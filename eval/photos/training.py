@@ -131,7 +131,7 @@ TRAINING: dict[str, tuple[float, Maker]] = {
     "identity": (0.04, _identity),
     "choice": (0.22, _choice),
     "count": (0.14, _count),
-    "where": (0.45, _where),
+    "where": (0.9, _where),
     "part": (0.03, _part),
     "place": (0.02, _place),
     "two": (0.08, _two),
