@@ -26,7 +26,9 @@ from tofc.training.data import Turn, resize
 
 SETS = ("voc", "coco", "coco-more", "voc2012-animals", "flickr8k", "daquar", "caltech101", "imagenette")
 LIST_WEIGHT = 0.4  # of each token of a list, which has several where other answers have one
-SIDES_WEIGHT = 2.0  # of left or right, top or bottom: seldom asked, since they need a single thing off the middle
+SIDES_WEIGHT = (
+    2.0  # of left or right, top or bottom: seldom asked, since they need a single thing off the middle
+)
 _ASPECT = 1.25  # most that a crop's shape differs from the picture's
 
 

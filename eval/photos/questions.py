@@ -10,12 +10,14 @@ from eval.asking.language import NUMBER_WORDS, listed, plural, with_article
 from eval.asking.question import Question, with_letters
 from eval.photos.facts import MARGIN, View, area, half, left_of, third
 from eval.photos.names import spoken
+from eval.photos.paraphrases import paraphrases, with_slip
 from eval.photos.photo import Thing
 from eval.photos.phrases import content_list
 from eval.photos.wordings import PICTURES, held_out_wordings, trained_wordings
 
 SIDES, HEIGHTS, PARTS = ("left", "right"), ("top", "bottom"), ("left", "middle", "right")
 PLACES = ("indoors", "outdoors")
+_PARAPHRASE_SHARE = 0.5  # of training questions
 _SYNONYM_SHARE = 0.35  # of questions that use another word than the canonical one
 _NO_ARTICLE_SHARE = 0.06  # "is there dog in picture"
 _SOMEONE_SHARE = 0.25  # of the questions for people that ask for anyone
@@ -27,13 +29,17 @@ class Asker:
 
     draw: Draw
     held_out: bool = False
-    careless: bool = False  # drop articles now and then
+    careless: bool = False  # as training words them: with paraphrases, slips, and articles left out
 
     def word(self, kind: str, *, one: str = "", other: str = "", **slots: str) -> str:
         """A question of `kind` in a random wording, its slots filled for the class `one`."""
-        wordings = (held_out_wordings if self.held_out else trained_wordings)(kind)
+        wording = self.draw.pick((held_out_wordings if self.held_out else trained_wordings)(kind))
         bare = self.careless and self.draw.chance(_NO_ARTICLE_SHARE)
-        return self.draw.pick(wordings).format(
+        if self.careless:
+            if paraphrases(kind) and self.draw.chance(_PARAPHRASE_SHARE):
+                wording = self.draw.pick(paraphrases(kind))
+            wording = with_slip(wording, self.draw)
+        return wording.format(
             pic=self.draw.pick(PICTURES),
             one=one,
             a=one if bare else with_article(one) if one else "",

@@ -160,7 +160,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "free": (FREE_SUFFIX, PHRASE_SUFFIX, " Please answer in one word.", " Answer in one word."),
 }
 SUFFIX_SHARE = 0.35  # of training questions: people mostly leave it out
-_LOWER, _NO_MARK, _NO_ARTICLE = 0.3, 0.25, 0.08
+_LOWER, _NO_MARK = 0.3, 0.25
 
 
 @cache
@@ -188,8 +188,3 @@ def carelessly(prompt: str, draw: Draw) -> str:
 def suffixed(prompt: str, form: str, draw: Draw) -> str:
     """A prompt, in `SUFFIX_SHARE` of the cases with a suffix of its form."""
     return prompt + draw.pick(SUFFIXES[form]) if draw.chance(SUFFIX_SHARE) else prompt
-
-
-def drops_article(draw: Draw) -> bool:
-    """Whether this question leaves its article out ("is there dog in picture")."""
-    return draw.chance(_NO_ARTICLE)

@@ -13,8 +13,10 @@ from eval.asking.language import plural
 from eval.photos.corpus import PhotoCorpus
 from eval.photos.facts import View, half
 from eval.photos.names import SYNONYMS, canonical, class_names
+from eval.photos.paraphrases import paraphrases, with_slip
 from eval.photos.photo import Photo, Thing
 from eval.photos.phrases import Namer
+from eval.photos.questions import Asker
 from eval.photos.records import ENVIRONMENT, read_set
 from eval.photos.training import ask
 from eval.photos.wordings import WORDINGS, held_out_wordings, trained_wordings
@@ -108,27 +110,44 @@ def test_pictures_show_what_their_boxes_say_after_the_crop(corpus: PhotoCorpus) 
     assert checked > 10
 
 
-def test_a_fifth_of_the_wordings_of_every_kind_is_never_trained(corpus: PhotoCorpus) -> None:
-    prompts = [turn.prompt.lower() for i in range(120) for turn in corpus.picture("train", i, 0).turns]
-    told_apart = 0
+def worded(wording: str) -> str:
+    """A wording with its slots filled, as two kinds of question might fill them alike."""
+    slots = {"pic": "the photo", "one": "dog", "a": "a dog", "many": "dogs", "other": "cat"}
+    return wording.format(**slots, list="a dog or a cat", number="two", side="left").lower().rstrip("?.")
+
+
+def test_a_fifth_of_the_wordings_of_every_kind_is_never_trained() -> None:
     for kind, wordings in WORDINGS.items():
         held, trained = held_out_wordings(kind), trained_wordings(kind)
         assert len(held) == len(wordings) // 5
         assert sorted([*held, *trained]) == sorted(set(wordings))
-    trained = tuple(beginning(w) for kind in WORDINGS for w in trained_wordings(kind))
-    assert all(any(prompt.startswith(start) for start in trained) for prompt in prompts)
-    for wording in (w for kind in WORDINGS for w in held_out_wordings(kind)):
-        start = beginning(wording)
-        alike = any(start.startswith(other) or other.startswith(start) for other in trained)
-        if len(start) > 5 and not alike:
-            told_apart += 1
-            assert not any(prompt.startswith(start) for prompt in prompts), wording
-    assert told_apart >= 5
+        asked = {worded(wording) for wording in (*trained, *paraphrases(kind))}
+        assert not {worded(wording) for wording in held} & asked, kind
 
 
-def beginning(wording: str) -> str:
-    """The words of a wording up to its first slot."""
-    return wording.partition("{")[0].lower().rstrip("?. ")
+def test_training_asks_in_its_own_wordings_and_in_many(corpus: PhotoCorpus) -> None:
+    held = {worded(wording) for kind in WORDINGS for wording in held_out_wordings(kind)}
+    asker = Asker(Draw(np.random.default_rng(0)), careless=True)
+    slots = {"other": "cat", "list": "a dog or a cat", "number": "two", "side": "left"}
+    for kind in ("existence", "count", "side", "list"):
+        asked = [asker.word(kind, one="dog", **slots).lower().rstrip("?.") for _ in range(600)]
+        assert len(set(asked)) > 200
+        assert not held & set(asked)
+
+
+def test_a_slip_changes_one_word_and_never_one_that_matters() -> None:
+    draw = Draw(np.random.default_rng(0))
+    wording = "How many {many} can you see on the left of {pic}?"
+    slipped = [with_slip(wording, draw) for _ in range(400)]
+    changed = [text for text in slipped if text != wording]
+    assert 40 < len(changed) < 140
+    for text in changed:
+        words = text.split()
+        assert text.startswith("How many {many}")
+        assert "left" in words
+        assert "{pic}?" in words
+        missing = [word for word in wording.split() if word not in words]
+        assert len(missing) == 1, text
 
 
 def test_questions_use_everyday_words_and_answers_one_name(corpus: PhotoCorpus) -> None:
