@@ -23,7 +23,7 @@ CONFIG_NAME = "config.json"
 CODEC_WEIGHTS = "codec.safetensors"  # in floats, to go on training with; entropy names what codes
 DEVICE_CONFIG = "device.json"  # of an exported device, which is no checkpoint
 TILINGS = ("base", "anyres")
-DEFAULT_MODEL = "photos-tiny"  # of every command that asks about any picture
+DEFAULT_MODEL = "scenes-tiny"  # of every command that asks about any picture
 MERGINGS = ("dpc_knn", "spread", "blocks")  # ways of `encoders.merging.cluster_tokens`
 QUALITIES = range(1, 9)
 

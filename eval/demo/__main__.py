@@ -16,7 +16,6 @@ from eval.demo.measure import PictureResult, measure, steps
 from eval.demo.table import notes, print_picture, print_summary
 from eval.lab.commands import evaluation, needs_extra
 from tofc.cli.report import reports_user_errors
-from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError
 from tofc.writing import write_json
 
@@ -31,7 +30,7 @@ def demo(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write all figures to this file.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Bundled model, checkpoint folder or hub id.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option(help="Bundled model, checkpoint folder or hub id.")] = "photos-tiny",
     quality: Annotated[
         int | None, typer.Option(help="Quality of the packets; the model's default if left out.")
     ] = None,

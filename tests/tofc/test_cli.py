@@ -19,6 +19,7 @@ from tofc.answer import Answer
 from tofc.cli.app import app
 from tofc.cli.files import write_output
 from tofc.cli.report import answer_line
+from tofc.config import DEFAULT_MODEL
 from tofc.contents import whole_bytes
 from tofc.errors import UserError
 from tofc.packet import Packet
@@ -194,8 +195,8 @@ def test_version_and_help() -> None:
 def test_info_names_the_model_that_does_not_fit(packet_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "foreign.tofc"
     file.write_bytes(bytes(Packet(payload=b"payload", image_sizes=((30, 40),), model_tag=b"???")))
-    refused(run("info", str(file), "--model", "scenes-tiny"), "3f3f3f", "scenes-tiny")
-    assert run("info", str(packet_file), "--model", "scenes-tiny").exit_code == 0
+    refused(run("info", str(file), "--model", DEFAULT_MODEL), "3f3f3f", DEFAULT_MODEL)
+    assert run("info", str(packet_file), "--model", DEFAULT_MODEL).exit_code == 0
 
 
 # Pictures that are none.
