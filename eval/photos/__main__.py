@@ -24,7 +24,6 @@ from eval.photos.records import read_set
 from eval.photos.sets import BENCHMARK_SETS, benchmark_photos, folder_of, has_split
 from eval.photos.summary import as_json, as_table, summarise
 from tofc.cli.report import reports_user_errors
-from tofc.config import DEFAULT_MODEL
 from tofc.writing import write_json
 
 app = evaluation("Questions about photographs: look at them, export them, or let a model answer.")
@@ -77,7 +76,7 @@ def show(
 @reports_user_errors
 @needs_extra()
 def accuracy(
-    model: command.ModelOption = DEFAULT_MODEL,
+    model: command.ModelOption = "photos-tiny",
     tokens: command.TokensOption = "all",
     quality: command.QualityOption = "none",
     limit: LimitOption = None,
