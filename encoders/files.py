@@ -35,6 +35,7 @@ HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
 _SMALL = ("*.json", "*.jinja", "*.txt", "*.model")  # all that is no weights
+_RUN = ("attn_implementation", "_attn_implementation")
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -103,14 +104,25 @@ def fetch_all(source: str) -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The keys and values of a JSON file; ValueError, with the remedy, for what is none."""
+    """The keys and values of a JSON file; ValueError, with the remedy, for what is none.
+
+    Also where it names a program of the hub as its attention, which transformers would fetch and run.
+    """
+    programs: list[str] = []
+
+    def look(values: dict[str, Any]) -> dict[str, Any]:
+        programs.extend(str(values[key]) for key in _RUN if "/" in str(values.get(key)))
+        return values
+
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"), object_hook=look)
     except (ValueError, RecursionError) as error:
         raise_if_pointer(file)
         raise ValueError(f"{file} is not JSON ({str(error) or 'cut short'}): get the file again") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {type(values).__name__} where keys and values are due")
+    if programs:
+        raise ValueError(f"{file} names {programs[0][:200]!r}, a program, as its attention: take that out")
     return values
 
 

@@ -126,7 +126,7 @@ class Edge:
             load = loader(checkpoint.family, model)
             family = Family(model, roster=index.roster, load=load, default=FULL if exit == AUTO else exit)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(small_files(base))
+            tokenizer = AutoTokenizer.from_pretrained(small_files(base), trust_remote_code=False)
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{base}: no tokenizer: {' '.join(str(error).split())}") from error
         seeing = Device.from_checkpoint(checkpoint, codec, where, chosen) if images else None

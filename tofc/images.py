@@ -56,6 +56,7 @@ _DECODER_FAULTS = (
     AttributeError,
     ArithmeticError,
     MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

@@ -40,7 +40,7 @@ class TorchVision:
         chosen = choose_dtype(dtype, device, base_config)
         with checkpoint_faults():
             encoder = VisionEncoder.from_pretrained(base, dtype=chosen, device=device)
-            image_processor = AutoImageProcessor.from_pretrained(small_files(base))
+            image_processor = AutoImageProcessor.from_pretrained(small_files(base), trust_remote_code=False)
         if checkpoint.adapters:
             add_adapters(encoder.tower, checkpoint.adapters, TOWER)
         encoder.eval().requires_grad_(False)

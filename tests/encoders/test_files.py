@@ -89,7 +89,8 @@ def test_only_files_with_something_wanted_are_opened(tmp_path: Path) -> None:
     "content, message",
     [(POINTER, "git lfs pull"), (b"{", "not JSON"), (b"", "not JSON"), (b"[1]", "keys and values"),
      (b"\xff\xfe\x00", "not JSON"), (b"[" * 100_000, "not JSON"),
-     (b"{\"a\": " + b"9" * 5000 + b"}", "not JSON")],
+     (b"{\"a\": " + b"9" * 5000 + b"}", "not JSON"),
+     (b'{"text_config": {"attn_implementation": "somebody/kernel"}}', "a program")],
 )  # fmt: skip
 def test_json_that_is_none_says_so(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "config.json"

@@ -66,6 +66,12 @@ def seeds() -> list[bytes]:
     return found
 
 
+def found() -> list[bytes]:
+    """What fuzzing found."""
+    avif = written(Image.new("RGB", (6, 4), "red"), "AVIF")
+    return [avif.replace(b"pitm\0\0\0\0\0\1", b"pitm\0\0\0\0\0\7")]  # Pillow raised RuntimeError
+
+
 def written(picture: Image.Image, name: str, **options: object) -> bytes:
     file = io.BytesIO()
     picture.save(file, name, **options)

@@ -20,7 +20,7 @@ from transformers import (
 from tofc.adapters import LANGUAGE_SIDE, add_adapters
 from tofc.config import CONFIG_NAME, Checkpoint
 from tofc.errors import CheckpointError
-from tofc.hub import fetch, read_tensors
+from tofc.hub import fetch, read_json, read_tensors
 from tofc.language.model import text_model
 from tofc.model import load_base_config
 
@@ -86,7 +86,9 @@ def load_causal(
     dtype: torch.dtype = torch.float32,
 ) -> Any:
     """A plain causal language model of a folder, or its first `num_layers` blocks; errors as above."""
-    config: Any = copy.deepcopy(AutoConfig.from_pretrained(fetch(base, CONFIG_NAME).parent))
+    file = fetch(base, CONFIG_NAME)
+    read_json(file)  # refuses what is no plain configuration
+    config: Any = copy.deepcopy(AutoConfig.from_pretrained(file.parent, trust_remote_code=False))
     if num_layers is not None:
         _cut(config, num_layers)
     with torch.device("meta"):
