@@ -13,24 +13,14 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
-from encoders.files import fetch, open_tensors, read_json, weight_files
+from encoders.files import fetch, open_tensors, read_json
+from encoders.tower_files import hidden_state, tower_settings, tower_weights
 
 __all__ = ["Tower", "TowerCheckpoint", "TowerConfig", "build_tower"]
 
 Tower = CLIPVisionModel | SiglipVisionModel
 TowerConfig = CLIPVisionConfig | SiglipVisionConfig
 
-# What precedes the names of the tower's weights, by the model type in config.json. Both the names that
-# transformers 5 writes (`vision_tower.encoder...`) and the published ones
-# (`vision_tower.vision_model.encoder...`) are in use.
-_PREFIXES = {
-    "llava_onevision": re.compile(r"(?:model\.)?vision_tower\.(?:vision_model\.)?"),
-    "clip": re.compile(r"vision_model\."),
-    "siglip": re.compile(r"vision_model\."),
-    "clip_vision_model": re.compile(r"(?:vision_model\.)?"),
-    "siglip_vision_model": re.compile(r"(?:vision_model\.)?"),
-}
-_DEFAULT_TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 # Weights that features never pass through: they may be there, and are not read.
 _UNUSED = re.compile(r"head\.|visual_projection\.|embeddings\.position_ids$")
 
@@ -94,24 +84,9 @@ class TowerCheckpoint:
         """
         name = os.fspath(source)
         raw = read_json(fetch(name, "config.json", revision))
-        if raw.get("model_type") not in _PREFIXES:
-            raise ValueError(
-                f"{name}: no vision tower can be read from model type {raw.get('model_type')!r}; "
-                f"known are {', '.join(_PREFIXES)}"
-            )
         config = _tower_config(name, raw)
-        layer = raw.get("vision_feature_layer", -1)
-        if not isinstance(layer, int):
-            raise ValueError(
-                f"{name}: vision_feature_layer is {layer}, but only one hidden state can be coded: "
-                "choose one with layer="
-            )
-        has_cls = isinstance(config, CLIPVisionConfig)
-        strategy = raw.get("vision_feature_select_strategy", "default" if has_cls else "full")
-        prefix = _PREFIXES[raw["model_type"]]
-        files = weight_files(name, lambda key: prefix.match(key) is not None, revision)
-        weights = {prefix.sub("", key, count=1): (file, key) for key, file in files.items()}
-        return cls(name, config, layer, strategy == "default", weights)
+        layer, drop_cls = hidden_state(name, raw, isinstance(config, CLIPVisionConfig))
+        return cls(name, config, layer, drop_cls, tower_weights(name, raw["model_type"], revision))
 
     def load(
         self, num_layers: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -158,17 +133,9 @@ class TowerCheckpoint:
 
 
 def _tower_config(source: str, raw: dict[str, Any]) -> TowerConfig:
-    is_tower = raw["model_type"].endswith("_vision_model")
-    settings = dict(raw if is_tower else raw.get("vision_config") or {})
-    model_type = settings.pop("model_type", _DEFAULT_TOWERS.get(raw["model_type"]))
-    if model_type == "clip_vision_model":
-        return CLIPVisionConfig(**settings)
-    if model_type == "siglip_vision_model":
-        return SiglipVisionConfig(**settings)
-    raise ValueError(
-        f"{source}: its vision tower is of type {model_type!r}; known are clip_vision_model and "
-        "siglip_vision_model"
-    )
+    model_type, settings = tower_settings(source, raw)
+    kind = CLIPVisionConfig if model_type == "clip_vision_model" else SiglipVisionConfig
+    return kind(**settings)
 
 
 def _on_meta(config: TowerConfig) -> Tower:

@@ -134,12 +134,15 @@ def raise_if_pointer(file: Path) -> None:
 
 
 @contextmanager
-def open_tensors(file: Path, device: str = "cpu") -> Iterator[Any]:
-    """A safetensors file, as `safetensors.safe_open` gives it; ValueError where it is damaged."""
+def open_tensors(file: Path, device: str = "cpu", framework: str = "pt") -> Iterator[Any]:
+    """A safetensors file, as `safetensors.safe_open` gives it; ValueError where it is damaged.
+
+    framework: "pt" for tensors, "np" for arrays, which need no torch.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="pt", device=device) as tensors:
+        with safe_open(file, framework=framework, device=device) as tensors:
             yield tensors
     except SafetensorError as error:
         raise_if_pointer(file)
@@ -158,7 +161,7 @@ def weight_files(
     if single is None and index is None:  # not in the cache yet, if it is a repository
         single = find(source, SINGLE, revision)
     if single is not None:
-        with open_tensors(single) as tensors:
+        with open_tensors(single, framework="np") as tensors:
             return {name: single for name in list(tensors.keys()) if wanted(name)}
     index = index or find(source, INDEX, revision)
     if index is None:
