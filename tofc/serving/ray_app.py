@@ -88,7 +88,7 @@ def application(wanted: Replicated) -> serve.Application:
         ray_actor_options={"num_cpus": wanted.threads, "num_gpus": int(wanted.device == "cuda")},
         max_ongoing_requests=limits.connections,
         max_queued_requests=limits.queue,
-        graceful_shutdown_timeout_s=limits.deadline + 5,
+        graceful_shutdown_timeout_s=limits.longest + 5,
         health_check_period_s=5,
         request_router_config=RequestRouterConfig(request_router_class=router),
         logging_config=QUIET,

@@ -86,7 +86,7 @@ def _http(listen: Listen, wanted: Replicated) -> HTTPOptions:
     return HTTPOptions(
         host=listen.host,
         port=listen.port,
-        request_timeout_s=limits.body_seconds + limits.deadline + 5,
+        request_timeout_s=limits.body_seconds + limits.longest + 5,
         keep_alive_timeout_s=75,
         ssl_keyfile=absolute(listen.tls_key),
         ssl_certfile=absolute(listen.tls_certificate),

@@ -77,9 +77,15 @@ async def understand(body: ChatRequest, models: ServedModels, limits: Limits) ->
         stop=stop,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
-        deadline=min(limits.deadline, (body.deadline_ms or 1e3 * limits.deadline) / 1e3),
+        deadline=seconds_allowed(body, limits, has_pictures=None in packets),
         packet_bytes=sum(len(data) for (_, data), p in zip(files, packets, strict=True) if p is not None),
     )
+
+
+def seconds_allowed(body: ChatRequest, limits: Limits, has_pictures: bool) -> float:
+    """Seconds until the answer is due: a large vision tower takes longer for a picture than a packet does."""
+    most = limits.longest if has_pictures else limits.deadline
+    return min(most, (body.deadline_ms or 1e3 * most) / 1e3)
 
 
 def _bounds(body: ChatRequest, limits: Limits) -> tuple[int, Sequence[str]]:

@@ -47,7 +47,7 @@ def serve(
         ssl_ca_certs=None if listen.tls_clients is None else str(listen.tls_clients),
         ssl_cert_reqs=0 if listen.tls_clients is None else 2,  # ssl.CERT_NONE, ssl.CERT_REQUIRED
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(limits.deadline) + 5,
+        timeout_graceful_shutdown=int(limits.longest) + 5,
         backlog=limits.connections * 2,
         h11_max_incomplete_event_size=64 << 10,
         ws="websockets-sansio",

@@ -17,9 +17,10 @@ class Limits:
     text. new_tokens: what `max_tokens` may ask for. queue: requests that wait; one more gets 429. batch:
     sequences that are decoded together. kept_positions: of prompts' beginnings, kept for further questions
     about the same packets, for each member. connections: requests under way at all; one more gets 503.
-    deadline: seconds from the whole request to the whole answer. body_seconds: for a request to arrive.
-    remembered: answers kept for repeated idempotency keys, each `remembered_seconds`. drafted: answers that
-    devices draft, at a time; each is given up where nothing comes for `drafted_idle` seconds.
+    deadline: seconds from the whole request to the whole answer; image_deadline: the same where ordinary
+    pictures are asked about, which go through this machine's vision tower. body_seconds: for a request to
+    arrive. remembered: answers kept for repeated idempotency keys, each `remembered_seconds`. drafted:
+    answers that devices draft, at a time; each is given up where nothing comes for `drafted_idle` seconds.
     """
 
     body_bytes: int = 8 << 20
@@ -34,6 +35,7 @@ class Limits:
     kept_positions: int = 8192
     connections: int = 512
     deadline: float = 30.0
+    image_deadline: float = 300.0
     body_seconds: float = 20.0
     remembered: int = 4096
     remembered_seconds: float = 600.0
@@ -45,6 +47,11 @@ class Limits:
             value = getattr(self, entry.name)
             if not value > 0:
                 raise ConfigError(f"limit {entry.name} is {value}; give a number above 0")
+
+    @property
+    def longest(self) -> float:
+        """Seconds that any answer may take."""
+        return max(self.deadline, self.image_deadline)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ from eval.serving.process import Server
 from tests.tofc.serving.asking import message, url_of
 from tofc import EdgeUnreachable, RemoteEdge, UserError
 from tofc.network.socket import Socket
+from tofc.serving.requests import seconds_allowed
+from tofc.serving.schema import ChatRequest
+from tofc.serving.settings import Limits
 
 CHAT = "/v1/chat/completions"
 
@@ -135,6 +138,17 @@ def test_deadlines_are_kept(server, asked) -> None:
     assert late.headers["x-should-retry"] == "false"
     assert late.json()["error"]["code"] == "deadline_exceeded"
     wait_for(lambda: server.metrics["tofc_decoding"] == 0)
+
+
+def test_pictures_have_longer_than_packets() -> None:
+    """A large vision tower takes minutes on a CPU; a client may still ask for less."""
+    request = ChatRequest(**body(b"", "Why?"))
+    in_a_hurry = request.model_copy(update={"deadline_ms": 2000})
+    limits = Limits(deadline=5, image_deadline=60)
+    assert seconds_allowed(request, limits, has_pictures=False) == 5
+    assert seconds_allowed(request, limits, has_pictures=True) == limits.longest == 60
+    assert seconds_allowed(in_a_hurry, limits, has_pictures=True) == 2
+    assert seconds_allowed(request, Limits(deadline=5, image_deadline=1), has_pictures=True) == 5
 
 
 def test_the_log_tells_what_happened_and_nothing_that_was_sent(server, asked) -> None:
