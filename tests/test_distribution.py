@@ -148,3 +148,26 @@ def test_the_lock_holds_every_dependency_within_its_range() -> None:
             versions = pins.get(canonicalize_name(wanted.name), [])
             assert versions, f"{wanted.name} is not in requirements.lock: make lock"
             assert all(wanted.specifier.contains(version) for version in versions), (str(wanted), versions)
+
+
+@pytest.mark.skipif(
+    os.environ.get("TOFC_TEST_INDEX") != "1", reason="asks the package index; TOFC_TEST_INDEX=1 does"
+)
+def test_a_device_installs_from_wheels_on_aarch64(tmp_path: Path) -> None:
+    """A resolution of the extra `device` for Linux on ARM in which nothing has to be compiled."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["device"]]
+    platforms = [f"--platform=manylinux_2_{glibc}_aarch64" for glibc in (28, 27, 26, 17)]
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--only-binary=:all:",
+            "--python-version=3.11", "--implementation=cp", *platforms, "--target", str(tmp_path / "none"),
+            "--report", str(report), *wanted,
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(report.read_text(encoding="utf-8"))["install"]
+    names = {entry["metadata"]["name"].lower() for entry in found}
+    assert {"onnxruntime", "onnx", "numba", "llvmlite", "numpy", "safetensors"} <= names

@@ -50,6 +50,12 @@ class CheckedCacheFile(IndexDataCacheFile):
         return super()._load_data(name)  # which reads up to the checksum
 
 
+def is_compiled(kernel: Any) -> bool:
+    """Whether a kernel's machine code is on disk; where it can be nowhere, each process compiles anew."""
+    file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    return file is not None and Path(file._index_path).is_file()
+
+
 @cache
 def _say_once(folder: str, reason: str) -> None:
     _log.warning("compiled code cannot be kept in %s (%s): each process compiles for itself", folder, reason)

@@ -1,7 +1,7 @@
 """The device side: picture -> vision tower -> merging -> codec -> packet. No language model is ever read.
 
-Nothing here needs torch: a `Vision` turns pictures into features, with torch (`tofc.vision`) where a
-checkpoint is read, with ONNX Runtime (`tofc.ondevice`) where `tofc export-device` wrote a folder.
+Nothing here needs torch: a `Vision` turns pictures into features, with torch (`tofc.vision`) or with ONNX
+Runtime (`tofc.ondevice`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tofc.budget import BudgetSearch, default_ladder
 from tofc.clock import Stopwatch
 from tofc.compiled import check_caches
 from tofc.config import Checkpoint, CheckpointConfig, resolve
-from tofc.errors import CheckpointError, UserError, needs_edge
+from tofc.errors import CheckpointError, UserError, is_installed, needs_edge
 from tofc.features import Features, as_array
 from tofc.images import MAX_PIXELS, open_image
 from tofc.packet import TAG_BYTES, Packet
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 check_caches(merging_search, kernels)
+RUNTIMES = ("torch", "onnxruntime")
 
 
 class Vision(Protocol):
@@ -73,25 +74,35 @@ class Device:
 
     @classmethod
     def from_pretrained(
-        cls, src: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
+        cls,
+        src: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str | None = None,
+        runtime: str | None = None,
     ) -> Device:
         """Loads the device side of a bundled name, a folder or a hub id.
 
-        A folder that `tofc export-device` wrote is run by ONNX Runtime, on the CPU and in float32. Everything
-        else is run by torch; there `dtype` is that of the tower: float32 on a CPU and the checkpoint's own
-        elsewhere, unless given. Raises CheckpointError where there is no such checkpoint or its parts do not
-        fit, MissingLibraryError where what it needs is not installed.
+        `runtime` is what runs the tower: "torch", or "onnxruntime", which starts ten times as fast and runs
+        on the CPU alone. Left out, it is torch where that is installed; a folder that `tofc export-device`
+        wrote always takes ONNX Runtime. `device` and `dtype` are torch's; left out, the tower is computed in
+        the checkpoint's own type elsewhere than on a CPU, and there in float32, or in bfloat16 where it is
+        large and the CPU has instructions for it. Raises CheckpointError where there is no such checkpoint or
+        its parts do not fit, MissingLibraryError where what it needs is not installed.
         """
-        from tofc.ondevice import is_export, load_export
+        from tofc.ondevice import is_export, load_checkpoint, load_export
 
+        asked = str(device) != "cpu" or dtype is not None
         if is_export(src):
-            if str(device) != "cpu" or dtype is not None:
+            if asked or runtime == "torch":
                 raise UserError(
-                    f"{src} is an export for devices, which runs on the CPU in float32: leave device and "
-                    "dtype out, or load the checkpoint that it was made from"
+                    f"{src} is an export for devices, which ONNX Runtime runs on the CPU: leave device and "
+                    "dtype out, and runtime, or load the checkpoint that it was made from"
                 )
             return cls(*load_export(src))
-        with needs_edge(f"a checkpoint such as {src}"):
+        if choose_runtime(runtime, asked) == "onnxruntime":
+            return cls(*load_checkpoint(src))
+        with needs_edge(f"a checkpoint such as {src}, run by torch,"):
             from tofc.model import choose_device, load_codec
 
             checkpoint = resolve(src)
@@ -282,6 +293,20 @@ class Device:
             return [min(tokens, most) for tokens in merging.ladder]
         tokens = most if merging.tokens == "all" else int(merging.tokens)
         return default_ladder(self._require_codec().qualities, self.config.default_quality, tokens, most)
+
+
+def choose_runtime(runtime: str | None, asked: bool = False) -> str:
+    """What runs a checkpoint's tower: `runtime`, where it is given; else torch where that is installed.
+
+    asked: a device or a type was asked for, which torch alone has. Raises UserError for another runtime.
+    """
+    if runtime not in (None, *RUNTIMES):
+        raise UserError(f"runtime is {runtime!r}; choose {' or '.join(RUNTIMES)}")
+    if runtime == "onnxruntime" and asked:
+        raise UserError("ONNX Runtime runs on the CPU as it is: leave device and dtype out, or take torch")
+    if runtime is None:
+        return "torch" if asked or is_installed("torch") else "onnxruntime"
+    return runtime
 
 
 def _leading(pictures: Sequence[Features]) -> list[int]:

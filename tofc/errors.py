@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 # What the extra `edge` installs, and a device by itself does without.
 _EDGE_LIBRARIES = ("torch", "torchvision", "transformers", "tokenizers", "huggingface_hub")
@@ -34,6 +35,14 @@ class PacketError(UserError):
 
 class MissingLibraryError(UserError):
     """A library that an extra installs, and that is not there."""
+
+
+def is_installed(library: str) -> bool:
+    """Whether a library could be imported; it is not."""
+    try:
+        return find_spec(library) is not None
+    except (ModuleNotFoundError, ValueError):  # who keeps it from being imported says so in these words
+        return False
 
 
 @contextmanager

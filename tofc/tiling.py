@@ -38,6 +38,15 @@ class Geometry:
         return self.image_size // self.patch_size
 
 
+def tiles_at_once(num_tokens: int, width: int, budget: int = 1 << 29) -> int:
+    """How many tiles a tower may see in one pass so that what it computes stays within `budget` bytes.
+
+    A block has about 24 float32 values for each channel of a token in memory at a time: the state before and
+    after, its norm, queries, keys and values, and the MLP's fourfold width twice.
+    """
+    return max(1, budget // (4 * 24 * num_tokens * width))
+
+
 @dataclass(frozen=True)
 class TileLayout:
     """The token positions of one picture, in the order in which tokens travel.

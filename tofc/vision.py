@@ -14,10 +14,11 @@ from tofc.adapters import TOWER, add_adapters
 from tofc.clock import Stopwatch
 from tofc.config import Checkpoint
 from tofc.hub import checkpoint_faults, small_files
-from tofc.model import choose_dtype, load_base_config
+from tofc.model import load_base_config, tower_dtype
+from tofc.tiling import tiles_at_once
 
-# Tiles in one pass of the tower: a bound on memory that the stock model's largest picture stays below.
-_TILES_AT_ONCE = 40
+# Bytes that one pass of the tower may take beside its weights; a CPU gains nothing from more.
+_CPU_BUDGET, _ACCELERATOR_BUDGET = 1 << 29, 1 << 32
 
 
 class TorchVision:
@@ -37,7 +38,7 @@ class TorchVision:
         """Loads tower and image processor; CheckpointError where they are not whole."""
         base = checkpoint.base
         base_config = load_base_config(base)
-        chosen = choose_dtype(dtype, device, base_config)
+        chosen = tower_dtype(dtype, device, base_config)
         with checkpoint_faults():
             encoder = VisionEncoder.from_pretrained(base, dtype=chosen, device=device)
             image_processor = AutoImageProcessor.from_pretrained(small_files(base), trust_remote_code=False)
@@ -77,8 +78,10 @@ class TorchVision:
 
     @torch.no_grad()
     def see(self, tiles: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Features float32 [T, N, C] of each picture's tiles [T, 3, S, S], all in one pass of the tower."""
+        """Features float32 [T, N, C] of each picture's tiles [T, 3, S, S], in passes that fit into memory."""
         dtype = next(self.encoder.parameters()).dtype
         together = torch.cat(list(tiles))
-        parts = [self.encoder(t.to(self.device, dtype)) for t in together.split(_TILES_AT_ONCE)]
+        budget = _CPU_BUDGET if self.device.type == "cpu" else _ACCELERATOR_BUDGET
+        step = tiles_at_once(self.encoder.num_tokens, self.width, budget)
+        parts = [self.encoder(t.to(self.device, dtype)) for t in together.split(step)]
         return list(torch.cat(parts).float().split([t.shape[0] for t in tiles]))

@@ -11,7 +11,7 @@ from eval.lab.commands import evaluation, needs_extra
 from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError
 
-BENCHMARKS = ("codec", "merging", "encoding", "device")
+BENCHMARKS = ("codec", "merging", "encoding", "device", "precision")
 
 app = evaluation("Speed of the coder, of merging and of a whole device.")
 

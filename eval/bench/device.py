@@ -61,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, image = Path(scratch) / "device", Path(scratch) / "street.png"
         picture.save(image)
-        difference = export_device(_MODEL, folder)
+        difference = export_device(_MODEL, folder).largest_difference
         rounds = [
             {start: _start(str(folder) if start == "torch-free" else _MODEL, image) for start in _STARTS}
             for _ in range(1 + _ROUNDS)

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 SCRIPT = (
     "import numpy as np; from encoders import merging_search; from tofc.compiled import check_caches\n"
@@ -25,6 +27,26 @@ def run(cache: Path) -> tuple[str, str]:
         env={**os.environ, "NUMBA_CACHE_DIR": str(cache)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return done.stdout.strip(), done.stderr
+
+
+def test_the_first_packet_says_that_it_compiles(tmp_path: Path) -> None:
+    """And the second does not: what was compiled is on disk."""
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    command = [
+        sys.executable,
+        "-m",
+        "tofc",
+        "encode",
+        str(tmp_path / "a.png"),
+        "-o",
+        str(tmp_path / "a.tofc"),
+    ]
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    said = [
+        subprocess.run(command, env=env, capture_output=True, text=True, check=True).stderr for _ in range(2)
+    ]
+    assert "once after each installation" in said[0]
+    assert "once after each installation" not in said[1]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tofc.cli.files import STREAM, StandardInput, read_input
-from tofc.cli.report import working
+from tofc.cli.report import note, working
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,13 +35,16 @@ def open_picture(source: str, max_pixels: int | None) -> Image:
 
 
 def load_device(model: str) -> Device:
-    """The device side of a model, or an export of it."""
+    """The device side of a model, or an export of it; by ONNX Runtime where it can: torch starts slowly."""
     from tofc.device import Device
-    from tofc.ondevice import is_export
+    from tofc.ondevice import is_export, runs_here
 
     with working(f"loading the device side of {model}"):
-        if not is_export(model):
-            quieten_libraries()
+        if is_export(model):
+            return Device.from_pretrained(model)
+        if runs_here(model):
+            return Device.from_pretrained(model, runtime="onnxruntime")
+        quieten_libraries()
         return Device.from_pretrained(model)
 
 
@@ -63,6 +66,11 @@ def quieten_libraries() -> None:
 
 def encode_picture(device: Device, picture: Image, rate: dict[str, Any]) -> Packet:
     """The packet of a picture, at the given rate."""
+    from entropy import kernels
+    from tofc.compiled import is_compiled
+
+    if not is_compiled(kernels.encode):
+        note("compiling the inner loops, once after each installation: some ten seconds")
     with working("encoding"):
         return device.encode(picture, max_pixels=picture.width * picture.height, **rate)
 

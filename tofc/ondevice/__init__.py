@@ -1,6 +1,7 @@
-"""A device without torch: a folder with the tower as ONNX, the integer codec and a config, and what runs it.
+"""A device without torch: its tower is run by ONNX Runtime.
 
-`tofc.Device.from_pretrained` reads such a folder; `tofc export-device` writes it.
+The graph of a small tower is written in memory, from the checkpoint; that of any tower by `tofc
+export-device`, into a folder with codec and config. `tofc.Device.from_pretrained` reads both.
 """
 
 from __future__ import annotations
@@ -9,17 +10,36 @@ from pathlib import Path
 
 from entropy import FeatureCodec
 from entropy.storage import FILE_NAME
-from tofc.config import DEVICE_CONFIG, CheckpointConfig
-from tofc.errors import CheckpointError
+from tofc.config import DEVICE_CONFIG, CheckpointConfig, resolve
+from tofc.errors import CheckpointError, UserError, is_installed
+from tofc.ondevice.checkpoint import describe, read_codec, read_weights
 from tofc.ondevice.config import read_device_config
 from tofc.ondevice.vision import OnnxVision
 
-__all__ = ["is_export", "load_export"]
+__all__ = ["is_export", "load_checkpoint", "load_export", "runs_here"]
+
+_LARGEST = 100_000_000  # weights of a tower whose graph is written anew at each start
 
 
 def is_export(src: str | Path) -> bool:
     """Whether `src` is a folder that `tofc export-device` wrote."""
     return (Path(src) / DEVICE_CONFIG).is_file()
+
+
+def runs_here(src: str | Path) -> bool:
+    """Whether `load_checkpoint` takes a bundled name, a folder or a hub id, and what it needs is installed.
+
+    Raises CheckpointError where there is no such checkpoint.
+    """
+    if not (is_installed("onnxruntime") and is_installed("onnx")):
+        return False
+    checkpoint = resolve(src)
+    try:
+        weights = read_weights(checkpoint)
+        describe(checkpoint, weights, None)
+    except UserError:
+        return False  # torch knows more towers and processors, and says what is wrong with the others
+    return weights.shape.block_parameters <= _LARGEST
 
 
 def load_export(folder: str | Path) -> tuple[OnnxVision, CheckpointConfig, FeatureCodec]:
@@ -35,3 +55,22 @@ def load_export(folder: str | Path) -> tuple[OnnxVision, CheckpointConfig, Featu
         tiling=config.tiling, merging=config.merging, default_quality=config.default_quality
     )
     return OnnxVision.load(folder, config), defaults, codec
+
+
+def load_checkpoint(src: str | Path) -> tuple[OnnxVision, CheckpointConfig, FeatureCodec | None]:
+    """The parts of a device, from a whole checkpoint; `src` is a bundled name, a folder or a hub id.
+
+    Raises CheckpointError where it is not whole, or so large that it is to be exported first,
+    MissingLibraryError without ONNX Runtime and onnx.
+    """
+    checkpoint = resolve(src)
+    codec = read_codec(checkpoint)
+    weights = read_weights(checkpoint)
+    if weights.shape.block_parameters > _LARGEST:
+        millions = weights.shape.block_parameters / 1e6
+        raise CheckpointError(
+            f"{src}: its vision tower has {millions:.0f} million weights, too many "
+            "to prepare at each start: run tofc export-device once and load what it writes, or take torch"
+        )
+    config = describe(checkpoint, weights, codec)
+    return OnnxVision.from_weights(weights, config), checkpoint.config, codec

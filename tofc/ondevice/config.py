@@ -1,4 +1,4 @@
-"""What an exported device says about itself in `device.json`."""
+"""What a device knows of its checkpoint: written beside an export as `device.json`, or read from it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tofc.writing import write_json
 
 TOWER_FILE = "vision.onnx"
 DEVICE_VERSION = 1
+PRECISIONS = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class DeviceConfig:
     """A device: the tower's width and the shape of its tiles, pixels, and the checkpoint's defaults.
 
     `made_from` names the checkpoint that an edge needs to read this device's packets, `model_tag` (hex) is
-    what they carry.
+    what they carry; empty without a codec. `precision` is that of the tower's weights.
     """
 
     made_from: str
@@ -42,6 +43,7 @@ class DeviceConfig:
     tiling: str = "base"
     merging: MergingConfig = field(default_factory=MergingConfig)
     default_quality: int = 4
+    precision: str = "float32"
     format_version: int = DEVICE_VERSION
 
     def __post_init__(self) -> None:
@@ -50,6 +52,8 @@ class DeviceConfig:
                 f"format_version is {self.format_version}, this release reads {DEVICE_VERSION}: export the "
                 "checkpoint again with the release of tofc that the device has"
             )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
 
 
 def read_device_config(folder: Path) -> DeviceConfig:

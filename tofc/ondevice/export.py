@@ -1,130 +1,146 @@
-"""Writing a device that needs no torch: the tower as ONNX, the integer codec, how to prepare pixels.
+"""Writing a device: the tower as ONNX in the precision asked for, the codec, how to prepare pixels.
 
-torch, onnx and onnxscript are needed here alone; the folder that comes out is run by ONNX Runtime.
+Weights go from the checkpoint's file into the graph's one after another, and the export is tried before it
+gets its name; no more than a block of the tower is in memory at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from entropy import FeatureCodec
-from tofc.device import Device
+from tofc.config import resolve
 from tofc.errors import CheckpointError, MissingLibraryError, UserError
-from tofc.ondevice import is_export, load_export
-from tofc.ondevice.compact import compact
-from tofc.ondevice.config import TOWER_FILE, DeviceConfig, PixelConfig, write_device_config
-from tofc.ondevice.resample import check_filter
-from tofc.packet import TAG_BYTES
-from tofc.tiling import Geometry
-from tofc.vision import TorchVision
+from tofc.images import open_image
+from tofc.ondevice import is_export
+from tofc.ondevice.checkpoint import describe, read_codec, read_weights
+from tofc.ondevice.config import PRECISIONS, TOWER_FILE, DeviceConfig, write_device_config
+from tofc.ondevice.pixels import cut
+from tofc.ondevice.weights import TowerWeights
 from tofc.writing import whole_folder
 
-TOLERANCE = 1e-3  # the largest difference of a feature that an export may have from torch
+TOLERANCE = 1e-3  # the largest difference of a feature that a float32 export may have
+_LEAST = {"float16": 40.0, "int8": 15.0}  # dB of the features below which nothing is written
+_MOST_PICTURES = 8  # more teach nothing about ranges, and their features are in memory at once
+_INSIDE = 1 << 26  # bytes of weights above which they lie in a second file, which can be mapped
 
 
-def export_device(src: str | Path, folder: str | Path, *, replace: bool = False) -> float:
+@dataclass(frozen=True)
+class Export:
+    """What an export lost: the largest difference of a feature from float32, and the features' SNR in dB.
+
+    `losses` has an entry for each matrix product (`tofc.ondevice.calibration.Loss`) of an int8 export.
+    """
+
+    largest_difference: float
+    snr: float
+    losses: tuple[Any, ...] = ()
+
+
+def export_device(
+    src: str | Path,
+    folder: str | Path,
+    *,
+    precision: str = "float32",
+    pictures: Sequence[Any] = (),
+    least_snr: float | None = None,
+    replace_old: bool = False,
+) -> Export:
     """Writes the device side of the checkpoint `src` into `folder`, which appears complete or not at all.
 
-    An older export in the same place is replaced if `replace` says so. Before the folder gets its name, ONNX
-    Runtime and torch see the same random pixels; returns their largest difference.
+    precision: "float32" (weights that the checkpoint has in two bytes stay so), "float16" (all are rounded to
+    that), or "int8": matrix products of 8-bit integers, but for those that have less than `least_snr` dB on
+    `pictures` (paths or images; made up where none are given). Whatever it is, features come in float32, and
+    every edge that has the checkpoint reads the packets. `replace_old` lets it replace an older export.
 
-    Raises CheckpointError where that is above `TOLERANCE`, and for a checkpoint without codec or with a
-    processor that has steps not known here, UserError for a folder that holds something else,
-    MissingLibraryError without onnx, onnxscript and onnxruntime.
+    Raises CheckpointError where the written tower does not do what the checkpoint's does, and for a
+    checkpoint without codec or with a processor or tower that has steps not known here, UserError for a
+    folder that holds something else, MissingLibraryError without onnx and onnxruntime.
     """
-    _require_exporters()
+    _require_libraries()
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (replace and is_export(folder)):
+    if precision not in PRECISIONS:
+        raise UserError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if folder.exists() and any(folder.iterdir()) and not (replace_old and is_export(folder)):
         hint = "say so with --replace" if is_export(folder) else "give another folder, or empty it"
         raise UserError(f"{folder} is not empty: {hint}")
-    device = Device.from_pretrained(src, dtype="float32")
-    if device.codec is None or not isinstance(device.vision, TorchVision):
-        raise CheckpointError(f"{src} has no codec or is an export itself; give a checkpoint of tofc")
-    config = _describe(src, device, device.vision, device.codec)
+    if is_export(src):
+        raise CheckpointError(f"{src} is an export itself; give the checkpoint that it was made from")
+    checkpoint = resolve(src)
+    codec = read_codec(checkpoint)
+    if codec is None:
+        raise CheckpointError(f"{src} has no codec: give a checkpoint of tofc that has it as its base")
+    weights = read_weights(checkpoint)
+    config = replace(describe(checkpoint, weights, codec), precision=precision)
     with whole_folder(folder) as draft:
-        write_tower(device.vision, draft / TOWER_FILE)
-        device.codec.save(draft)
+        done = write_tower(weights, draft / TOWER_FILE, config, pictures, least_snr)
+        codec.save(draft)
         write_device_config(draft, config)
-        difference = _difference(device.vision, Device(*load_export(draft)), config.geometry.image_size)
-        if not difference <= TOLERANCE:
-            raise CheckpointError(
-                f"the exported tower of {src} differs from torch by {difference:.2g}, more than "
-                f"{TOLERANCE:g}: nothing was written. Report it with the versions of torch and onnxruntime"
-            )
-    return difference
+    return done
 
 
-def write_tower(vision: TorchVision, file: Path) -> None:
-    """The tower as an ONNX graph from "pixels" [T, 3, S, S] to "features" [T, N, C], both float32."""
-    side = vision.encoder.image_size
-    # Two tiles: a batch of one would be taken for a constant.
-    example = torch.zeros(2, 3, side, side)
-    program = torch.onnx.export(
-        vision.encoder,
-        (example,),
-        input_names=["pixels"],
-        output_names=["features"],
-        dynamic_shapes=({0: torch.export.Dim("tiles")},),
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None  # with dynamo it is what comes back
-    compact(program.model_proto, file)
+def write_tower(
+    weights: TowerWeights,
+    file: Path,
+    config: DeviceConfig,
+    pictures: Sequence[Any] = (),
+    least_snr: float | None = None,
+) -> Export:
+    """Writes a tower's graph, and its weights beside it where they are large; tries both on the pictures.
+
+    Raises CheckpointError where the features differ by more than the precision explains.
+    """
+    from tofc.ondevice.calibration import LEAST_SNR, calibrate, decibels, made_pictures, run_blocks
+    from tofc.ondevice.graph import TowerGraph
+    from tofc.ondevice.vision import start
+
+    opened = [open_image(picture) for picture in pictures[:_MOST_PICTURES]] or [
+        Image.fromarray(picture) for picture in made_pictures(weights.shape.image_size)
+    ]
+    pixels = np.concatenate([cut(picture, "base", config.geometry, config.pixels) for picture in opened])
+    is_int8 = config.precision == "int8"
+    losses, smoothing = [], {}
+    for index, seen in enumerate(run_blocks(weights, pixels)):
+        features = seen["after"]
+        if not is_int8:
+            continue
+        for loss, divisors in calibrate(weights, index, seen, LEAST_SNR if least_snr is None else least_snr):
+            losses.append(loss)
+            if not loss.stays_float:
+                smoothing[loss.name] = divisors
+    del seen
+    features = features[:, 1:] if weights.shape.drop_cls else features
+    data = file.with_name(f"{file.name}.data")
+    with data.open("wb") as stream:
+        beside = stream if 2 * weights.shape.block_parameters > _INSIDE else None
+        half = config.precision == "float16"
+        graph = TowerGraph(weights, smoothing, half=half, data=beside).tower()
+        file.write_bytes(graph.SerializeToString())
+    if beside is None:
+        data.unlink()
+    session = start(file, str(file), as_written=True)
+    made = np.concatenate([session.run(["features"], {"pixels": tile[None]})[0] for tile in pixels])
+    difference, snr = float(np.abs(made - features).max()), decibels(features, made)
+    right = difference <= TOLERANCE if config.precision == "float32" else snr >= _LEAST[config.precision]
+    if not right:
+        raise CheckpointError(
+            f"the tower written in {config.precision} gives features that differ by {difference:.2g} "
+            f"({snr:.1f} dB) from what its weights say: nothing was written. Report it with the version of "
+            "onnxruntime"
+        )
+    return Export(difference, snr, tuple(losses))
 
 
-def _require_exporters() -> None:
+def _require_libraries() -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingLibraryError(
-            f"exporting a device needs {error.name}, which is not installed: pip install 'tofc[export]'"
+            f"exporting a device needs {error.name}, which is not installed: pip install 'tofc[device]'"
         ) from error
-
-
-def _describe(src: str | Path, device: Device, vision: TorchVision, codec: FeatureCodec) -> DeviceConfig:
-    return DeviceConfig(
-        made_from=Path(src).resolve().name if Path(src).is_dir() else str(src),
-        model_tag=codec.fingerprint[:TAG_BYTES].hex(),
-        width=vision.width,
-        geometry=Geometry.of(vision.base_config),
-        pixels=_pixels(vision.image_processor, vision.encoder.image_size),
-        tiling=device.config.tiling,
-        merging=device.config.merging,
-        default_quality=device.config.default_quality,
-    )
-
-
-def _pixels(processor: Any, side: int) -> PixelConfig:
-    """What the processor does to pixels; CheckpointError where that is more than a device does."""
-    size: Mapping[str, Any] = dict(processor.size)
-    asked = {name: getattr(processor, name) for name in ("do_resize", "do_rescale", "do_normalize")}
-    plain = all(asked.values()) and not processor.do_center_crop
-    if not plain or (size.get("height"), size.get("width")) != (side, side):
-        raise CheckpointError(
-            f"the image processor does more or less than resizing to {side}x{side}, rescaling and "
-            f"normalising (size {size}, {asked}, do_center_crop {processor.do_center_crop}): such a device "
-            "cannot be exported"
-        )
-    check_filter(int(processor.resample))
-    return PixelConfig(
-        image_mean=tuple(float(value) for value in processor.image_mean),
-        image_std=tuple(float(value) for value in processor.image_std),
-        rescale_factor=float(processor.rescale_factor),
-        resample=int(processor.resample),
-    )
-
-
-def _difference(vision: TorchVision, exported: Device, side: int) -> float:
-    """The largest difference of features of the same pixels, between torch and ONNX Runtime."""
-    values = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    tiles = exported.vision.cut([Image.fromarray(values)], "base")
-    ours = vision.see([torch.from_numpy(tile) for tile in tiles])[0].cpu().numpy()
-    return float(np.abs(exported.vision.see(tiles)[0] - ours).max())

@@ -14,10 +14,11 @@ from tofc.clock import Stopwatch
 from tofc.errors import CheckpointError, MissingLibraryError
 from tofc.ondevice.config import TOWER_FILE, DeviceConfig
 from tofc.ondevice.pixels import cut
-from tofc.tiling import Geometry
+from tofc.ondevice.weights import TowerWeights
+from tofc.tiling import Geometry, tiles_at_once
 
-# Tiles in one pass of the tower: a bound on memory.
-_TILES_AT_ONCE = 8
+_SMALL = 1 << 26  # bytes of weights up to which a second thread costs more than it gains
+_PROVIDERS = ["CPUExecutionProvider"]
 
 
 class OnnxVision:
@@ -32,29 +33,12 @@ class OnnxVision:
 
     @classmethod
     def load(cls, folder: Path, config: DeviceConfig) -> OnnxVision:
-        """Reads the graph; CheckpointError where it is missing, damaged or does not fit its config."""
-        try:
-            import onnxruntime
-            from onnxruntime.capi import onnxruntime_pybind11_state as states
-        except ModuleNotFoundError as error:
-            raise MissingLibraryError(
-                "a device without torch needs onnxruntime, which is not installed: pip install 'tofc[device]'"
-            ) from error
+        """Reads an exported graph; CheckpointError where it is missing, damaged or not as its config."""
         file = folder / TOWER_FILE
         if not file.is_file():
             raise CheckpointError(f"{folder} has no {TOWER_FILE}: the export is not complete")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors alone
-        # Threads that wait for work sleep: spinning would cost a device more than it gains.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except (
-            states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf,
-            states.NoModel, states.NoSuchFile, states.NotImplemented, states.RuntimeException,
-        ) as error:  # fmt: skip
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{file} cannot be read, export it again: {reason}") from error
+        weights = sum(part.stat().st_size for part in folder.glob(f"{TOWER_FILE}*"))
+        session = start(file, str(file), one_thread=weights <= _SMALL)
         side = config.geometry.image_size
         taken, given = session.get_inputs()[0].shape[1:], session.get_outputs()[0].shape[1:]
         if taken != [3, side, side] or given != [config.geometry.side**2, config.width]:
@@ -62,6 +46,15 @@ class OnnxVision:
                 f"{file} turns {taken} into {given}, which is not what its config says: export it again"
             )
         return cls(session, config)
+
+    @classmethod
+    def from_weights(cls, weights: TowerWeights, config: DeviceConfig) -> OnnxVision:
+        """Writes the graph of a checkpoint's tower in memory, and runs it."""
+        _require("onnx")
+        from tofc.ondevice.graph import TowerGraph
+
+        graph = TowerGraph(weights).tower().SerializeToString()
+        return cls(start(graph, weights.source, one_thread=len(graph) <= _SMALL), config)
 
     @property
     def width(self) -> int:
@@ -82,10 +75,50 @@ class OnnxVision:
         return [cut(image, tiling, self.config.geometry, self.config.pixels) for image in images]
 
     def see(self, tiles: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Features float32 [T, N, C] of each picture's tiles."""
+        """Features float32 [T, N, C] of each picture's tiles, as many at once as memory allows."""
         together = np.concatenate(tiles)
+        step = tiles_at_once(self.config.geometry.side**2, self.config.width)
         parts = [
-            self._session.run(["features"], {"pixels": together[first : first + _TILES_AT_ONCE]})[0]
-            for first in range(0, len(together), _TILES_AT_ONCE)
+            self._session.run(["features"], {"pixels": together[first : first + step]})[0]
+            for first in range(0, len(together), step)
         ]
         return np.split(np.concatenate(parts), np.cumsum([len(t) for t in tiles])[:-1])
+
+
+def start(graph: bytes | Path, name: str, *, one_thread: bool = False, as_written: bool = False) -> Any:
+    """A session of ONNX Runtime on the CPU; `name` says in errors what the graph is of.
+
+    as_written: changes nothing in the graph before it runs, which takes longer and less memory. Raises
+    CheckpointError for a graph that cannot be run, MissingLibraryError without ONNX Runtime.
+    """
+    _require("onnxruntime")
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    # Threads that wait for work sleep: spinning would cost a device more than it gains.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if one_thread:
+        options.intra_op_num_threads = 1
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=_PROVIDERS)
+    except (
+        states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf,
+        states.NoModel, states.NoSuchFile, states.NotImplemented, states.RuntimeException,
+    ) as error:  # fmt: skip
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{name} cannot be read, export it again: {reason}") from error
+
+
+def _require(library: str) -> None:
+    try:
+        __import__(library)
+    except ModuleNotFoundError as error:
+        raise MissingLibraryError(
+            f"a device without torch needs {error.name}, which is not installed: pip install 'tofc[device]'"
+        ) from error
