@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,43 +29,40 @@ TrainConfigArgument = Annotated[
     str,
     typer.Argument(metavar="CONFIG", help="A configuration of `tofc train`; its steps are each variant's."),
 ]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="One folder a variant, else runs/ablation-PART.")
-]
-VariantOption = Annotated[
-    list[str] | None,
-    typer.Option("--variants", metavar="NAME", help="Some of the variants, once for each; else all."),
-]
-PicturesOption = Annotated[int, typer.Option("--pictures", min=1, help="Test pictures to measure on.")]
-TableOption = Annotated[bool, typer.Option("--table-only", help="Train nothing: the table of what is there.")]
+
+
+@dataclass(frozen=True)
+class VariantOptions:
+    """Which variants are trained and measured, and where."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="One folder a variant, else runs/ablation-PART."),
+    ] = None
+    variants: Annotated[
+        list[str] | None,
+        typer.Option("--variants", metavar="NAME", help="Some of the variants, once for each; else all."),
+    ] = None
+    pictures: Annotated[int, typer.Option("--pictures", min=1, help="Test pictures to measure on.")] = 200
+    table_only: Annotated[
+        bool, typer.Option("--table-only", help="Train nothing: the table of what is there.")
+    ] = False
 
 
 @app.command()
 @reports_user_errors
 @needs_extra("train,eval")
-def codec(
-    config: TrainConfigArgument,
-    out: OutOption = None,
-    variants: VariantOption = None,
-    pictures: PicturesOption = 200,
-    table_only: TableOption = False,
-) -> None:
+def codec(config: TrainConfigArgument, options: VariantOptions) -> None:
     """Parts of the entropy coding, trained together on the same features and compared at equal error."""
-    ablate("codec", config, out, variants, pictures, table_only)
+    ablate("codec", config, options)
 
 
 @app.command()
 @reports_user_errors
 @needs_extra("train,eval")
-def answers(
-    config: TrainConfigArgument,
-    out: OutOption = None,
-    variants: VariantOption = None,
-    pictures: PicturesOption = 200,
-    table_only: TableOption = False,
-) -> None:
+def answers(config: TrainConfigArgument, options: VariantOptions) -> None:
     """Merging and fine-tuning, each variant with a model of its own, compared at equal answers."""
-    ablate("answers", config, out, variants, pictures, table_only)
+    ablate("answers", config, options)
 
 
 @app.command()
@@ -100,21 +98,19 @@ def mergings(
     print_json(told)
 
 
-def ablate(
-    part: Part, config: str, out: Path | None, names: list[str] | None, pictures: int, table_only: bool
-) -> None:
+def ablate(part: Part, config: str, options: VariantOptions) -> None:
     """Runs what is missing in the output folder, then prints tables, each with a line of JSON."""
     from eval.ablation.compare import ROWS_NAME, comparison
     from eval.lab.tables import show
     from tofc.training.settings import TrainConfig
 
-    out = out or Path("runs") / f"ablation-{part}"
-    variants = chosen_variants(part, names)
-    if not table_only:
+    out = options.out or Path("runs") / f"ablation-{part}"
+    variants = chosen_variants(part, options.variants)
+    if not options.table_only:
         settings = load_yaml(config, TrainConfig)
         missing = {name: each for name, each in variants.items() if not (out / name / ROWS_NAME).exists()}
         if missing:
-            train_and_measure(part, settings, missing, out, pictures, Console(stderr=True))
+            train_and_measure(part, settings, missing, out, options.pictures, Console(stderr=True))
     for loss in ("error", "cross_entropy") if part == "codec" else ("cross_entropy",):
         table, told = comparison(out, variants, loss)
         show(table)

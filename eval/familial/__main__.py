@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,24 +15,46 @@ from tofc.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from tofc import Edge
+    from eval.rate.data import Data
+    from tofc import Device, Edge
 
 app = evaluation("Accuracy, speed and memory of a family's members, and of exits chosen by question.")
 
-QualityOption = Annotated[
-    int | None,
-    typer.Option("--quality", min=1, max=8, help="Of the packets; the checkpoint's if left out."),
-]
-UncodedOption = Annotated[bool, typer.Option("--uncoded", help="Features travel uncoded.")]
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        metavar="MODULE:CLASS",
-        help="Pictures and questions: eval.rate.scenes:ScenesData, or eval.photos.data:PhotosData.",
-    ),
-]
 SCENES = "eval.rate.scenes:ScenesData"
+
+
+@dataclass(frozen=True)
+class AskedOptions:
+    """A checkpoint, what it is asked, and how the features travel."""
+
+    checkpoint: CheckpointOption = "scenes-tiny"
+    limit: LimitOption = 100
+    split: SplitOption = "test"
+    quality: Annotated[
+        int | None,
+        typer.Option("--quality", min=1, max=8, help="Of the packets; the checkpoint's if left out."),
+    ] = None
+    uncoded: Annotated[bool, typer.Option("--uncoded", help="Features travel uncoded.")] = False
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="MODULE:CLASS",
+            help="Pictures and questions: eval.rate.scenes:ScenesData, or eval.photos.data:PhotosData.",
+        ),
+    ] = SCENES
+
+    def opened(self) -> tuple[Device, Edge, Data, int, int | None]:
+        """Both sides, the pictures, how many of them, and the quality, None for features as they are."""
+        from eval.rate.data import SweepData, load_data
+        from tofc import Device, Edge
+
+        device, edge = Device.from_pretrained(self.checkpoint), Edge.from_pretrained(self.checkpoint)
+        asked = load_data(SweepData(self.data, {"split": self.split}))
+        level = None if self.uncoded else self.quality or edge.config.default_quality
+        return device, edge, asked, min(self.limit, len(asked)), level
+
+
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a plain family.")]
 Dtype = Literal["float32", "bfloat16", "float16"]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of weights and states.")]
@@ -42,12 +64,7 @@ DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of weights and stat
 @reports_user_errors
 @needs_extra()
 def accuracy(
-    checkpoint: CheckpointOption = "scenes-tiny",
-    limit: LimitOption = 100,
-    split: SplitOption = "test",
-    quality: QualityOption = None,
-    uncoded: UncodedOption = False,
-    data: DataOption = SCENES,
+    options: AskedOptions,
     direct: Annotated[bool, typer.Option(help="Direct early exits too.")] = True,
     out: Annotated[Path, typer.Option(help="Rows, table and figure; a run there goes on.")] = Path(
         "runs/familial"
@@ -64,16 +81,11 @@ def accuracy(
     from eval.lab.provenance import checkpoint_fingerprint, software
     from eval.lab.rows import Store, blocks, read_table
     from eval.lab.tables import show, track
-    from eval.rate.data import SweepData, load_data
-    from tofc import Device, Edge
 
     require_matplotlib()  # before minutes of work
-    device, edge = Device.from_pretrained(checkpoint), Edge.from_pretrained(checkpoint)
-    asked = load_data(SweepData(data, {"split": split}))
-    limit = min(limit, len(asked))
+    device, edge, asked, limit, level = options.opened()
     chosen = [one for one in exits_of(edge) if direct or one.kind != DIRECT]
-    level = _quality(edge, quality, uncoded)
-    made_with = {"checkpoint": checkpoint_fingerprint(checkpoint), "data": asked.name}
+    made_with = {"checkpoint": checkpoint_fingerprint(options.checkpoint), "data": asked.name}
     store = Store(out, ExitRow, {**made_with, "quality": level, "software": software()})
     some = blocks(limit, PICTURES_AT_ONCE)
     for _ in track(answer(store, device, edge, chosen, asked, limit, level), len(some), "blocks of pictures"):
@@ -81,38 +93,22 @@ def accuracy(
     rows = store.merge(part_name(one, block) for block in some for one in chosen)
     results = analyse(read_table(rows, ExitRow))
     sent = "uncoded" if level is None else f"quality {level}"
-    title = f"{checkpoint}: {limit} pictures ({asked.name}), {sent}"
+    title = f"{options.checkpoint}: {limit} pictures ({asked.name}), {sent}"
     show(accuracy_table(results, chosen, title))
     print(draw(results, chosen, title, out / "figure9.png"))
     print_json({"title": title, "results": [asdict(result) for result in results]})
 
 
-def _quality(edge: Edge, quality: int | None, uncoded: bool) -> int | None:
-    """Of the packets, None for features that travel uncoded."""
-    return None if uncoded else quality or edge.config.default_quality
-
-
 @app.command()
 @reports_user_errors
 @needs_extra()
-def policy(
-    checkpoint: CheckpointOption = "scenes-tiny",
-    limit: LimitOption = 100,
-    split: SplitOption = "test",
-    quality: QualityOption = None,
-    uncoded: UncodedOption = False,
-    data: DataOption = SCENES,
-) -> None:
+def policy(options: AskedOptions) -> None:
     """What exits chosen by question keep of the full accuracy, and what they cost."""
     from eval.familial.choice import choose, summarise
     from eval.lab.tables import interval, percent, track
-    from eval.rate.data import SweepData, load_data
-    from tofc import Device, Edge
 
-    device, edge = Device.from_pretrained(checkpoint), Edge.from_pretrained(checkpoint)
-    asked = load_data(SweepData(data, {"split": split}))
-    limit = min(limit, len(asked))
-    steps = choose(device, edge, asked, limit, _quality(edge, quality, uncoded))
+    device, edge, asked, limit, level = options.opened()
+    steps = choose(device, edge, asked, limit, level)
     found = summarise(list(track(steps, limit, "pictures")))
     who = ", ".join(f"{name} {share:.0%}" for name, share in found.exits.items())
     print(f"{found.questions} questions, answered by {who}")
