@@ -23,6 +23,7 @@ __all__ = [
     "fetch",
     "fetch_all",
     "find",
+    "is_hub_id",
     "open_tensors",
     "read_json",
     "read_tensors",
@@ -31,7 +32,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_OWN_FOLDERS = ("runs", "configs", "tofc", ".", "..")  # first folders of paths that are no owner on the hub
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
 _SMALL = ("*.json", "*.jinja", "*.txt", "*.model")  # all that is no weights
@@ -101,6 +103,13 @@ def fetch_all(source: str) -> Path:
 
     with _hub(source):
         return Path(snapshot_download(source))
+
+
+def is_hub_id(source: str | os.PathLike[str]) -> bool:
+    """Whether this may be asked of the hub: owner/name, but never a path such as runs/NAME, which somebody
+    might register there."""
+    text = str(source)
+    return _HUB_ID.fullmatch(text) is not None and text.split("/")[0] not in _OWN_FOLDERS
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -207,7 +216,7 @@ def _in_cache(source: str | os.PathLike[str], name: str, revision: str | None) -
     if os.path.isdir(source):
         file = Path(source, name)
         return True, file if file.is_file() else None
-    if not HUB_ID.fullmatch(str(source)):
+    if not is_hub_id(source):
         raise FileNotFoundError(f"{str(source)[:200]!r} is no folder here, and no hub id (owner/name)")
     from huggingface_hub import try_to_load_from_cache
 

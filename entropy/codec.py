@@ -12,6 +12,7 @@ Source: AI Flow (arXiv 2506.12479), section II-B1. The payload is specified in d
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,10 +26,12 @@ from entropy.errors import StreamError
 from entropy.integer import FixedPointMatrix, IntegerNetwork
 from entropy.storage import FILE_NAME, read_tensors, take, write_tensors
 from entropy.stream import MAX_LEVELS, MAX_TOKENS, Head, ScaleNetworks, Symbols, TokenStream
+from entropy.stream_reference import read_payload
 from entropy.tables import NUM_SCALES, RansTables
 
 INPUT_STEPS = 256  # integer networks see compressed coefficients in steps of 1/256 ...
 INPUT_LIMIT = 32767  # ... up to 128
+INTERPRETED_SYMBOLS = 1 << 16  # that a process reads before numba is loaded, in some 2 microseconds each
 MEAN_STEPS = 256  # means are multiples of 1/256 of a quantisation step
 
 
@@ -272,8 +275,33 @@ class FeatureCodec:
         if head.num_tokens == 0:
             nothing, _ = self._analyse(np.zeros((0, self.width)), head.level)
             return nothing, head, np.zeros(0, dtype=np.int64)
+        if self._is_interpreted(head):
+            try:
+                return self._interpreted(payload, head)
+            except StreamError:  # the compiled reader says more about it
+                pass
         symbols, ends = self._stream.decode(stream, head)
         return symbols, head, ends
+
+    def _is_interpreted(self, head: Head) -> bool:
+        """Whether to read without numba: what it takes to load pays only where something else has loaded it
+        already, or where much is read."""
+        if "entropy.kernels" in sys.modules:
+            return False
+        num_symbols = self.__dict__.get("_num_interpreted", 0) + head.num_tokens * self.width
+        self.__dict__["_num_interpreted"] = num_symbols
+        return num_symbols <= INTERPRETED_SYMBOLS
+
+    def _interpreted(self, payload: bytes, head: Head) -> tuple[Symbols, Head, NDArray[np.int64]]:
+        tokens = read_payload(payload, self)
+        experts = np.array([token.expert for token in tokens], dtype=np.int32)
+        hyper, residual = (
+            np.array([getattr(token, name) for token in tokens], dtype=np.int32).reshape(len(tokens), -1)
+            for name in ("hyper", "residual")
+        )
+        scales = np.array([token.scales for token in tokens], dtype=np.uint16)
+        ends = np.array([token.end for token in tokens], dtype=np.int64)
+        return Symbols(experts, hyper, residual, scales), head, ends
 
     # -- checks ------------------------------------------------------------------------------------------
 

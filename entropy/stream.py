@@ -13,7 +13,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from entropy import kernels, rans
 from entropy.errors import StreamError
 from entropy.integer import IntegerNetwork
 from entropy.order import decode_places, encode_places, left_neighbours, stream_order
@@ -161,6 +160,8 @@ class TokenStream:
     def encode(self, symbols: Symbols, head: Head) -> tuple[bytes, NDArray[np.int64]]:
         """The stream of all tokens, and for each how many of its bytes go up to its end: int64 [K]."""
         router, hyper = self.table_indices(symbols, head)
+        from entropy import rans  # here, because numba takes half a second to import
+
         rows = np.concatenate([symbols.experts[:, None], symbols.hyper, symbols.residual], axis=1)
         indices = np.concatenate([router[:, None], hyper, symbols.scale_index], axis=1)
         return rans.encode_rows(rows, indices, self.tables)
@@ -171,6 +172,8 @@ class TokenStream:
         Takes memory as tokens come, so that few bytes that declare many tokens cost nothing. Raises
         StreamError for anything but a whole stream, or a whole prefix where `head.is_cut`.
         """
+        from entropy import kernels, rans
+
         tables, networks, level, num_tokens = self.tables, self.networks, head.level, head.num_tokens
         decoder = rans.Decoder(stream, tables, head.is_cut)
         left, experts = left_neighbours(head.order), np.zeros(num_tokens, dtype=np.int32)

@@ -237,6 +237,33 @@ def test_public_functions_are_described() -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_a_name_of_a_class_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sources(*ROOMS):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    several = {name: files for name, files in places.items() if len(files) > 1}
+    assert not several, "name them after what they are: " + str(several)
+
+
+# Functions whose many arguments are one each of what a compiled loop or a drawing takes.
+WIDE = {"entropy/kernels.py", "eval/scenes/render_ground.py", "eval/scenes/render_camera.py"}
+
+
+def test_public_functions_take_few_arguments() -> None:
+    faults = []
+    for path in sources(*ROOMS):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
+                arguments = node.args
+                names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+                count = len([name for name in names if name not in ("self", "cls")])
+                if count > 8 and str(path.relative_to(ROOT)) not in WIDE:
+                    faults.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {count}")
+    assert not faults, "put what belongs together into a dataclass: " + ", ".join(faults)
+
+
 def test_bundled_weights_stay_small() -> None:
     weights = {path: path.stat().st_size for path in (ROOT / "tofc" / "assets").rglob("*") if path.is_file()}
     assert ROOT / "tofc" / "assets" / "scenes-tiny" / "config.json" in weights

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from encoders.files import is_hub_id
 from tofc.errors import CheckpointError, ConfigError
 from tofc.writing import write_json
 
@@ -31,8 +30,6 @@ _PACKAGE = Path(__file__).resolve().parent
 ASSETS = _PACKAGE / "assets"
 # An installation carries the configs inside the package; the source tree keeps them in their own room.
 CONFIG_FOLDERS = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
-
-_HUB_ID = r"[\w.-]+/[\w.-]+"
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -240,6 +237,8 @@ def load_yaml(path: str | Path, cls: type[T]) -> T:
 
     Raises ConfigError when there is no such file, when it is no YAML, and on the faults of `from_mapping`.
     """
+    import yaml
+
     file = find_config(path)
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -279,9 +278,9 @@ def resolve(src: str | Path) -> Checkpoint:
         return _read_checkpoint(text, Path(src))
     if text in bundled_names():
         return _read_checkpoint(text, ASSETS / text)
-    if not re.fullmatch(_HUB_ID, text) or os.path.exists(src):
+    if not is_hub_id(text) or os.path.exists(src):
         raise CheckpointError(
-            f"no checkpoint {_shown(text)}. Bundled: {', '.join(bundled_names()) or 'none'}. "
+            f"no checkpoint {_shown(text)}{_how_to_make(text)}. Bundled: {', '.join(bundled_names()) or 'none'}. "
             "Or give a folder with a config.json, or a hub id such as owner/name"
         )
     from tofc.hub import fetch, fetch_all  # the hub's client is imported only where it is needed
@@ -289,6 +288,25 @@ def resolve(src: str | Path) -> Checkpoint:
     found = _read_checkpoint(text, fetch(text, CONFIG_NAME).parent)
     # A plain model is read file by file, as they are needed; a checkpoint of ours is small beside its base.
     return _read_checkpoint(text, fetch_all(text)) if found.has_codec else replace(found, base=text)
+
+
+def find_base(source: str) -> str:
+    """The base model to train on, a folder or a hub id: of a checkpoint, its own; errors of `resolve`."""
+    return source if is_hub_id(source) and not Path(source).is_dir() else resolve(source).base
+
+
+def _how_to_make(path: str) -> str:
+    """What to run first for a path below runs/, as the end of a sentence."""
+    parts = Path(path).parts
+    if parts[:1] != ("runs",) or len(parts) < 2:
+        return ""
+    files = [folder / f"{parts[1]}.yaml" for folder in CONFIG_FOLDERS]
+    recipe = next((file.read_text(encoding="utf-8") for file in files if file.is_file()), None)
+    if recipe is None:
+        return f" in {Path.cwd()}: give the --out of the command that wrote it"
+    kinds = (("branches", "train-familial"), ("base", "train"))
+    kind = next((kind for key, kind in kinds if re.search(f"^{key}:", recipe, re.MULTILINE)), "pretrain")
+    return f" yet; run first: tofc {kind} {parts[1]}"
 
 
 def _read_checkpoint(name: str, folder: Path) -> Checkpoint:
@@ -317,7 +335,7 @@ def _read_checkpoint(name: str, folder: Path) -> Checkpoint:
     # A join lets an absolute base win over the folder.
     inside = os.path.join(folder, config.base)
     base = inside if os.path.isdir(inside) else config.base
-    if base != inside and not re.fullmatch(_HUB_ID, base):
+    if base != inside and not is_hub_id(base):
         raise CheckpointError(
             f"{folder} names the base model {_shown(base)}, and there is no such folder: get the rest"
         )

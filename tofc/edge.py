@@ -22,10 +22,11 @@ from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.device import Device
 from tofc.errors import CheckpointError, UserError
-from tofc.familial.family import Family
+from tofc.familial.index import check_exit
 from tofc.familial.members import AUTO
 from tofc.familial.policy import Policy
-from tofc.familial.store import loader, read_index
+from tofc.familial.store import index_of, loader
+from tofc.familial.views import Family
 from tofc.features import Features
 from tofc.hub import small_files
 from tofc.images import MAX_PIXELS
@@ -111,11 +112,10 @@ class Edge:
         is not whole.
         """
         checkpoint = resolve(src)
+        check_exit(checkpoint, exit)
         base, where = checkpoint.base, choose_device(device)
-        index = None if checkpoint.family is None else read_index(checkpoint.family, base)
-        if index is None and exit != FULL:
-            raise UserError(f"there is no exit {exit!r}; this model has: {FULL}")
-        member = None if index is None or exit in (FULL, AUTO) else index.roster.named(exit)
+        index = None if checkpoint.family is None else index_of(checkpoint.family, base)
+        member = None if index is None or exit == FULL else index.named(exit)
         # One block at least: it shows of what kind those of branches are.
         num_layers = None if member is None else max(1, member.exit_layer)
         codec = load_codec(checkpoint) if checkpoint.has_codec else None

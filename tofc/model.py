@@ -134,11 +134,10 @@ def load_codec(checkpoint: Checkpoint) -> FeatureCodec:
 
 def save_checkpoint(
     folder: str | Path,
-    base: LlavaOnevisionForConditionalGeneration | str | Path,
+    base: tuple[LlavaOnevisionForConditionalGeneration, ProcessorMixin] | str | Path,
     codec: FeatureCodec,
     config: CheckpointConfig | None = None,
     *,
-    processor: ProcessorMixin | None = None,
     copy_base: bool = True,
     codec_weights: Mapping[str, torch.Tensor] | None = None,
     adapters: str | Path | None = None,
@@ -146,7 +145,7 @@ def save_checkpoint(
 ) -> Path:
     """Writes a whole checkpoint of tofc into `folder`, which appears complete or not at all.
 
-    `base` is a model (saved with its `processor` as `base/`), a folder (copied to `base/`, or with
+    `base` is a model with its processor (saved as `base/`), a folder (copied to `base/`, or with
     `copy_base` false only named in the config), or a hub id (only named). `codec_weights` is the state of
     the trainable codec, for going on with training; `adapters` a folder of fine-tuning that the checkpoint
     takes along (see `tofc.adapters`), `family` one of branches (see `tofc.familial`). An older checkpoint in
@@ -163,7 +162,7 @@ def save_checkpoint(
             config = replace(config, base=str(Path(base).resolve()))
         else:
             config = replace(config, base="base")
-            save_base(draft / "base", base, processor)
+            save_base(draft / "base", base)
         codec.save(draft)
         if codec_weights is not None:
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in codec_weights.items()}
@@ -183,20 +182,15 @@ def save_checkpoint(
 
 
 def save_base(
-    folder: Path,
-    base: LlavaOnevisionForConditionalGeneration | str | Path,
-    processor: ProcessorMixin | None,
+    folder: Path, base: tuple[LlavaOnevisionForConditionalGeneration, ProcessorMixin] | str | Path
 ) -> None:
-    """Writes a base model with its processor, or copies the folder that holds both; UserError without one."""
+    """Writes a base model and its processor, or copies the folder that holds both."""
     if isinstance(base, (str, Path)):
         shutil.copytree(base, folder)
         return
-    if processor is None:
-        raise UserError(
-            "a model was given without its processor; give processor=, or a folder that holds both"
-        )
-    parts: Any = (base.config.vision_config, base.config.text_config)  # typed as possibly absent
+    model, processor = base
+    parts: Any = (model.config.vision_config, model.config.text_config)  # typed as possibly absent
     for part in parts:
-        part.dtype = base.dtype  # save_pretrained sets the outer one alone
-    base.save_pretrained(folder)
+        part.dtype = model.dtype  # save_pretrained sets the outer one alone
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)

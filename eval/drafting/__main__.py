@@ -13,7 +13,7 @@ from eval.lab.commands import evaluation, needs_extra, print_summary, run_folder
 from eval.lab.tables import show, table
 from tofc.cli.options import ConfigArgument, JsonOption, OutOption
 from tofc.cli.report import note, print_json, reports_user_errors
-from tofc.config import load_yaml
+from tofc.config import find_config, load_yaml
 
 app = evaluation("Device, edge and cloud together: tokens a second, equal answers, states on the wire.")
 
@@ -26,6 +26,7 @@ app = evaluation("Device, edge and cloud together: tokens a second, equal answer
 @needs_extra("eval,serve")
 def measure(config: ConfigArgument, out: OutOption = None, json_: JsonOption = False) -> None:
     """Tokens a second of device, edge and cloud together and alone, over links of several round trips."""
+    find_config(config)  # before what is slow to import
     from eval.drafting.config import DraftingConfig
     from eval.drafting.measure import run
 

@@ -25,7 +25,7 @@ from tofc.drafting.states import StateRule, StateSender
 from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.edge import Edge
 from tofc.errors import UserError
-from tofc.familial.family import Family
+from tofc.familial.views import Family
 from tofc.language.prompt import Prompt
 from tofc.language.sampling import Sampling
 from tofc.packet import Packet

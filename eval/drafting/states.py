@@ -28,7 +28,7 @@ from tofc.device import Device
 from tofc.drafting.reader import readers
 from tofc.edge import Edge
 from tofc.errors import UserError
-from tofc.familial.family import Family
+from tofc.familial.views import Family
 from tofc.language.prompt import Prompt
 
 DRAFTS = (1, 4, 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from eval.lab.commands import evaluation, needs_extra, print_summary, run_folder
 from tofc.cli.options import ConfigArgument, JsonOption, OutOption
 from tofc.cli.report import reports_user_errors
-from tofc.config import load_yaml
+from tofc.config import find_config, load_yaml
 
 app = evaluation("Time from a picture to an answer, stage by stage, over links of many rates.")
 
@@ -18,6 +18,7 @@ app = evaluation("Time from a picture to an answer, stage by stage, over links o
 @needs_extra()
 def latency(config: ConfigArgument, out: OutOption = None, json_: JsonOption = False) -> None:
     """Time from a picture to an answer, stage by stage, over links of many rates."""
+    find_config(config)  # before what is slow to import
     from eval.latency.config import LatencyConfig
     from eval.latency.run import run, tables
 

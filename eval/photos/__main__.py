@@ -15,7 +15,7 @@ from eval.lab.commands import evaluation, needs_extra
 from eval.lab.rows import write_rows
 from eval.lab.tables import show as show_tables
 from eval.lab.tables import track
-from eval.photos.accuracy import Row, answer_photos, known_answers
+from eval.photos.accuracy import PhotoAnswer, answer_photos, known_answers
 from eval.photos.benchmark import Benchmark, own_questions
 from eval.photos.data import picture_name
 from eval.photos.export import export_photos
@@ -95,7 +95,7 @@ def accuracy(
     parts = answer_photos(
         answerer, replace(answerer, sizes=[]), benchmark, limit, known_answers(benchmark, _trained(sets))
     )
-    rows: list[Row] = [row for part in track(parts, limit, "photographs") for row in part]
+    rows: list[PhotoAnswer] = [row for part in track(parts, limit, "photographs") for row in part]
     lines = summarise(rows)
     sizes = answerer.sizes
     result: dict[str, Any] = {
@@ -108,7 +108,7 @@ def accuracy(
         "rows": as_json(lines),
     }
     if rows_file is not None:
-        write_rows(rows_file, rows, Row)
+        write_rows(rows_file, rows, PhotoAnswer)
     if json_file is not None:
         write_json(json_file, result)
     where = ", ".join(f"{name} {split}" for name, split in taken.items())

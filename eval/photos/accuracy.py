@@ -18,7 +18,7 @@ BLANK = Image.new("RGB", (224, 224), (128, 128, 128))  # what a model that sees 
 
 
 @dataclass(frozen=True)
-class Row:
+class PhotoAnswer:
     """One answer about a photograph, and how right it is.
 
     `way` is how an absent class was chosen; `blind` is the model's answer to the same question about a plain
@@ -50,7 +50,7 @@ class Row:
 
 def answer_photos(
     answerer: Answerer, blind: Answerer, benchmark: Benchmark, limit: int, commonest: Commonest
-) -> Iterator[list[Row]]:
+) -> Iterator[list[PhotoAnswer]]:
     """Asks everything about the first `limit` photographs; yields the rows of each.
 
     `blind` answers the same questions about a grey picture.
@@ -74,11 +74,11 @@ def answer_photos(
 
 def _row(
     benchmark: Benchmark, number: int, question: Question, answer: str, blind: str, commonest: Commonest
-) -> Row:
+) -> PhotoAnswer:
     view = benchmark.views[number]
     seen, unseen = score(view, question, answer), score(view, question, blind)
     constant = score(view, question, commonest.answer(question)) if question.form != "describe" else None
-    return Row(
+    return PhotoAnswer(
         picture=picture_name(view.photo),
         set=view.photo.source,
         kind=question.category,

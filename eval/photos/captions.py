@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from eval.photos.photo import Thing
+from eval.photos.photo import PhotoObject
 from eval.photos.phrases import Namer
 
 # Classes that a caption of a picture that shows them nearly always names.
@@ -31,8 +31,8 @@ _CERTAIN = 2  # captions that must name a class before a question may say that i
 _NAMER = Namer(CAPTIONED, _MORE_WORDS)
 
 
-def things_of_captions(captions: Sequence[str]) -> tuple[Thing, ...]:
+def things_of_captions(captions: Sequence[str]) -> tuple[PhotoObject, ...]:
     """The classes that captions of one picture name; those that only one of several names are not sure."""
     named = Counter(name for text in captions for name in _NAMER.named(text))
     least = min(_CERTAIN, len(captions))
-    return tuple(Thing(name, sure=count >= least) for name, count in named.items())
+    return tuple(PhotoObject(name, sure=count >= least) for name, count in named.items())

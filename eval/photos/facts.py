@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 from eval.photos.names import GROUP_MEMBERS, GROUP_NEEDED, INDOORS, OUTDOORS
-from eval.photos.photo import WHOLE, Photo, Region, Thing
+from eval.photos.photo import WHOLE, Photo, PhotoObject, Region
 
 LEAST_AREA = 0.0025  # of the picture: 11 pixels square of 224
 LEAST_TRUNCATED = 0.01  # of the picture, where the set says that the box is cut off
@@ -39,7 +39,7 @@ class View:
         share = (crop[2] - crop[0]) * (crop[3] - crop[1])
         self.photo, self.share, self.flip = photo, share, flip
         seen = [view for view in (_seen(thing, crop, flip) for thing in photo.things) if view is not None]
-        self.by_name: dict[str, list[Thing]] = {}
+        self.by_name: dict[str, list[PhotoObject]] = {}
         for thing in seen:
             self.by_name.setdefault(thing.name, []).append(thing)
         certain = {name: [t for t in things if t.sure] for name, things in self.by_name.items()}
@@ -75,7 +75,7 @@ class View:
             if len(self.by_name[name]) <= MOST_COUNTED and all(t.sure and t.box for t in self.by_name[name])
         }
 
-    def single(self) -> list[Thing]:
+    def single(self) -> list[PhotoObject]:
         """The things that ``the CLASS`` means: boxed, sure, and the only ones of their class."""
         return [self.by_name[name][0] for name, count in self.counts().items() if count == 1]
 
@@ -106,7 +106,7 @@ class View:
         return Counter({name: len(self.by_name[name]) for name in self.present})
 
 
-def _seen(thing: Thing, crop: Region, flip: bool) -> Thing | None:
+def _seen(thing: PhotoObject, crop: Region, flip: bool) -> PhotoObject | None:
     """A thing after crop and flip: None where nothing is left of it, unsure where too little is."""
     if thing.box is None:
         share = (crop[2] - crop[0]) * (crop[3] - crop[1])
@@ -125,10 +125,10 @@ def _seen(thing: Thing, crop: Region, flip: bool) -> Thing | None:
         and visible >= LEAST_VISIBLE
     )
     box = (1 - x1, y0, 1 - x0, y1) if flip else (x0, y0, x1, y1)
-    return Thing(thing.name, box, sure, thing.truncated or cut)
+    return PhotoObject(thing.name, box, sure, thing.truncated or cut)
 
 
-def area(thing: Thing) -> float:
+def area(thing: PhotoObject) -> float:
     """The share of the picture that a thing's box covers, 0 without a box."""
     if thing.box is None:
         return 0.0
@@ -136,7 +136,7 @@ def area(thing: Thing) -> float:
     return (x1 - x0) * (y1 - y0)
 
 
-def half(thing: Thing, axis: int) -> int | None:
+def half(thing: PhotoObject, axis: int) -> int | None:
     """Which half of the picture a thing is in along an axis (0: left/right, 1: top/bottom): 0, 1 or None."""
     if thing.box is None:
         return None
@@ -149,7 +149,7 @@ def half(thing: Thing, axis: int) -> int | None:
     return None
 
 
-def third(thing: Thing) -> int | None:
+def third(thing: PhotoObject) -> int | None:
     """Whether a thing is on the left (0), in the middle (1) or on the right (2) of the picture, or None."""
     if thing.box is None or thing.box[2] - thing.box[0] > WIDEST:
         return None
@@ -160,7 +160,7 @@ def third(thing: Thing) -> int | None:
     return None if side is None or abs(middle - 0.5) < 2 * CENTRE else 2 * side
 
 
-def left_of(one: Thing, other: Thing) -> bool | None:
+def left_of(one: PhotoObject, other: PhotoObject) -> bool | None:
     """Whether the centre of one is left of the other's; None where a person might hesitate."""
     if one.box is None or other.box is None:
         return None

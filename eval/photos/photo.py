@@ -10,7 +10,7 @@ WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Thing:
+class PhotoObject:
     """One object: its class and, where it is known, its box; one that is not `sure` is never asked about."""
 
     name: str
@@ -29,6 +29,6 @@ class Photo:
 
     source: str
     file: Path
-    things: tuple[Thing, ...] = ()
+    things: tuple[PhotoObject, ...] = ()
     labelled: frozenset[str] = frozenset()
     pairs: tuple[tuple[str, str], ...] = ()

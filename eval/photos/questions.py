@@ -11,7 +11,7 @@ from eval.asking.question import Question, with_letters
 from eval.photos.facts import MARGIN, View, area, half, left_of, third
 from eval.photos.names import spoken
 from eval.photos.paraphrases import paraphrases, with_slip
-from eval.photos.photo import Thing
+from eval.photos.photo import PhotoObject
 from eval.photos.phrases import content_list
 from eval.photos.wordings import PICTURES, held_out_wordings, trained_wordings
 
@@ -95,7 +95,7 @@ def count_check(asker: Asker, name: str, number: int, asked: int) -> Question:
     return Question("yes_no", "count", prompt, answer, None, asker.held_out, name)
 
 
-def where(asker: Asker, thing: Thing, axis: int) -> Question | None:
+def where(asker: Asker, thing: PhotoObject, axis: int) -> Question | None:
     """In which half of the picture a thing is: left or right (axis 0), top or bottom (1)."""
     place = half(thing, axis)
     if place is None:
@@ -106,7 +106,7 @@ def where(asker: Asker, thing: Thing, axis: int) -> Question | None:
     return Question("free", category, prompt, answers[place], None, asker.held_out, thing.name)
 
 
-def side_check(asker: Asker, thing: Thing, there: bool) -> Question | None:
+def side_check(asker: Asker, thing: PhotoObject, there: bool) -> Question | None:
     """Whether a thing is on one side."""
     place = half(thing, 0)
     if place is None:
@@ -116,7 +116,7 @@ def side_check(asker: Asker, thing: Thing, there: bool) -> Question | None:
     return Question("yes_no", "position", prompt, "Yes" if there else "No", None, asker.held_out, thing.name)
 
 
-def part(asker: Asker, thing: Thing) -> Question | None:
+def part(asker: Asker, thing: PhotoObject) -> Question | None:
     """Where a thing is: on the left, in the middle or on the right."""
     place = third(thing)
     if place is None:
@@ -134,7 +134,7 @@ def indoors_or_outdoors(asker: Asker, outdoors: bool) -> Question:
     return Question("yes_no", "place", prompt, answer, None, asker.held_out)
 
 
-def beside(asker: Asker, one: Thing, other: Thing, there: bool) -> Question | None:
+def beside(asker: Asker, one: PhotoObject, other: PhotoObject, there: bool) -> Question | None:
     """Whether one of two things is left of the other."""
     order = left_of(one, other)
     if order is None:
@@ -144,7 +144,7 @@ def beside(asker: Asker, one: Thing, other: Thing, there: bool) -> Question | No
     return Question("yes_no", "position", prompt, "Yes" if there else "No", None, asker.held_out, first.name)
 
 
-def bigger(asker: Asker, one: Thing, other: Thing) -> Question | None:
+def bigger(asker: Asker, one: PhotoObject, other: PhotoObject) -> Question | None:
     """Which of two things covers more of the picture."""
     large, small = sorted((one, other), key=area, reverse=True)
     if area(large) < MARGIN * area(small) or area(small) == 0:

@@ -19,7 +19,7 @@ from typing import Any
 
 from eval.photos.captions import CAPTIONED, things_of_captions
 from eval.photos.names import canonical, folder_class
-from eval.photos.photo import Photo, Thing
+from eval.photos.photo import Photo, PhotoObject
 from tofc.errors import UserError
 
 ENVIRONMENT = "TOFC_PHOTOS"
@@ -86,7 +86,7 @@ def read_detections(instances: Path, pictures: Path) -> list[Photo]:
     return photos
 
 
-def _thing(annotation: Mapping[str, Any], names: Mapping[int, str], size: tuple[float, float]) -> Thing:
+def _thing(annotation: Mapping[str, Any], names: Mapping[int, str], size: tuple[float, float]) -> PhotoObject:
     x, y, width, height = annotation["bbox"]
     box = (
         max(0.0, x / size[0]),
@@ -95,7 +95,7 @@ def _thing(annotation: Mapping[str, Any], names: Mapping[int, str], size: tuple[
         min(1.0, (y + height) / size[1]),
     )
     sure = not annotation.get("iscrowd") and not annotation.get("difficult")
-    return Thing(names[annotation["category_id"]], box, sure, bool(annotation.get("truncated")))
+    return PhotoObject(names[annotation["category_id"]], box, sure, bool(annotation.get("truncated")))
 
 
 def _read_lines(lines: Path, pictures: Path) -> list[Photo]:
@@ -130,7 +130,7 @@ def _separable(names: Iterable[str]) -> frozenset[str]:
 
 
 def _of_class(source: str, file: Path, name: str, labels: frozenset[str]) -> Photo:
-    return Photo(source, file, (Thing(name),), labels)
+    return Photo(source, file, (PhotoObject(name),), labels)
 
 
 def plain_answer(answer: str) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from eval.lab.intervals import Estimate, resamples
 from eval.lab.tables import interval, percent, table
-from eval.photos.accuracy import Row
+from eval.photos.accuracy import PhotoAnswer
 from eval.photos.benchmark import KINDS
 from eval.photos.pope import WAYS
 
@@ -43,12 +43,12 @@ class Line:
     yes: float | None = None
 
 
-def summarise(rows: Sequence[Row]) -> list[Line]:
+def summarise(rows: Sequence[PhotoAnswer]) -> list[Line]:
     """The lines of all kinds that were asked; every interval is over the same resamples of the pictures."""
     places = {name: place for place, name in enumerate(sorted({row.picture for row in rows}))}
     weights = resamples(len(places))  # [1 + R, P]
 
-    def line(name: str, chosen: Iterable[Row], recall: bool = False) -> list[Line]:
+    def line(name: str, chosen: Iterable[PhotoAnswer], recall: bool = False) -> list[Line]:
         some = list(chosen)
         return [_line(name, some, places, weights, recall)] if some else []
 
@@ -64,14 +64,16 @@ def summarise(rows: Sequence[Row]) -> list[Line]:
     return lines + line("list, recall", (row for row in rows if row.kind == "list"), recall=True)
 
 
-def _line(name: str, rows: Sequence[Row], places: Mapping[str, int], weights: Array, recall: bool) -> Line:
-    def sums(value: Callable[[Row], int], of: Sequence[Row]) -> Array:
+def _line(
+    name: str, rows: Sequence[PhotoAnswer], places: Mapping[str, int], weights: Array, recall: bool
+) -> Line:
+    def sums(value: Callable[[PhotoAnswer], int], of: Sequence[PhotoAnswer]) -> Array:
         """The value over all pictures, then over each resample: [1 + R]."""
         by_picture = np.zeros(len(places))
         np.add.at(by_picture, [places[row.picture] for row in of], [value(row) for row in of])
         return weights @ by_picture
 
-    def share(some: Sequence[Row]) -> Array:
+    def share(some: Sequence[PhotoAnswer]) -> Array:
         if recall:
             return _ratio(sums(lambda row: row.recalled, some), sums(lambda row: row.recallable, some))
         return _ratio(sums(lambda row: row.right, some), sums(lambda row: row.of, some))

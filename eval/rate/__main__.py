@@ -11,7 +11,7 @@ import typer
 from eval.lab.commands import evaluation, needs_extra, run_folder
 from tofc.cli.options import ConfigArgument, JsonOption
 from tofc.cli.report import note, print_json, reports_user_errors
-from tofc.config import load_yaml
+from tofc.config import find_config, load_yaml
 from tofc.errors import UserError
 
 app = evaluation("Accuracy against bytes of TOFC, image codecs and feature codecs.")
@@ -50,6 +50,7 @@ def rate(
 
     The folder of a finished sweep gets its figures and report.html anew, from its rows.
     """
+    find_config(config)  # before what is slow to import
     from rich.console import Console
 
     from eval.lab.tables import show

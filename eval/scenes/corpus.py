@@ -9,7 +9,7 @@ from PIL import Image
 
 from eval.baselines import ImageCodec, Jpeg, WebP
 from eval.scenes.questions import training_description, training_questions
-from eval.scenes.world import COLOURS, KINDS, SPLITS, Scene, Thing, make_scene
+from eval.scenes.world import COLOURS, KINDS, SPLITS, Scene, SceneObject, make_scene
 from tofc.training.data import GroundedPicture, Turn, resize
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -115,7 +115,7 @@ class SceneCorpus:
                 labels["anchor"][self._anchor(here, place)] = 1
         return labels, regions
 
-    def _label_glyphs(self, thing: Thing, scene: Scene, target: np.ndarray) -> None:
+    def _label_glyphs(self, thing: SceneObject, scene: Scene, target: np.ndarray) -> None:
         """Marks every patch whose centre lies inside a character with that character."""
         centres = (np.arange(self.side) + 0.5) / self.side
         for character, (x0, y0, x1, y1) in thing.glyphs:
@@ -151,7 +151,7 @@ def owners_of_patches(owner: np.ndarray, side: int, num_things: int) -> np.ndarr
     return np.where(counts.max(1) >= MIN_SHARE * cells.shape[1], best, 0)
 
 
-def region(thing: Thing, scene: Scene) -> np.ndarray:
+def region(thing: SceneObject, scene: Scene) -> np.ndarray:
     """Centre, size and foot of a thing's visible box as fractions of the picture: float32 [5]."""
     x0, y0, x1, y1 = thing.box
     scale = np.array([scene.width, scene.height, scene.width, scene.height, scene.height], np.float32)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from eval.asking.language import NUMBER_WORDS, counted, listed, noun, plural, with_article
 from eval.scenes.facts import MIDDLE_BAND, Mention, SceneView
-from eval.scenes.world import COLOURED, COLOURS, KINDS, Scene, Thing
+from eval.scenes.world import COLOURED, COLOURS, KINDS, Scene, SceneObject
 
 LEAST_WORDS, MOST_WORDS = 20, 60
 PLACES = {"left": "On the left", "middle": "In the middle", "right": "On the right"}
@@ -57,7 +57,7 @@ def describe(scene: Scene) -> str:
     counts = [counted(len(view.by_kind[kind]), kind) for kind in kinds]
     opening = f"A street with {listed(counts)}."
     texts = _text_sentences(view, things)
-    shown: list[Thing] = []
+    shown: list[SceneObject] = []
     sentences = [opening, *texts]
     for thing in sorted(scene.things, key=lambda thing: -thing.area):
         trial = [opening, *_placed(scene, sorted([*shown, thing], key=_centre)), *texts]
@@ -80,7 +80,7 @@ def described_pairs(text: str) -> tuple[Mention, ...]:
     return tuple({(fact.colour, fact.kind) for fact in facts(text) if fact.colour is not None})
 
 
-def _centre(thing: Thing) -> float:
+def _centre(thing: SceneObject) -> float:
     return (thing.box[0] + thing.box[2]) / 2
 
 
@@ -89,13 +89,13 @@ def _num_words(sentences: list[str]) -> int:
     return sum(sentence.count(" ") + 1 + sentence.count(",") + 1 for sentence in sentences)
 
 
-def _place(scene: Scene, thing: Thing) -> str:
+def _place(scene: Scene, thing: SceneObject) -> str:
     centre = _centre(thing)
     low, high = MIDDLE_BAND[0] * scene.width, MIDDLE_BAND[1] * scene.width
     return "left" if centre < low else "right" if centre > high else "middle"
 
 
-def _placed(scene: Scene, things: list[Thing]) -> list[str]:
+def _placed(scene: Scene, things: list[SceneObject]) -> list[str]:
     """One sentence for each third of the picture; equal things are counted at the leftmost of them."""
     sentences = []
     for place, words in PLACES.items():
@@ -114,7 +114,7 @@ def _placed(scene: Scene, things: list[Thing]) -> list[str]:
     return sentences
 
 
-def _text_sentences(view: SceneView, things: list[Thing]) -> list[str]:
+def _text_sentences(view: SceneView, things: list[SceneObject]) -> list[str]:
     """What is written on a thing that its kind alone identifies."""
     return [
         f"The {thing.kind} says {thing.text}."

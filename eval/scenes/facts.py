@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from eval.asking.draw import Draw
 from eval.asking.language import noun
-from eval.scenes.world import COLOURED, COLOURS, HELD_OUT, KINDS, Scene, Thing
+from eval.scenes.world import COLOURED, COLOURS, HELD_OUT, KINDS, Scene, SceneObject
 
 Mention = tuple[str, str]  # (colour, kind)
 
@@ -28,7 +28,7 @@ class Reference:
     """Words that mean exactly one thing of the scene (``"dog"``, ``"red car"``), to stand behind ``the``."""
 
     words: str
-    thing: Thing
+    thing: SceneObject
     mentions: tuple[Mention, ...]
 
 
@@ -44,8 +44,8 @@ class SceneView:
             raise ValueError(f"scene {scene.split}/{scene.index} shows no thing to ask about")
         self.scene = scene
         self.held_out_allowed = scene.split == "heldout"
-        self.by_kind: dict[str, list[Thing]] = {}
-        self.by_pair: dict[Mention, list[Thing]] = {}
+        self.by_kind: dict[str, list[SceneObject]] = {}
+        self.by_pair: dict[Mention, list[SceneObject]] = {}
         for thing in scene.things:
             self.by_kind.setdefault(thing.kind, []).append(thing)
             if thing.colour is not None and thing.kind in COLOURED:
@@ -66,7 +66,7 @@ class SceneView:
             if any(pair in HELD_OUT for pair in name.mentions)
         ]
 
-    def _names(self, thing: Thing) -> tuple[Reference, ...]:
+    def _names(self, thing: SceneObject) -> tuple[Reference, ...]:
         names = []
         if len(self.by_kind[thing.kind]) == 1:
             names.append(Reference(thing.kind, thing, ()))
@@ -79,7 +79,7 @@ class SceneView:
         """Whether a question may speak of this pair (only the held-out split names held-out pairs)."""
         return self.held_out_allowed or (colour, kind) not in HELD_OUT
 
-    def reference(self, draw: Draw, fits: Callable[[Thing], object] = bool) -> Reference | None:
+    def reference(self, draw: Draw, fits: Callable[[SceneObject], object] = bool) -> Reference | None:
         """A reference to a random thing that ``fits``, mostly to a held-out one if there is any."""
         if self._focus_references and draw.chance(0.85):
             name = draw.pick(self._focus_references)
@@ -102,7 +102,7 @@ class SceneView:
         """The colours in which the scene shows this kind."""
         return [colour for colour, of in self.by_pair if of == kind]
 
-    def side(self, thing: Thing) -> str | None:
+    def side(self, thing: SceneObject) -> str | None:
         """``"left"``, ``"right"``, or None for a thing too near the middle to say."""
         low, high = MIDDLE_BAND[0] * self.scene.width, MIDDLE_BAND[1] * self.scene.width
         x0, x1 = thing.box[0], thing.box[2]
@@ -114,7 +114,7 @@ class SceneView:
             return "right"
         return None
 
-    def left_of(self, one: Thing, other: Thing) -> bool | None:
+    def left_of(self, one: SceneObject, other: SceneObject) -> bool | None:
         """Whether ``one`` is left of ``other``; None where a person might hesitate."""
         distance = (other.box[0] + other.box[2] - one.box[0] - one.box[2]) / 2
         whole = (other.extent[0] + other.extent[2] - one.extent[0] - one.extent[2]) / 2
@@ -124,7 +124,7 @@ class SceneView:
             return None
         return distance > 0
 
-    def beats(self, quality: str, one: Thing, other: Thing) -> bool:
+    def beats(self, quality: str, one: SceneObject, other: SceneObject) -> bool:
         """Whether ``one`` is clearly ``"bigger"``, ``"taller"`` or ``"closer"`` than ``other``."""
         if quality == "closer":
             return one.base - other.base >= CLOSER * self.scene.height
@@ -135,11 +135,11 @@ class SceneView:
         return one.area >= MARGIN * other.area and _outline(one) >= MARGIN * _outline(other)
 
 
-def _height(thing: Thing, part: str) -> int:
+def _height(thing: SceneObject, part: str) -> int:
     box = thing.box if part == "box" else thing.extent
     return box[3] - box[1]
 
 
-def _outline(thing: Thing) -> int:
+def _outline(thing: SceneObject) -> int:
     x0, y0, x1, y1 = thing.extent
     return (x1 - x0) * (y1 - y0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,22 @@ def shade(rgb: RGB, factor: float) -> RGB:
     return (rgb[0] * factor, rgb[1] * factor, rgb[2] * factor)
 
 
+class Finish(TypedDict, total=False):
+    """How a primitive looks; what is left out is that of its shape.
+
+    `lift` and `side` shade it from above and from the sun's side, `texture` is one of those of `textures`, of
+    `amplitude` and so many `texels` a unit; `alpha` 0 to 1; `solid` ones hide what is behind them.
+    """
+
+    lift: float
+    side: float
+    texture: int
+    amplitude: float
+    texels: float
+    alpha: float
+    solid: bool
+
+
 class Pen:
     """Collects the primitives of one object.
 
@@ -46,24 +63,21 @@ class Pen:
         rgb: RGB,
         lift: float,
         side: float,
-        texture: int,
-        amplitude: float,
-        texels: float,
-        alpha: float,
-        solid: bool,
+        finish: Finish,
     ) -> None:
+        """A primitive, with `lift` and `side` where its finish says nothing else."""
         self.rows.append(
             (
                 *(float(kind), *geometry),
                 *rgb,
                 *(
-                    lift,
-                    side * self.sun,
-                    float(texture),
-                    amplitude,
-                    texels,
-                    alpha,
-                    1.0 if solid else 0.0,
+                    finish.get("lift", lift),
+                    finish.get("side", side) * self.sun,
+                    float(finish.get("texture", GRAIN)),
+                    finish.get("amplitude", 0.04),
+                    finish.get("texels", 1.0),
+                    finish.get("alpha", 1.0),
+                    1.0 if finish.get("solid", True) else 0.0,
                     self.phase,
                 ),
             )
@@ -77,19 +91,12 @@ class Pen:
         half_v: float,
         rgb: RGB,
         r: float = 0.0,
-        *,
-        lift: float = 0.08,
-        side: float = 0.05,
-        texture: int = GRAIN,
-        amplitude: float = 0.04,
-        texels: float = 1.0,
-        alpha: float = 1.0,
-        solid: bool = True,
+        **finish: Unpack[Finish],
     ) -> None:
         """Add an upright box with corners rounded by r round (u, v)."""
         s = self.scale
         geometry = (self.x + self.flip * u * s, self.base - v * s, half_u * s, half_v * s, r * s)
-        self._add(render.BOX, geometry, rgb, lift, side, texture, amplitude, texels, alpha, solid)
+        self._add(render.BOX, geometry, rgb, 0.08, 0.05, finish)
 
     def ellipse(
         self,
@@ -99,15 +106,9 @@ class Pen:
         radius_v: float,
         rgb: RGB,
         *,
-        lift: float = 0.15,
-        side: float = 0.12,
-        texture: int = GRAIN,
-        amplitude: float = 0.04,
-        texels: float = 1.0,
-        alpha: float = 1.0,
-        solid: bool = True,
         ragged: float = 0.0,
         ring: float = 0.0,
+        **finish: Unpack[Finish],
     ) -> None:
         """Add an ellipse; `ragged` units make its outline leafy, `ring` units (half thickness) hollow."""
         s = self.scale
@@ -119,47 +120,22 @@ class Pen:
             radius_v * s,
             (ragged + ring) * s,
         )
-        self._add(kind, geometry, rgb, lift, side, texture, amplitude, texels, alpha, solid)
+        self._add(kind, geometry, rgb, 0.15, 0.12, finish)
 
     def line(
-        self,
-        u0: float,
-        v0: float,
-        u1: float,
-        v1: float,
-        r: float,
-        rgb: RGB,
-        *,
-        lift: float = 0.0,
-        side: float = 0.1,
-        texture: int = GRAIN,
-        amplitude: float = 0.04,
-        alpha: float = 1.0,
-        solid: bool = True,
+        self, u0: float, v0: float, u1: float, v1: float, r: float, rgb: RGB, **finish: Unpack[Finish]
     ) -> None:
         """Add a straight stroke with round ends and half width r."""
         s, x, base, flip = self.scale, self.x, self.base, self.flip
         geometry = (x + flip * u0 * s, base - v0 * s, x + flip * u1 * s, base - v1 * s, r * s)
-        self._add(render.CAPSULE, geometry, rgb, lift, side, texture, amplitude, 1.0, alpha, solid)
+        self._add(render.CAPSULE, geometry, rgb, 0.0, 0.1, finish)
 
-    def polygon(
-        self,
-        points: Sequence[tuple[float, float]],
-        rgb: RGB,
-        *,
-        lift: float = 0.12,
-        side: float = 0.05,
-        texture: int = GRAIN,
-        amplitude: float = 0.04,
-        texels: float = 1.0,
-        alpha: float = 1.0,
-        solid: bool = True,
-    ) -> None:
+    def polygon(self, points: Sequence[tuple[float, float]], rgb: RGB, **finish: Unpack[Finish]) -> None:
         """Add a filled polygon."""
         s = self.scale
         geometry = (float(len(self.vertices)), float(len(points)), 0.0, 0.0, 0.0)
         self.vertices.extend((self.x + self.flip * u * s, self.base - v * s) for u, v in points)
-        self._add(render.POLYGON, geometry, rgb, lift, side, texture, amplitude, texels, alpha, solid)
+        self._add(render.POLYGON, geometry, rgb, 0.12, 0.05, finish)
 
     def text(self, text: str, u: float, v: float, width: float, height: float, gap: float, rgb: RGB) -> None:
         """Write upright characters centred on (u, v); width, height and gap are pixels of one cell."""
@@ -171,7 +147,7 @@ class Pen:
             for su, sv, eu, ev in segments(character):
                 ax, ay = left + r + su * (width - 2 * r), top + r + sv * (height - 2 * r)
                 bx, by = left + r + eu * (width - 2 * r), top + r + ev * (height - 2 * r)
-                self._add(render.CAPSULE, (ax, ay, bx, by, r), rgb, 0.0, 0.0, GRAIN, 0.03, 1.0, 1.0, True)
+                self._add(render.CAPSULE, (ax, ay, bx, by, r), rgb, 0.0, 0.0, {"amplitude": 0.03})
                 x0, x1 = min(x0, ax - r, bx - r), max(x1, ax + r, bx + r)
                 y0, y1 = min(y0, ay - r, by - r), max(y1, ay + r, by + r)
             self.glyphs.append((character, (int(x0), int(y0), int(x1) + 1, int(y1) + 1)))

@@ -40,7 +40,7 @@ __all__ = [
     "WIDTH",
     "WORDS",
     "Scene",
-    "Thing",
+    "SceneObject",
     "make_scene",
 ]
 
@@ -51,7 +51,7 @@ _STREAM = 0x544F4643  # sets these scenes apart from any other use of the same s
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One object of a scene; boxes are x0, y0, x1, y1 in pixels, ends exclusive.
 
     `text` is what its board or plate says; `box` holds its visible pixels, `extent` its whole outline clipped
@@ -79,7 +79,7 @@ class Scene:
     height: int
     light: str
     ground: str
-    things: tuple[Thing, ...]
+    things: tuple[SceneObject, ...]
 
 
 def make_scene(split: str, index: int) -> tuple[Scene, NDArray[np.uint8], NDArray[np.uint8]]:
@@ -123,7 +123,7 @@ def _outline(pen: Pen) -> Silhouette:
     return Silhouette(mask, int(area), (int(x0), int(y0), int(x1), int(y1)), primitives, vertices)
 
 
-def _shows_held_out(thing: Thing) -> bool:
+def _shows_held_out(thing: SceneObject) -> bool:
     return (thing.colour, thing.kind) in HELD_OUT and thing.area >= LEAST_HELD_OUT_AREA
 
 
@@ -148,13 +148,13 @@ def _keep_visible(
             return places, pens, outlines, owner
 
 
-def _thing(i: int, place: Place, pen: Pen, outline: Silhouette, owner: NDArray[np.uint8]) -> Thing:
+def _thing(i: int, place: Place, pen: Pen, outline: Silhouette, owner: NDArray[np.uint8]) -> SceneObject:
     ex0, ey0, ex1, ey1 = outline.box
     mine = owner[ey0:ey1, ex0:ex1] == i + 1
     columns, rows = np.flatnonzero(mine.any(axis=0)), np.flatnonzero(mine.any(axis=1))
     box = (ex0 + int(columns[0]), ey0 + int(rows[0]), ex0 + int(columns[-1]) + 1, ey0 + int(rows[-1]) + 1)
     wish = place.wish
-    return Thing(
+    return SceneObject(
         wish.kind,
         wish.colour,
         wish.text,

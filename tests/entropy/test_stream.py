@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import random
 import runpy
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -152,9 +154,9 @@ def outcomes(payload: bytes) -> tuple[object, object]:
     codec = golden_codec()
     found: list[object] = []
     try:
-        symbols, _, _ = codec._read(payload)
-        columns = (symbols.experts.tolist(), symbols.hyper.tolist(), symbols.residual.tolist())
-        found.append(list(zip(*columns, strict=True)))
+        symbols, _, ends = codec._read(payload)
+        columns = (symbols.experts, symbols.hyper, symbols.residual, symbols.scale_index, ends)
+        found.append(list(zip(*(column.tolist() for column in columns), strict=True)))
     except StreamError:
         found.append(StreamError)
     try:
@@ -169,6 +171,28 @@ def test_the_reference_reads_what_the_codec_writes(leading: tuple[int, ...]) -> 
     for quality in (1, 4, 8):
         fast, slow = outcomes(golden_payload(quality, leading))
         assert fast == slow != StreamError
+
+
+def test_a_packet_or_two_are_read_without_numba(tmp_path: Path) -> None:
+    """And the features are the same; what reads much loads it."""
+    payload = golden_payload(5, (1, 5, 6))
+    expected = golden_codec().decode(payload)
+    (tmp_path / "payload").write_bytes(payload)
+    script = (
+        "import sys; import numpy as np; from entropy import FeatureCodec\n"
+        "codec, payload = FeatureCodec.load(sys.argv[1]), open(sys.argv[2], 'rb').read()\n"
+        "np.save(sys.argv[3], codec.decode(payload))\n"
+        "first = sorted({'numba', 'scipy'} & set(sys.modules))\n"
+        "for _ in range(10_000):\n"
+        "    if 'numba' not in sys.modules: codec.decode(payload)\n"
+        "print(first, 'numba' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(GOLDEN), str(tmp_path / "payload"), str(tmp_path / "read.npy")],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[] True", done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "read.npy"), expected)
 
 
 @settings(max_examples=150)

@@ -16,11 +16,11 @@ from eval.asking.export import MME, PARQUET, REAL_WORLD_QA
 from eval.asking.question import Question
 from eval.lab.rows import read_rows
 from eval.photos import __main__ as command_line
-from eval.photos.accuracy import BLANK, Row
+from eval.photos.accuracy import BLANK, PhotoAnswer
 from eval.photos.benchmark import Benchmark
 from eval.photos.data import PhotosData, open_photo
 from eval.photos.facts import View
-from eval.photos.photo import Photo, Thing
+from eval.photos.photo import Photo, PhotoObject
 from eval.photos.pope import WAYS, existence_plan
 from eval.photos.records import photographs_folder
 from eval.photos.scoring import Commonest, score
@@ -68,7 +68,7 @@ def test_every_class_has_as_many_yes_as_no_in_every_way(questions: list[list[Que
 
 def test_absent_classes_are_chosen_by_what_is_frequent_and_what_stands_beside() -> None:
     def view(number: int, *names: str) -> View:
-        things = tuple(Thing(name, (0.1, 0.1, 0.5, 0.5)) for name in names)
+        things = tuple(PhotoObject(name, (0.1, 0.1, 0.5, 0.5)) for name in names)
         return View(Photo("set", Path(f"{number}.png"), things, frozenset({"person", "dog", "bus", "cow"})))
 
     # Dogs stand beside people and cows beside nobody; a bus is rare.
@@ -103,7 +103,11 @@ def test_questions_are_fixed_and_every_one_is_asked_in_a_new_wording_too(
 
 
 def test_answers_are_scored_by_meaning_and_lists_by_precision_and_recall() -> None:
-    things = (Thing("couch", (0, 0, 0.5, 0.5)), Thing("dog", (0.5, 0.5, 1, 1)), Thing("cat", sure=False))
+    things = (
+        PhotoObject("couch", (0, 0, 0.5, 0.5)),
+        PhotoObject("dog", (0.5, 0.5, 1, 1)),
+        PhotoObject("cat", sure=False),
+    )
     view = View(Photo("set", Path("a.png"), things, frozenset({"couch", "dog", "cat", "person"})))
     which = Question("free", "main", "What is this?", "couch")
     assert [score(view, which, given).right for given in ("A sofa.", "couch", "dog", "")] == [1, 1, 0, 0]
@@ -166,7 +170,7 @@ def test_the_accuracy_command_reports_both_wordings_and_the_blind_beside(
     assert lines["people's own"]["questions"] == 5
     assert lines["people's own"]["commonest"] == pytest.approx(0.8)
     assert lines["list, recall"]["blind"] == 0
-    rows = read_rows(every, Row)
+    rows = read_rows(every, PhotoAnswer)
     assert sum(row.kind == "existence" and not row.held_out for row in rows) == existence["questions"]
 
 

@@ -14,7 +14,7 @@ from eval.photos.corpus import PhotoCorpus
 from eval.photos.facts import View, half
 from eval.photos.names import SYNONYMS, canonical, class_names
 from eval.photos.paraphrases import paraphrases, with_slip
-from eval.photos.photo import Photo, Thing
+from eval.photos.photo import Photo, PhotoObject
 from eval.photos.phrases import Namer
 from eval.photos.questions import Asker
 from eval.photos.records import ENVIRONMENT, read_set
@@ -75,7 +75,7 @@ def test_only_what_is_labelled_is_said_to_be_absent_and_nothing_unsure_is_asked(
 
 
 def test_answers_follow_crop_and_flip() -> None:
-    things = (Thing("dog", (0.0, 0.2, 0.3, 0.6)), Thing("cat", (0.7, 0.3, 1.0, 0.8)))
+    things = (PhotoObject("dog", (0.0, 0.2, 0.3, 0.6)), PhotoObject("cat", (0.7, 0.3, 1.0, 0.8)))
     photo = Photo("set", Path("none"), things, frozenset({"dog", "cat", "cow"}))
     plain, flipped = View(photo), View(photo, flip=True)
     assert [half(thing, 0) for thing in (plain.by_name["dog"][0], plain.by_name["cat"][0])] == [0, 1]

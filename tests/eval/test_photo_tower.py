@@ -13,7 +13,7 @@ from PIL import Image
 from eval.photos.cache import SHAPES, read_cache, write_cache
 from eval.photos.facts import View
 from eval.photos.patches import NUMBER, UNKNOWN, patches, presence
-from eval.photos.photo import WHOLE, Photo, Thing
+from eval.photos.photo import WHOLE, Photo, PhotoObject
 from eval.photos.teacher import CLASSES, classify
 from eval.photos.tower import TowerCorpus, cut, cut_map, draw_crop
 from tests.eval.photo_sets import write_detections, write_lines
@@ -88,7 +88,7 @@ def test_a_picture_without_boxes_says_nothing_of_patches_or_absence(root, cache)
 
 
 def test_patches_know_their_object_after_a_crop_and_a_flip():
-    dog, cat = Thing("dog", (0.0, 0.0, 0.5, 1.0)), Thing("cat", (0.25, 0.5, 0.5, 1.0))
+    dog, cat = PhotoObject("dog", (0.0, 0.0, 0.5, 1.0)), PhotoObject("cat", (0.25, 0.5, 0.5, 1.0))
     photo = Photo("set", Path("x"), (dog, cat), frozenset({"dog", "cat", "car"}))
     kind, regions = patches(View(photo, WHOLE, False), 4)
     assert kind.reshape(4, 4)[0].tolist() == [NUMBER["dog"] + 1] * 2 + [0] * 2

@@ -12,14 +12,24 @@ from eval.asking.language import noun, plural
 from eval.scenes import describe as describing
 from eval.scenes import questions as asking
 from eval.scenes.facts import SceneView
-from eval.scenes.world import COLOURED, COLOURS, HEIGHT, HELD_OUT, KINDS, WIDTH, Scene, Thing, make_scene
+from eval.scenes.world import (
+    COLOURED,
+    COLOURS,
+    HEIGHT,
+    HELD_OUT,
+    KINDS,
+    WIDTH,
+    Scene,
+    SceneObject,
+    make_scene,
+)
 
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, **{str(n): n for n in range(6)}}
 
 
 def thing(kind, colour=None, x=100, foot=300, width=60, height=60, text=None):
     box = (x, foot - height, x + width, foot)
-    return Thing(kind, colour, text, box, box, width * height, foot, ())
+    return SceneObject(kind, colour, text, box, box, width * height, foot, ())
 
 
 def scene_of(*things, split="train", index=0):

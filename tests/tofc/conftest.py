@@ -15,8 +15,8 @@ from entropy import FeatureCodec
 from tofc.config import CheckpointConfig, MergingConfig
 from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.calibration import spectra, watch_inputs
-from tofc.familial.family import Family, main_spec
 from tofc.familial.store import save_family
+from tofc.familial.views import Family, main_spec
 from tofc.language.model import text_model
 from tofc.model import save_checkpoint
 

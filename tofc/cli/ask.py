@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tofc.cli.files import check_input
 from tofc.cli.options import (
     ImageArgument,
     JsonOption,
@@ -26,10 +27,19 @@ from tofc.cli.report import (
     timing_line,
     working,
 )
-from tofc.cli.steps import answer_packet, check_question, encode_picture, load_device, load_edge, open_picture
+from tofc.cli.steps import (
+    answer_packet,
+    check_model,
+    check_question,
+    encode_picture,
+    load_device,
+    load_edge,
+    open_picture,
+)
 from tofc.cli.tiers import Drafting, TierOptions, decoding_fields, draft_answer, note_decoding
 from tofc.contents import packet_fields
 from tofc.errors import UserError, needs_serve
+from tofc.language import FULL
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,6 +125,9 @@ def ask(
         raise UserError(
             "--deadline-ms chooses quality and tokens: leave out --quality, --tokens and --max-bytes"
         )
+    # Of a far edge the exits are not known here.
+    check_model(member.model, FULL if link.edge is not None else member.exit)
+    check_input(image, "image")
     drafting = tiers.drafting(member, link.edge is not None, link.deadline_ms)
     remote = _remote_edge(link, member.model, drafting)
     picture = open_picture(image, max_pixels)

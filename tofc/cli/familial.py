@@ -88,7 +88,7 @@ def calibrate(
 ) -> None:
     """Find out how sure a member must be, and write that into the family: then `--exit auto` works."""
     from tofc.config import resolve
-    from tofc.familial.store import read_index, write_index
+    from tofc.familial.index import read_index, write_index
 
     if not 0 < keep <= 1 or pictures < 1:
         raise UserError("--keep is a share above 0 to 1, --pictures at least 1")

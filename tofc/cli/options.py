@@ -57,6 +57,9 @@ JsonOption = Annotated[
 ]
 
 
+_FEWEST_BYTES = 13  # of any packet: its frame of 11, and a stream of 2
+
+
 @dataclass(frozen=True)
 class MemberOptions:
     """A model, and the member of its family that answers."""
@@ -107,8 +110,11 @@ class RateOptions:
                 f"--quality is {self.quality}; it goes from {QUALITIES[0]} (fewest bytes) to "
                 f"{QUALITIES[-1]} (best)"
             )
-        if self.max_bytes is not None and self.max_bytes < 1:
-            raise UserError(f"--max-bytes is {self.max_bytes}; give a number of bytes of at least 1")
+        if self.max_bytes is not None and self.max_bytes < _FEWEST_BYTES:
+            raise UserError(
+                f"--max-bytes is {self.max_bytes}; no packet has fewer than {_FEWEST_BYTES} bytes, and some "
+                "hundred say much of a picture"
+            )
         if self.tokens not in (None, "all") and not (self.tokens.isdecimal() and int(self.tokens) >= 1):
             raise UserError(f"--tokens is {self.tokens}; give a number of at least 1, or all")
 

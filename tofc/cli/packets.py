@@ -29,7 +29,15 @@ from tofc.cli.report import (
     timing_line,
     working,
 )
-from tofc.cli.steps import answer_packet, check_question, encode_picture, load_device, load_edge, open_picture
+from tofc.cli.steps import (
+    answer_packet,
+    check_model,
+    check_question,
+    encode_picture,
+    load_device,
+    load_edge,
+    open_picture,
+)
 from tofc.config import DEFAULT_MODEL
 from tofc.contents import byte_sections, find_codec, packet_fields
 from tofc.errors import UserError
@@ -72,6 +80,7 @@ def encode(
         )
     check_input(image, "image")
     check_output(output, inputs=(image,))
+    check_model(model)
     picture = open_picture(image, max_pixels)
     device = load_device(model)
     packet = encode_picture(device, picture, {**rate.arguments, "progressive": progressive})
@@ -129,6 +138,7 @@ def answer(
     from tofc.packet import Packet
 
     check_question(question)
+    check_model(member.model, member.exit)
     packet = Packet.from_bytes(read_input(file, "packet"))
     edge = load_edge(member.model, member.exit)
     result = answer_packet(edge, packet, question)

@@ -12,6 +12,7 @@ import typer
 
 from tofc.cli.options import ModelOption
 from tofc.cli.report import reports_user_errors
+from tofc.cli.steps import check_model
 from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError, needs_serve
 
@@ -124,7 +125,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
-class TierOptions:
+class RoleOptions:
     """The server's place among tiers that answer together."""
 
     role: Annotated[
@@ -191,11 +192,12 @@ def serve(
     listening: ListenOptions,
     limiting: LimitOptions,
     compute: ComputeOptions,
-    tier: TierOptions,
+    tier: RoleOptions,
     replication: ReplicaOptions,
 ) -> None:
     """Answer over the network, as an OpenAI-compatible server with packets in place of pictures."""
     limits, listen = limiting.limits, listening.listen
+    check_model(model)
     if replication.ray:
         if tier.upstream is not None:
             raise UserError("--ray does not go with --upstream: let replicas be the uppermost tier")

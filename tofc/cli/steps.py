@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tofc.cli.files import STREAM, StandardInput, read_input
 from tofc.cli.report import note, working
 from tofc.errors import UserError
+from tofc.language import FULL
+from tofc.threads import suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +38,18 @@ def open_picture(source: str, max_pixels: int | None) -> Image:
     return open_image(origin, MAX_PIXELS if max_pixels is None else max_pixels)
 
 
+def check_model(model: str, exit: str = FULL) -> None:
+    """UserError for a model that there is not, or an exit that it has not, before anything heavy is imported.
+
+    A device that was exported is a model to encode with, and has no exits.
+    """
+    from tofc.config import DEVICE_CONFIG, resolve
+    from tofc.familial.index import check_exit
+
+    if not (Path(model) / DEVICE_CONFIG).is_file():
+        check_exit(resolve(model), exit)
+
+
 def load_device(model: str) -> Device:
     """The device side of a model, or an export of it; by ONNX Runtime where it can: torch starts slowly."""
     from tofc.device import Device
@@ -45,7 +61,9 @@ def load_device(model: str) -> Device:
         if runs_here(model):
             return Device.from_pretrained(model, runtime="onnxruntime")
         quieten_libraries()
-        return Device.from_pretrained(model)
+        device = Device.from_pretrained(model)
+        _suit_threads(device.vision.encoder)  # type: ignore[attr-defined]  # which is torch's
+        return device
 
 
 def load_edge(model: str, exit_: str) -> Edge:
@@ -54,7 +72,18 @@ def load_edge(model: str, exit_: str) -> Edge:
 
     with working(f"loading the edge side of {model}"):
         quieten_libraries()
-        return Edge.from_pretrained(model, exit_)
+        edge = Edge.from_pretrained(model, exit_)
+        _suit_threads(edge.model)
+        return edge
+
+
+def _suit_threads(module: Any) -> None:
+    """Lets torch compute on as many cores as suit a model, unless OMP_NUM_THREADS says how many."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        size = sum(parameter.numel() for parameter in module.parameters())
+        torch.set_num_threads(suited_threads(size))
 
 
 def quieten_libraries() -> None:

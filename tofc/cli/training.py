@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,13 +22,13 @@ PRETRAIN_EXAMPLES = (
     "tofc pretrain scenes-tiny --out runs/again    (a bundled configuration, by its name)"
 )
 TRAIN_EXAMPLES = (
-    "Examples:\n\ntofc train scenes-tiny-tofc --out runs/mine\n\n"
+    "Examples:\n\ntofc train first-codec --out runs/mine    (small, and done in minutes)\n\n"
     "tofc ask street.jpg 'Is there a bus?' --model runs/mine"
 )
 
 
 FAMILIAL_EXAMPLES = (
-    "Examples:\n\ntofc train-familial scenes-tiny-family --out runs/family\n\n"
+    "Examples:\n\ntofc train-familial first-family --out runs/family    (small, and done in minutes)\n\n"
     "tofc ask street.jpg 'Is there a bus?' --model runs/family --exit e2-50"
 )
 
@@ -52,12 +52,15 @@ def pretrain(
     """Train a small vision-language model from nothing; after a kill it goes on where it last saved."""
     from rich.console import Console
 
-    from tofc.config import load_yaml
+    from tofc.config import find_base, find_config, load_yaml
 
+    find_config(config)
     with needs_train():
         from tofc.training.pretrain import run
         from tofc.training.pretrain_settings import PretrainConfig
     settings = load_yaml(config, PretrainConfig)
+    others = {"start_from": settings.start_from, "tower_from": settings.tower_from}
+    settings = replace(settings, **{key: find_base(base) for key, base in others.items() if base})
     folder = run_folder(out, settings.name)
     checkpoint = run(settings, folder, Console(stderr=True))
     report_folder(checkpoint, json_)
@@ -75,12 +78,14 @@ def train(
     """Train a codec for a base model, and write both as a checkpoint for `--model`."""
     from rich.console import Console
 
-    from tofc.config import find_config, load_yaml
+    from tofc.config import find_base, find_config, load_yaml
 
+    find_config(config)
     with needs_train():
         from tofc.training.codec import run
         from tofc.training.settings import TrainConfig
     settings = load_yaml(config, TrainConfig)
+    settings = replace(settings, base=find_base(settings.base))
     if estimate_:
         _show_estimate(settings, json_)
         return
@@ -100,6 +105,7 @@ def train_familial(
 
     from tofc.config import find_config, load_yaml
 
+    find_config(config)
     with needs_train():
         from tofc.training.family import run
         from tofc.training.family_settings import FamilyConfig

@@ -9,6 +9,7 @@ import typer
 
 from tofc.cli.options import ModelOption
 from tofc.cli.report import note, reports_user_errors, working
+from tofc.cli.steps import check_model
 from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError, needs_serve
 
@@ -33,6 +34,7 @@ def demo_ui(
 
     Browsers lend a camera to pages of this machine and to https alone.
     """
+    check_model(model)
     with needs_serve():
         import uvicorn
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tofc.drafting.rounds import MessageError, Round
-from tofc.familial.family import Family
+from tofc.familial.views import Family
 from tofc.language.prompt import Prompt
 from tofc.language.sequences import Sequences
 

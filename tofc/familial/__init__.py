@@ -10,15 +10,23 @@ Source: AI Flow (arXiv 2506.12479), section III.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tofc.familial.causal import BASE, FAMILY
-from tofc.familial.family import Family
 from tofc.familial.members import AUTO, Member, Roster
-from tofc.familial.store import INDEX, read_index
-from tofc.language.model import FULL
+from tofc.language import FULL
+
+if TYPE_CHECKING:
+    from tofc.familial.views import Family
 
 __all__ = ["AUTO", "FULL", "Family", "Member", "Roster", "family", "member"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Family":  # whose module takes torch
+        raise AttributeError(f"module 'tofc.familial' has no attribute {name!r}")
+    from tofc.familial.views import Family
+
+    return Family
 
 
 def family(model: Any) -> Family | Roster:
@@ -30,19 +38,23 @@ def family(model: Any) -> Family | Roster:
     """
     from tofc.config import CONFIG_NAME, resolve
     from tofc.errors import CheckpointError
+    from tofc.familial.causal import BASE, FAMILY
+    from tofc.familial.index import INDEX
+    from tofc.familial.store import index_of
+    from tofc.familial.views import Family
 
     if isinstance(model, (Family, Roster)):
         return model
     if isinstance(model, (str, Path)):
         folder = Path(model)
         if (folder / FAMILY / INDEX).is_file() and not (folder / CONFIG_NAME).exists():
-            return read_index(folder / FAMILY, folder / BASE).roster  # of a plain language model
+            return index_of(folder / FAMILY, folder / BASE).roster  # of a plain language model
         checkpoint = resolve(model)
         if checkpoint.family is None:
             raise CheckpointError(
                 f"{model} has no family, only the full model: train one with `tofc train-familial CONFIG`"
             )
-        return read_index(checkpoint.family, checkpoint.base).roster
+        return index_of(checkpoint.family, checkpoint.base).roster
     held = getattr(model, "family", None)
     return held if isinstance(held, Family) else Family(model)
 

@@ -16,6 +16,7 @@ from tofc.errors import UserError
 from tofc.familial.calibration import linears
 from tofc.familial.decomposition import Spectrum, rank_for_ratio
 from tofc.familial.low_rank import LowRankLinear
+from tofc.familial.members import kept_rank
 from tofc.language.model import text_model
 
 
@@ -47,11 +48,6 @@ class Branch(nn.Module):
     def at(self, ratio: float) -> list[nn.Module]:
         """The blocks with the leading share `ratio` of each rank; nothing is copied."""
         return [_at_ratio(block, ratio) for block in self.blocks]
-
-
-def kept_rank(rank: int, ratio: float) -> int:
-    """How many of `rank` ranks a partial branch of `ratio` keeps."""
-    return max(1, int(rank * ratio + 1e-9))
 
 
 def decomposed_block(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from tofc.familial.family import Family
-from tofc.familial.store import loader, read_index
+from tofc.familial.store import index_of, loader
+from tofc.familial.views import Family
 from tofc.language.load import load_causal
 from tofc.language.model import FULL
 
@@ -25,7 +25,7 @@ def load_family(folder: str | Path, exit: str = FULL, dtype: torch.dtype = torch
     exit, CheckpointError where the folder is not whole.
     """
     base, branches = Path(folder) / BASE, Path(folder) / FAMILY
-    index = read_index(branches, base)
+    index = index_of(branches, base)
     depth = max(1, index.roster.named(exit).exit_layer)  # one block shows of what kind branches are
     model = load_causal(base, depth, dtype=dtype)
     return Family(model, roster=index.roster, load=loader(branches, model), default=exit)

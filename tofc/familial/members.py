@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tofc.errors import UserError
-from tofc.familial.branches import kept_rank
-from tofc.language.model import FULL
+from tofc.language import FULL
 
 AUTO = "auto"
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}
@@ -180,6 +179,11 @@ class Roster(Sequence[Member]):
         size = main.outside - replaced + spec.exit_layer * main.layer + spec.num_parameters(ratio)
         name = spec.name if ratio == 1 else f"{spec.name}-{round(100 * ratio)}"
         return Member(name, spec.exit_layer, size, size / main.num_parameters, spec.name, ratio)
+
+
+def kept_rank(rank: int, ratio: float) -> int:
+    """How many of `rank` ranks a partial branch of `ratio` keeps."""
+    return max(1, int(rank * ratio + 1e-9))
 
 
 def parse_budget(budget: str | float) -> float:

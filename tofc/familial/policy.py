@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tofc.errors import UserError
-from tofc.familial.branches import count_parameters
-from tofc.familial.family import Family
-from tofc.language.exits import Attempt, Decided, decide
-from tofc.language.model import FULL, Exit
-from tofc.language.prompt import Prompt
+from tofc.language import FULL
+
+if TYPE_CHECKING:
+    from tofc.familial.views import Family
+    from tofc.language.exits import Attempt, Decided
+    from tofc.language.model import Exit
+    from tofc.language.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Policy:
         self, family: Family, prompts: Sequence[Prompt], ends: frozenset[int], max_new_tokens: int
     ) -> list[Decided]:
         """Greedy answers to a batch of prompts, each by the first member that is sure of it."""
+        from tofc.language.exits import decide  # an index is read without torch
+
         return decide(family.language, self.exits(family), prompts, ends, max_new_tokens)
 
 
@@ -63,6 +68,8 @@ class ExitCost:
 
 def cost(family: Family, length: int, attempts: Sequence[Attempt]) -> ExitCost:
     """What members that were asked in turn about a prompt of `length` positions have computed."""
+    from tofc.familial.branches import count_parameters
+
     width = family.language.model.config.get_text_config().hidden_size
     total = shared = depth = 0
     pairs = length * (length + 1) // 2  # that attend

@@ -21,8 +21,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from tofc.errors import CheckpointError
 from tofc.familial.branches import Branch
 from tofc.familial.causal import BASE, FAMILY
-from tofc.familial.family import main_spec
 from tofc.familial.store import save_family
+from tofc.familial.views import main_spec
 from tofc.hub import fetch, read_json, read_tensors
 from tofc.writing import write_json, write_whole
 

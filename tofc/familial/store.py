@@ -9,7 +9,6 @@ The leading components stand first in each tensor, so that a smaller member is r
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,44 +19,19 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from encoders.files import open_tensors
-from tofc.config import from_mapping
 from tofc.errors import CheckpointError
 from tofc.familial.branches import Branch, kept_rank
-from tofc.familial.family import Load, branch_spec
+from tofc.familial.index import INDEX, Index, read_index, write_index
 from tofc.familial.low_rank import LowRankLinear
 from tofc.familial.members import BranchSpec, MainSpec, Roster
 from tofc.familial.policy import Policy
-from tofc.hub import checkpoint_faults, fetch, read_json, read_tensors
+from tofc.familial.views import Load, branch_spec
+from tofc.hub import checkpoint_faults, fetch, read_tensors
 from tofc.language.model import text_model
-from tofc.writing import write_json, write_whole
+from tofc.writing import write_whole
 
-INDEX = "family.json"
-FORMAT_VERSION = 1
 # Weights of the main model that every member reads anyway, small, and changed by any training.
 _TOLD_BY = ("layers.0.self_attn.q_proj.weight", "layers.0.input_layernorm.weight")
-
-
-@dataclasses.dataclass(frozen=True)
-class Index:
-    """What `family.json` says; `fingerprint` tells the main model that the branches were trained with."""
-
-    fingerprint: str
-    main: MainSpec
-    branches: tuple[BranchSpec, ...]
-    policy: Policy | None = None
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"the family's format_version is {self.format_version}, this release reads {FORMAT_VERSION}: "
-                "install the release of tofc that wrote it"
-            )
-
-    @property
-    def roster(self) -> Roster:
-        """The members."""
-        return Roster(self.main, self.branches)
 
 
 def fingerprint(base: str | Path) -> str:
@@ -94,19 +68,10 @@ def save_family(
     return folder
 
 
-def write_index(folder: Path, index: Index) -> None:
-    """Writes the index of a family's folder."""
-    write_json(folder / INDEX, dataclasses.asdict(index))
-
-
-def read_index(folder: str | Path, base: str | Path | None = None) -> Index:
-    """The index of a family; with `base`, only if it belongs to that main model.
-
-    Raises CheckpointError where the folder holds no family, or one of another model.
-    """
-    file = fetch(folder, INDEX)
-    index = from_mapping(Index, read_json(file), str(file))
-    if base is not None and (found := fingerprint(base)) != index.fingerprint:
+def index_of(folder: str | Path, base: str | Path) -> Index:
+    """The index of the family of a main model; CheckpointError where it is that of another, or none."""
+    index = read_index(folder)
+    if (found := fingerprint(base)) != index.fingerprint:
         raise CheckpointError(
             f"{folder} is the family of another model (it was trained with {index.fingerprint[:8]}, "
             f"{base} is {found[:8]}): its exits {', '.join(index.roster.names)} mean nothing here. "

@@ -4,3 +4,5 @@
 (`blocks`), `sampling` chooses tokens, `batch` decodes rows that come and go, `exits` lets members of a family
 answer in turn, `generate` answers many prompts, `text` is what the tokens say.
 """
+
+FULL = "full"  # the exit after all blocks

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tofc.errors import UserError
+from tofc.language import FULL as FULL
 from tofc.language.prompt import Prompt
 
-FULL = "full"
 _TABLE = 256  # positions at least for which cosines and sines are computed at a time
 
 

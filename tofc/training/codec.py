@@ -267,7 +267,7 @@ class CodecRun(CodedRun):
             stored = next(tensor.dtype for _, tensor in read_tensors(config.base, lambda name: True, "cpu"))
             whole: Any = self.tuned.merge_and_unload().to(stored)
             save_checkpoint(
-                folder, whole, exported, config.checkpoint, processor=self.processor, codec_weights=weights
+                folder, (whole, self.processor), exported, config.checkpoint, codec_weights=weights
             )
             return
         adapters = self.folder / "adapters" if config.adapters else None

@@ -24,9 +24,9 @@ from tofc.config import CODEC_WEIGHTS, Checkpoint, resolve
 from tofc.errors import UserError
 from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.calibration import spectra, watch_inputs
-from tofc.familial.family import branch_spec, main_spec
 from tofc.familial.members import Member, Roster
 from tofc.familial.store import save_family
+from tofc.familial.views import branch_spec, main_spec
 from tofc.hub import read_tensors
 from tofc.language.model import FULL, text_model
 from tofc.model import load_codec, save_base, save_checkpoint
@@ -188,7 +188,7 @@ class FamilyRun(CodedRun):
         written = self.folder / "base"
         if self.config.main != "frozen":
             with whole_folder(written) as draft:
-                save_base(draft, self.tuned.to(stored), self.processor)
+                save_base(draft, (self.tuned.to(stored), self.processor))
             base = written
         family = save_family(self.folder / "family", base, self.main, self.branches, stored)
         codec = self.checkpoint.folder / CODEC_WEIGHTS

@@ -20,7 +20,7 @@ _NEAR = 16
 
 
 @dataclass(frozen=True)
-class Row:
+class JsonRow:
     """Row `number` (from 0) with the bytes `start` .. `start + length` of the file, and what it holds."""
 
     number: int
@@ -29,7 +29,7 @@ class Row:
     value: dict[str, Any]
 
 
-def scan_rows(path: Path, chunk: int = CHUNK) -> Iterator[Row]:
+def scan_rows(path: Path, chunk: int = CHUNK) -> Iterator[JsonRow]:
     """Every row of `path`: a JSON array of objects, or JSON Lines; UTF-8, with or without byte order mark.
 
     Holds a window of a few `chunk` bytes, or a few times the longest row. Raises UserError, with row and
@@ -134,7 +134,7 @@ class _Window:
                 return self.text[self.position : self.position + 1]
             self.fill()
 
-    def row(self, number: int) -> Row:
+    def row(self, number: int) -> JsonRow:
         """Decodes the row that begins here, reading on as far as it goes."""
         while True:
             try:
@@ -151,4 +151,4 @@ class _Window:
         if not isinstance(value, dict):
             raise self.fault(number, f"is a {type(value).__name__}; a row is an object, {{...}}")
         start = self.offset
-        return Row(number, start, self.take(end), value)
+        return JsonRow(number, start, self.take(end), value)

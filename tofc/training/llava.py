@@ -24,7 +24,7 @@ import numpy as np
 from tofc.errors import ImageError, UserError
 from tofc.images import MAX_PIXELS, open_image
 from tofc.training.data import Turn, resize
-from tofc.training.json_rows import Row, read_row, scan_rows
+from tofc.training.json_rows import JsonRow, read_row, scan_rows
 from tofc.writing import whole_file
 
 SPLITS = ("train", "validation")
@@ -226,7 +226,7 @@ class _Skipped:
     def total(self) -> int:
         return sum(self.reasons.values())
 
-    def add(self, row: Row, reason: str) -> None:
+    def add(self, row: JsonRow, reason: str) -> None:
         kind = "missing images" if reason.startswith("missing image ") else reason
         self.reasons[kind] += 1
         if len(self.first) < SHOWN:

@@ -259,7 +259,7 @@ class PretrainRun(TrainingRun):
     def write(self, folder: Path) -> None:
         """Writes model (float16) and processor as transformers would."""
         with whole_folder(folder) as draft:
-            save_base(draft, deepcopy(self.grounded.model).half(), self.processor)
+            save_base(draft, (deepcopy(self.grounded.model).half(), self.processor))
 
 
 def roughen(features: Tensor, largest: float, generator: torch.Generator) -> Tensor:

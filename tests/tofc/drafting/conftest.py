@@ -14,8 +14,8 @@ from tests.tofc.drafting.fakes import QUESTION
 from tofc.config import resolve
 from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.calibration import spectra, watch_inputs
-from tofc.familial.family import main_spec
 from tofc.familial.store import save_family
+from tofc.familial.views import main_spec
 from tofc.language.model import text_model
 from tofc.language.prompt import Prompt
 from tofc.model import save_checkpoint

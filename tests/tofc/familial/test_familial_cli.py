@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from tests.tofc.conftest import Made
 from tofc.cli.app import app
-from tofc.familial.store import read_index
+from tofc.familial.index import read_index
 
 CORPUS = "tests.tofc.familial.tiny_corpus:TinyCorpus"
 

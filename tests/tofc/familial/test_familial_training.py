@@ -57,7 +57,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, tiny_width_codec: Any) -> Pat
     tokenizer = build_tokenizer(SceneCorpus(size=112).texts(300, 0), shape.vocab_size)
     model, processor = build_model(shape, tokenizer, seed=0), build_processor(tokenizer, shape)
     config = tofc.config.CheckpointConfig(merging=tofc.config.MergingConfig(tokens=12))
-    return save_checkpoint(folder / "base", model, tiny_width_codec, config, processor=processor)
+    return save_checkpoint(folder / "base", (model, processor), tiny_width_codec, config)
 
 
 def make_run(base: Path, folder: Path, **changes: Any) -> FamilyRun:

@@ -16,9 +16,9 @@ from tests.tofc.conftest import Made
 from tofc import familial
 from tofc.errors import CheckpointError, UserError
 from tofc.familial.branches import count_parameters, member_model
-from tofc.familial.family import Family
+from tofc.familial.index import INDEX
 from tofc.familial.members import BranchSpec, MainSpec, Roster, parse_budget
-from tofc.familial.store import INDEX
+from tofc.familial.views import Family
 from tofc.language.model import text_model
 
 NAMES = ["e1-50", "e1", "e3-50", "e3", "full"]

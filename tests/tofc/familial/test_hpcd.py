@@ -15,9 +15,9 @@ from tofc.errors import UserError
 from tofc.familial.branches import count_parameters
 from tofc.familial.calibration import watch_inputs
 from tofc.familial.causal import load_family
-from tofc.familial.family import main_spec
 from tofc.familial.hpcd import Components, distillation_loss
 from tofc.familial.store import save_family
+from tofc.familial.views import main_spec
 from tofc.language.model import text_model
 
 COUNT = 4
