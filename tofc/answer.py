@@ -26,6 +26,9 @@ class Answer:
     fallback: str = field(default="", compare=False)
     confidence: float | None = field(default=None, compare=False)
 
+    def __str__(self) -> str:
+        return self.text
+
     @property
     def is_unsure(self) -> bool:
         """Whether the model would rather have said something else at some token than not."""

@@ -280,8 +280,9 @@ def resolve(src: str | Path) -> Checkpoint:
         return _read_checkpoint(text, ASSETS / text)
     if not is_hub_id(text) or os.path.exists(src):
         raise CheckpointError(
-            f"no checkpoint {_shown(text)}{_how_to_make(text)}. Bundled: {', '.join(bundled_names()) or 'none'}. "
-            "Or give a folder with a config.json, or a hub id such as owner/name"
+            f"no checkpoint {_shown(text)}{_how_to_make(text)}. "
+            f"Bundled: {', '.join(bundled_names()) or 'none'}. Or give a folder with a config.json, "
+            "or a hub id such as owner/name"
         )
     from tofc.hub import fetch, fetch_all  # the hub's client is imported only where it is needed
 

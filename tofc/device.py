@@ -7,7 +7,7 @@ Runtime (`tofc.ondevice`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 check_caches(merging_search, kernels)
 RUNTIMES = ("torch", "onnxruntime")
+
+
+_PICTURES_AT_ONCE = 16  # of `encode_many`
+_Rate = tuple[int | None, int | str | None, int | None]  # quality, tokens, max_bytes
 
 
 class Vision(Protocol):
@@ -71,6 +75,10 @@ class Device:
         self.vision = vision
         self.config = config
         self.codec = codec
+
+    def __repr__(self) -> str:
+        codec = "no codec" if self.codec is None else f"qualities 1 to {self.codec.qualities[-1]}"
+        return f"Device({type(self.vision).__name__}, width {self.vision.width}, {codec})"
 
     @classmethod
     def from_pretrained(
@@ -167,10 +175,35 @@ class Device:
         some bytes more (8 at 64 tokens); nothing changes where tokens stand for equal blocks. Raises
         UserError where nothing fits, ImageError for what is no picture.
         """
-        count, level = self._check_tokens(tokens), self._check_quality(quality)
-        if max_bytes is not None and quality is not None and tokens is not None:
-            raise UserError("quality and tokens leave max_bytes nothing to choose; give two of the three")
+        rate = self._check_rate(quality, tokens, max_bytes)
         pictures = self._see(images if isinstance(images, (list, tuple)) else [images], max_pixels)
+        return self._packet(pictures, rate, progressive)
+
+    def encode_many(
+        self,
+        images: Iterable[Any],
+        quality: int | None = None,
+        tokens: int | str | None = None,
+        max_bytes: int | None = None,
+        *,
+        progressive: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> list[Packet]:
+        """Codes each picture into a packet of its own, in order; the tower sees many at a time.
+
+        Arguments and errors are those of `encode`, of which it gives what single pictures give.
+        """
+        rate = self._check_rate(quality, tokens, max_bytes)
+        every, packets = list(images), []
+        for first in range(0, len(every), _PICTURES_AT_ONCE):
+            seen = self._see(every[first : first + _PICTURES_AT_ONCE], max_pixels, self.config.tiling)
+            packets += [self._packet([picture], rate, progressive) for picture in seen]
+        return packets
+
+    def _packet(self, pictures: list[Features], rate: _Rate, progressive: bool) -> Packet:
+        """Unmerged features of pictures, merged and coded at a rate."""
+        quality, tokens, max_bytes = rate
+        count, level = self._check_tokens(tokens), self._check_quality(quality)
         if max_bytes is None:
             return self._code([self._merge(picture, count) for picture in pictures], level, progressive)
         search = self._search(pictures, max_bytes, progressive)
@@ -192,6 +225,13 @@ class Device:
         """Codes features, merged or not, into one packet; several are the pictures of one prompt."""
         pictures = [features] if isinstance(features, Features) else list(features)
         return self._code(pictures, self._check_quality(quality))
+
+    def _check_rate(self, quality: int | None, tokens: int | str | None, max_bytes: int | None) -> _Rate:
+        self._check_tokens(tokens)
+        self._check_quality(quality)
+        if max_bytes is not None and quality is not None and tokens is not None:
+            raise UserError("quality and tokens leave max_bytes nothing to choose; give two of the three")
+        return quality, tokens, max_bytes
 
     def _check_quality(self, quality: int | None) -> int:
         levels = self._require_codec().qualities
@@ -217,13 +257,17 @@ class Device:
             raise UserError(f'tokens is {tokens!r}; give a number of at least 1, or "all"')
         return tokens
 
-    def _see(self, images: Sequence[Any], max_pixels: int) -> list[Features]:
-        """Unmerged features of each picture, from one pass of the tower over all tiles."""
+    def _see(self, images: Sequence[Any], max_pixels: int, tiling: str | None = None) -> list[Features]:
+        """Unmerged features of each picture, from one pass of the tower over all tiles.
+
+        `tiling` None: that of the pictures of one prompt.
+        """
         if not images:
             raise UserError("no pictures were given; give at least one")
         watch = self.vision.stopwatch()
         opened = [open_image(image, max_pixels) for image in images]
-        tiling = self.config.tiling if len(images) == 1 or self.config.tiling == "base" else "padded"
+        if tiling is None:
+            tiling = self.config.tiling if len(images) == 1 or self.config.tiling == "base" else "padded"
         tiles = self.vision.cut(opened, tiling)  # [T, 3, S, S] each
         timing = {"preprocess": watch.lap() / len(images)}
         outputs = self.vision.see(tiles)  # [T, N, C] each

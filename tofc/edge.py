@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ from tofc.familial.views import Family
 from tofc.features import Features
 from tofc.hub import small_files
 from tofc.images import MAX_PIXELS
+from tofc.language.batch import Batch, Generation
 from tofc.language.generate import Generated, generate, generate_by_choice, generate_with_settings
 from tofc.language.load import load_edge_model
 from tofc.language.model import FULL, LanguageModel
 from tofc.language.prompt import Prompt, chat_template, end_ids
-from tofc.language.text import answer_text
+from tofc.language.text import TextStream, answer_text
 from tofc.model import choose_device, choose_dtype, load_base_config, load_codec, visual_embeddings
 from tofc.packet import Packet
 from tofc.unpack import codec_of, unpack
@@ -136,6 +137,10 @@ class Edge:
         edge.exit = edge.check_exit(exit)
         return edge
 
+    def __repr__(self) -> str:
+        family = ", ".join(self.family.names)
+        return f"Edge({type(self.model).__name__}, answers by {self.exit} of {family})"
+
     def decode(self, packet: Packet | bytes) -> torch.Tensor | list[torch.Tensor]:
         """Features float32 [K, C] of a packet, exactly as its encoder reconstructed them; a list for several.
 
@@ -164,6 +169,42 @@ class Edge:
         """
         return self.answer_many([(packet, question)], exit=exit, **generation)[0]
 
+    def stream(
+        self,
+        packet: Packet | bytes,
+        question: str,
+        *,
+        exit: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> Generator[str, None, Answer]:
+        """The text of `answer` piece by piece, as soon as no later token can change it; errors of `answer`.
+
+        The generator returns the whole `Answer`. An exit "auto" speaks when it has decided.
+        """
+        exit = self.check_exit(exit)
+        if exit == AUTO:
+            answer = self.answer(packet, question, exit=exit, max_new_tokens=max_new_tokens)
+            yield answer.text
+            return answer
+        prompt = self.prompt(_checked(packet), question)
+        watch = Stopwatch(self.model.device)
+        row, text = Generation(prompt, max_new_tokens), TextStream(self.tokenizer)
+        batch = Batch(self.family.language, self.family.exit(exit), self.ends)
+        batch.join([row])
+        given = 0
+        while True:
+            for token in row.tokens[given:]:
+                if piece := text.push(token):
+                    yield piece
+            given = len(row.tokens)
+            if row.finish_reason is not None:
+                break
+            batch.step()
+        if piece := text.close():
+            yield piece
+        timing = {**prompt.timing, "generate": watch.lap()}
+        return Answer(text.text, exit, tuple(row.tokens), timing, confidence=row.confidence)
+
     def answer_many(
         self,
         requests: Iterable[tuple[Seen, str]],
@@ -180,7 +221,7 @@ class Edge:
         """
         self._check_generation(generation)
         exit = self.check_exit(exit)
-        pairs = [(Packet.from_bytes(seen) if isinstance(seen, bytes) else seen, q) for seen, q in requests]
+        pairs = [(_checked(seen), question) for seen, question in requests]
         asked: dict[Any, list[int]] = {}
         for index, (seen, _) in enumerate(pairs):
             asked.setdefault(seen if isinstance(seen, Packet) else id(seen), []).append(index)
@@ -300,6 +341,15 @@ class Edge:
         timing = {**prompt.timing, "generate": one.seconds}
         text = answer_text(self.tokenizer, one.ids)
         return Answer(text, one.exit, one.ids, timing, confidence=one.confidence)
+
+
+def _checked(seen: Seen) -> Packet | Features | Sequence[Features]:
+    """What is asked about, a packet's bytes as a packet; PacketError for what is none of it."""
+    if isinstance(seen, Packet | Features):
+        return seen
+    if isinstance(seen, (list, tuple)) and seen and all(isinstance(one, Features) for one in seen):
+        return seen
+    return Packet.from_bytes(seen)  # type: ignore[arg-type]  # which says what is wrong with anything else
 
 
 def _as_list(pictures: Features | Sequence[Features]) -> list[Features]:

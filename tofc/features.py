@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from encoders.merging import Clusters
+from tofc.clusters import tile_box, tinted
+from tofc.errors import UserError
 from tofc.tiling import TileLayout
 
 
@@ -34,6 +37,18 @@ class Features:
     def is_merged(self) -> bool:
         """Whether fewer tokens are left than the picture had."""
         return self.tokens.shape[0] != self.layout.num_tokens
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        num, channels = self.tokens.shape
+        return f"Features({num} of {self.layout.num_tokens} tokens, width {channels}, {width}x{height})"
+
+    def over(self, picture: Image.Image, strength: float = 0.7) -> Image.Image:
+        """The picture, to look at, with each cluster in its mean colour at a strength of 0 to 1."""
+        size = picture.size
+        if size != self.image_size[::-1]:
+            raise UserError(f"these are features of another picture: give that of {self.image_size[::-1]}")
+        return tinted(picture, self.cluster_map, tile_box(size, self.tiling), strength)
 
     @property
     def cluster_map(self) -> np.ndarray:

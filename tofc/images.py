@@ -6,11 +6,12 @@ import io
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -67,11 +68,14 @@ _limit_lock = threading.Lock()
 def open_image(source: Any, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS) -> Image.Image:
     """Opens `source` as an RGB picture, upright as its EXIF orientation says.
 
-    `source` is a path, the bytes of a file, an open binary file, a PIL image, or a uint8 or uint16 array
-    [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Alpha is laid on white, 16 bits become 8, of an animation the
-    first frame counts. Raises ImageError on anything else, files of other `formats` among it, and above
-    `max_pixels` before decoding any pixel.
+    `source` is a path, a file:// address, the bytes of a file, an open binary file, a PIL image, a row
+    {"bytes": ..., "path": ...} of `datasets`, a uint8 or uint16 array [H, W], [H, W, 1], [H, W, 3] or
+    [H, W, 4], or a tensor of one of these shapes or [C, H, W], uint8 or from 0 to 1. Alpha is laid on white,
+    16 bits become 8, of an animation the first frame counts. Raises ImageError on anything else, files of
+    other `formats` among it, and above `max_pixels` before decoding any pixel.
     """
+    if hasattr(source, "is_floating_point"):  # a tensor, without importing its library
+        source = _array_of(source)
     if isinstance(source, np.ndarray):
         return _checked(from_array(source), "the array", max_pixels)
     if isinstance(source, Image.Image):
@@ -80,6 +84,19 @@ def open_image(source: Any, max_pixels: int = MAX_PIXELS, formats: Sequence[str]
         return _checked(source, "the image", max_pixels)
     with _opened(source) as (stream, name):
         return _checked(_open(stream, name, formats), name, max_pixels)
+
+
+def _array_of(tensor: Any) -> np.ndarray:
+    """A tensor in torchvision's shape and scale, or ours, as an array."""
+    is_float = tensor.is_floating_point()
+    array: np.ndarray = (tensor.detach().float() if is_float else tensor.detach()).cpu().numpy()
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if is_float:
+        if not (array.size and array.min() >= 0 and array.max() <= 1):
+            raise ImageError("a tensor of floats is a picture where its values are from 0 to 1; scale it so")
+        array = np.rint(255 * array).astype(np.uint8)
+    return array
 
 
 def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
@@ -110,15 +127,28 @@ def _opened(source: Any) -> Iterator[tuple[IO[bytes], str]]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield io.BytesIO(source), "the data"
     elif isinstance(source, (str, Path)):
-        with _open_path(source) as stream:
+        with _open_path(_local(source)) as stream:
             yield stream, _short(source)
+    elif isinstance(source, Mapping) and {"bytes", "path"} & source.keys():  # a row of `datasets`
+        with _opened(source.get("path") if source.get("bytes") is None else source["bytes"]) as opened:
+            yield opened
     elif hasattr(source, "read"):
         yield _seekable(source), str(getattr(source, "name", "the stream"))
     else:
         raise ImageError(
             f"an object of type {type(source).__name__} is no image; give a path, bytes, a file opened in "
-            "binary mode, a PIL image or a uint8 array"
+            "binary mode, a PIL image, a tensor or a uint8 array"
         )
+
+
+def _local(path: str | Path) -> str | Path:
+    """The path of a file:// address; ImageError for an address elsewhere."""
+    if not isinstance(path, str) or "://" not in path:
+        return path
+    address = urlsplit(path)
+    if address.scheme == "file":
+        return unquote(address.path)
+    raise ImageError(f"{_short(path)} is an address, and nothing is fetched here: download the picture first")
 
 
 def _open(stream: IO[bytes], name: str, formats: Sequence[str]) -> Image.Image:
@@ -136,6 +166,7 @@ def _open(stream: IO[bytes], name: str, formats: Sequence[str]) -> Image.Image:
         found = f"it starts with {start[:8]!r}" if start else "it is empty"
         raise ImageError(
             f"{name} is not an image that is read here, or damaged ({found}); read are {', '.join(formats)}"
+            f"{'. A packet is what an edge answers about' if name.endswith('.tofc') else ''}"
         ) from error
     except _DECODER_FAULTS as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -17,6 +17,7 @@ import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ from entropy.errors import StreamError
 from entropy.stream import Head, cut
 from entropy.varint import decode_varint, encode_varint
 from tofc.errors import PacketError, UserError
+from tofc.writing import write_whole
 
 if TYPE_CHECKING:
     from entropy import FeatureCodec
@@ -77,6 +79,14 @@ class Packet:
                 f"picture sizes {self.image_sizes} are out of range; sides run from 1 to {_MAX_SIDE}"
             )
 
+    def __repr__(self) -> str:
+        try:
+            coded = f"{self.num_tokens} tokens, quality {self.quality}"
+        except PacketError:
+            coded = "damaged payload"
+        sizes = ", ".join(f"{width}x{height}" for height, width in self.image_sizes)
+        return f"Packet({len(self)} B, {coded}, {sizes})"
+
     def __bytes__(self) -> bytes:
         body = b"".join((self._head(), self.model_tag, self._layout(), self.payload))
         return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "big")
@@ -93,6 +103,11 @@ class Packet:
     def num_tokens(self) -> int:
         """Tokens of all pictures together, as the payload declares them; PacketError where it is damaged."""
         return self._payload_head().num_tokens
+
+    @property
+    def quality(self) -> int:
+        """The quality that it was coded at, from 1; PacketError where the payload is damaged."""
+        return self._payload_head().level + 1
 
     @property
     def is_truncated(self) -> bool:
@@ -143,12 +158,31 @@ class Packet:
             out |= codec.sections(self.payload) if name == "payload" else {name: size}
         return out
 
+    def save(self, path: str | Path) -> Path:
+        """Writes the packet as a file, such as street.tofc; returns its path."""
+        return write_whole(Path(path), bytes(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Packet:
+        """Reads a file of `save` or `tofc encode`; UserError where there is none, errors of `from_bytes`."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(f"packet {path} cannot be read: {error.strerror}; check the path") from None
+        return cls.from_bytes(data)
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Packet:
         """Reads a packet back; no model is needed for it.
 
         Raises PacketError on anything that is not one whole, undamaged packet of this version.
         """
+        if isinstance(data, (str, Path)):
+            raise PacketError(f"{str(data)[:200]!r} is a path, not a packet: read it with tofc.Packet.load")
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise PacketError(
+                f"{type(data).__name__} is no packet: give what Device.encode returned, or its bytes"
+            )
         data = bytes(data)
         if len(data) < _SMALLEST:
             raise PacketError(f"{len(data)} bytes are too few for a packet: it is cut short, or none at all")

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from eval.lab.tables import show
+from tofc.cli.options import HELP_OPTIONS, HELP_STYLE
 from tofc.cli.report import print_json
 from tofc.errors import UserError
 
@@ -30,7 +31,8 @@ def evaluation(help: str) -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
+        rich_markup_mode=HELP_STYLE,
+        context_settings={"help_option_names": HELP_OPTIONS},
     )
 
 

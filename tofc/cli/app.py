@@ -6,20 +6,20 @@ import sys
 from typing import Annotated
 
 import typer
-from typer.main import get_command
 
 from tofc import __version__
-from tofc.cli import ask, evaluations, export, familial, packets, serve, training, ui
-from tofc.cli.report import report_fault
+from tofc.cli import ask, evaluations, example, export, familial, packets, serve, training, ui
+from tofc.cli.options import HELP_OPTIONS, HELP_STYLE, command_of
+from tofc.cli.report import report_fault, reports_user_errors, show_notes
 
 app = typer.Typer(
     name="tofc",
     help="Ask a vision-language model about a picture through a bitstream of a few hundred bytes.",
-    epilog="Start here: tofc ask photo.jpg 'What is in the picture?'",
+    epilog="Start here: tofc example, then tofc ask street.jpg 'How many cars are there?'",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=HELP_STYLE,
 )
 
 
@@ -29,20 +29,23 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(context_settings={"help_option_names": HELP_OPTIONS})
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but results and faults.")] = False,
     debug: Annotated[
         bool, typer.Option("--debug", envvar="TOFC_DEBUG", help="Show the traceback of a fault of ours.")
     ] = False,
 ) -> None:
     """Options that stand before the command."""
+    show_notes(not quiet)
     if debug:
         sys.excepthook = sys.__excepthook__
 
 
+app.command(epilog=example.EXAMPLES)(example.example)
 app.command(epilog=ask.EXAMPLES)(ask.ask)
 app.command(epilog=packets.ENCODE_EXAMPLES)(packets.encode)
 app.command(epilog=packets.INFO_EXAMPLES)(packets.info)
@@ -58,8 +61,15 @@ app.add_typer(familial.app)
 app.add_typer(evaluations.app)
 
 
+@app.command("help", hidden=True)
+@reports_user_errors
+def help_(words: Annotated[list[str] | None, typer.Argument(metavar="COMMAND")] = None) -> None:
+    """Show the help of a command."""
+    command_of(app).main([*(words or []), "--help"], prog_name="tofc")
+
+
 def run() -> None:
     """Runs the command that the process was started with."""
     sys.excepthook = report_fault
     # The command itself, not the Typer around it: that would put its own exception hook in place of ours.
-    get_command(app)(prog_name="tofc")
+    command_of(app)(prog_name="tofc")

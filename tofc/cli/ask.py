@@ -141,7 +141,7 @@ def ask(
     else:
         edge = load_edge(member.model, member.exit)
         packet = encode_picture(device, picture, rate.arguments)
-        answer = answer_packet(edge, packet, question)
+        answer = answer_packet(edge, packet, question, json_)
     fields = packet_fields(packet, device.codec)
     timing = {**packet.timing, **answer.timing}
     if json_:
@@ -149,7 +149,8 @@ def ask(
         more |= {} if decoded is None else decoding_fields(decoded)
         print_json({**answer_fields(answer), **fields, **more, "timing": timing})
         return
-    typer.echo(answer_line(answer))
+    if remote is not None or drafting is not None:
+        typer.echo(answer_line(answer))
     if answer.fallback:
         note(f"answered on this device, by {answer.exit}: {answer.fallback}")
     if decoded is not None and decoded.counts.rounds:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from importlib import import_module
 
 import typer
-from typer.main import get_command
 
+from tofc.cli.options import HELP_STYLE, command_of
 from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     name="eval",
     help="Measure accuracy, bytes, time and speed: a command for each evaluation, all with --help.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=HELP_STYLE,
 )
 
 
@@ -43,7 +43,7 @@ def _passed_on(name: str, *first: str) -> Callable[[typer.Context], None]:
             if (error.name or "").startswith("eval"):
                 raise
             raise UserError(f"{error.name} is not installed: pip install 'tofc[eval]'") from error
-        get_command(commands).main([*first, *context.args], prog_name=f"tofc eval {name}")
+        command_of(commands).main([*first, *context.args], prog_name=f"tofc eval {name}")
 
     return passed_on
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tofc.cli.options import JsonOption, SourceArgument
+from tofc.cli.options import HELP_STYLE, JsonOption, SourceArgument
 from tofc.cli.report import note, print_json, print_table, reports_user_errors, working
 from tofc.cli.training import needs_train, report_folder
 from tofc.errors import UserError
@@ -17,7 +17,7 @@ app = typer.Typer(
     name="familial",
     help="Look at a model's smaller members, and bring in those of others.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=HELP_STYLE,
 )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.main import get_command
 
 from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError
@@ -127,6 +129,28 @@ class RateOptions:
 
 
 R = TypeVar("R")
+# Panels need room: on a narrow terminal they would break the names of options.
+HELP_STYLE: Any = "rich" if shutil.get_terminal_size().columns >= 60 else None
+
+
+HELP_OPTIONS = ["--help", "-h"]
+
+
+def command_of(app: typer.Typer) -> Any:
+    """The command that an app is; -h is --help, and flags, which take no value, show no type."""
+    found: Any = get_command(app)
+    commands = [found]
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        flags = [
+            command.get_help_option(typer.Context(command, help_option_names=HELP_OPTIONS)),
+            *command.params,
+        ]
+        for option in flags:
+            if getattr(option, "is_flag", False):
+                option.metavar = ""
+    return found
 
 
 def with_groups(command: Callable[..., R]) -> Callable[..., R]:

@@ -19,7 +19,6 @@ from tofc.cli.options import (
 )
 from tofc.cli.report import (
     answer_fields,
-    answer_line,
     note,
     packet_line,
     print_json,
@@ -141,10 +140,9 @@ def answer(
     check_model(member.model, member.exit)
     packet = Packet.from_bytes(read_input(file, "packet"))
     edge = load_edge(member.model, member.exit)
-    result = answer_packet(edge, packet, question)
+    result = answer_packet(edge, packet, question, json_)
     if json_:
         fields = packet_fields(packet, edge.codec)
         print_json({**answer_fields(result), **fields, "timing": dict(result.timing)})
         return
-    typer.echo(answer_line(result))
     note(f"{len(packet)} bytes; {timing_line(result.timing)}")

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -38,7 +38,7 @@ def reports_user_errors(command: Callable[..., R]) -> Callable[..., R]:
             with needs_edge(f"tofc {command.__name__.replace('_', '-')}"):
                 return command(*args, **kwargs)
         except UserError as error:
-            note(f"tofc: {one_line(error)}")
+            typer.echo(f"tofc: {one_line(error)}", err=True)
             raise typer.Exit(USER_ERROR) from None
         except OSError as error:  # of libraries that write by themselves, or of standard output
             if (reason := disk_fault(error)) is None:
@@ -53,9 +53,10 @@ def report_fault(kind: type[BaseException], error: BaseException, trace: Traceba
     """An exception hook: a fault of ours in one line instead of a traceback, which `--debug` brings back."""
     where = traceback.extract_tb(trace)[-1:] if trace is not None else []
     place = "".join(f" in {frame.name} ({frame.filename}:{frame.lineno})" for frame in where)
-    note(
+    typer.echo(
         f"tofc: this is a fault of ours: {kind.__name__}: {one_line(error)}{place}. "
-        "Run it again as `tofc --debug ...` for the traceback, and report it with that"
+        "Run it again as `tofc --debug ...` for the traceback, and report it with that",
+        err=True,
     )
 
 
@@ -64,14 +65,37 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+class _Notes:
+    """Whether notes are shown; faults always are."""
+
+    are_wanted = True
+
+
+def show_notes(are_wanted: bool) -> None:
+    """Says whether `note` and `working` show anything, as --quiet asks."""
+    _Notes.are_wanted = are_wanted
+
+
 def note(text: str) -> None:
     """A line for the person in front of the terminal: standard error, never mixed with results."""
-    typer.echo(text, err=True)
+    if _Notes.are_wanted:
+        typer.echo(text, err=True)
 
 
 def answer_line(answer: Answer) -> str:
     """An answer for people; scripts, whose standard output is no terminal, get its text alone."""
     return f"{answer.text} (unsure)" if answer.is_unsure and sys.stdout.isatty() else answer.text
+
+
+def print_pieces(pieces: Generator[str, None, Answer]) -> Answer:
+    """An answer on a terminal, as it grows; returns the whole."""
+    try:
+        while True:
+            typer.echo(next(pieces), nl=False)
+    except StopIteration as end:
+        answer: Answer = end.value
+    typer.echo(" (unsure)" if answer.is_unsure else "")
+    return answer
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:
@@ -103,7 +127,7 @@ def print_json(result: Mapping[str, Any] | Sequence[Any]) -> None:
 def working(what: str) -> Iterator[None]:
     """A spinner that says `what` is being done; only where standard error is a terminal."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not (console.is_terminal and _Notes.are_wanted):
         yield
         return
     with console.status(f"{what} ..."):

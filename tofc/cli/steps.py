@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from tofc.cli.files import STREAM, StandardInput, read_input
-from tofc.cli.report import note, working
+from tofc.cli.report import answer_line, note, print_pieces, working
 from tofc.errors import UserError
 from tofc.language import FULL
 from tofc.threads import suited_threads
@@ -104,7 +107,12 @@ def encode_picture(device: Device, picture: Image, rate: dict[str, Any]) -> Pack
         return device.encode(picture, max_pixels=picture.width * picture.height, **rate)
 
 
-def answer_packet(edge: Edge, packet: Packet, question: str) -> Answer:
-    """What an edge here says."""
+def answer_packet(edge: Edge, packet: Packet, question: str, is_json: bool) -> Answer:
+    """What an edge here says, printed unless it `is_json`; on a terminal while it grows."""
+    if sys.stdout.isatty() and not is_json:
+        return print_pieces(edge.stream(packet, question))
     with working("answering"):
-        return edge.answer(packet, question)
+        answer = edge.answer(packet, question)
+    if not is_json:
+        typer.echo(answer_line(answer))
+    return answer

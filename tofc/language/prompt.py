@@ -52,6 +52,11 @@ class Prompt:
         timing: Mapping[str, float] | None = None,
     ) -> Prompt:
         """Renders and tokenises one turn, pictures first; UserError for an empty question."""
+        if not isinstance(question, str):
+            raise UserError(
+                f"the question is a {type(question).__name__}, not a text: the packet comes first, the "
+                "question behind it"
+            )
         if not question.strip():
             raise UserError("the question is empty; ask something about the picture")
         content: Any = [*({"type": "image"} for _ in pictures), {"type": "text", "text": question}]
