@@ -17,7 +17,9 @@ setup(
     # that looks them up by name, instead of claiming the top-level name `configs` for everybody.
     package_dir={"tofc._configs": "configs"},
     package_data={
-        "tofc": ["assets/**/*", "ui/static/**/*"],
+        "encoders": ["py.typed"],
+        "entropy": ["py.typed"],
+        "tofc": ["py.typed", "assets/**/*", "ui/static/**/*"],
         "tofc._configs": ["*.yaml"],
         "eval": [
             "**/*.json",

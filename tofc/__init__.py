@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from tofc.answer import Answer as Answer
     from tofc.device import Device as Device
     from tofc.edge import Edge as Edge
@@ -41,7 +43,7 @@ _HOME = {
     "UserError": "tofc.errors",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = [*sorted(_HOME), "__version__", "example"]
 
 
 def __getattr__(name: str) -> Any:
@@ -53,6 +55,14 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value  # the next access does not come here
     return value
+
+
+def example() -> Image:
+    """A picture to try things on, 448x448; the command `tofc example` writes it as street.jpg."""
+    from tofc.config import EXAMPLE
+    from tofc.images import open_image
+
+    return open_image(EXAMPLE)
 
 
 def __dir__() -> list[str]:

@@ -28,6 +28,7 @@ QUALITIES = range(1, 9)
 
 _PACKAGE = Path(__file__).resolve().parent
 ASSETS = _PACKAGE / "assets"
+EXAMPLE = ASSETS / "street.jpg"  # drawn by eval.scenes: test scene 511
 # An installation carries the configs inside the package; the source tree keeps them in their own room.
 CONFIG_FOLDERS = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
 

@@ -18,7 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -177,11 +177,12 @@ class Packet:
 
         Raises PacketError on anything that is not one whole, undamaged packet of this version.
         """
-        if isinstance(data, (str, Path)):
-            raise PacketError(f"{str(data)[:200]!r} is a path, not a packet: read it with tofc.Packet.load")
-        if not isinstance(data, (bytes, bytearray, memoryview)):
+        given: Any = data  # people hand in all sorts of things
+        if isinstance(given, (str, Path)):
+            raise PacketError(f"{str(given)[:200]!r} is a path, not a packet: read it with tofc.Packet.load")
+        if not isinstance(given, (bytes, bytearray, memoryview)):
             raise PacketError(
-                f"{type(data).__name__} is no packet: give what Device.encode returned, or its bytes"
+                f"{type(given).__name__} is no packet: give what Device.encode returned, or its bytes"
             )
         data = bytes(data)
         if len(data) < _SMALLEST:

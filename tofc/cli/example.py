@@ -22,9 +22,9 @@ def example(
     ] = _NAME,
 ) -> None:
     """Write street.jpg, a picture to try the other commands on."""
-    from tofc.config import ASSETS
+    from tofc.config import EXAMPLE
 
-    picture = (ASSETS / _NAME).read_bytes()
+    picture = EXAMPLE.read_bytes()
     check_output(output)
     if Path(output).is_file() and read_input(output, "picture") != picture:
         raise UserError(f"{output} is another picture; choose a name with -o")

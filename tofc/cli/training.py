@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,7 +60,8 @@ def pretrain(
         from tofc.training.pretrain_settings import PretrainConfig
     settings = load_yaml(config, PretrainConfig)
     others = {"start_from": settings.start_from, "tower_from": settings.tower_from}
-    settings = replace(settings, **{key: find_base(base) for key, base in others.items() if base})
+    found: dict[str, Any] = {key: find_base(base) for key, base in others.items() if base}
+    settings = replace(settings, **found)
     folder = run_folder(out, settings.name)
     checkpoint = run(settings, folder, Console(stderr=True))
     report_folder(checkpoint, json_)
