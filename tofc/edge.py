@@ -6,7 +6,7 @@ import copy
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -20,7 +20,6 @@ from entropy import FeatureCodec
 from tofc.answer import Answer
 from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
-from tofc.device import Device
 from tofc.errors import CheckpointError, UserError
 from tofc.familial.index import check_exit
 from tofc.familial.members import AUTO
@@ -39,6 +38,9 @@ from tofc.language.text import TextStream, answer_text
 from tofc.model import choose_device, choose_dtype, load_base_config, load_codec, visual_embeddings
 from tofc.packet import Packet
 from tofc.unpack import codec_of, unpack
+
+if TYPE_CHECKING:
+    from tofc.device import Device
 
 MAX_NEW_TOKENS = 80
 BATCH_SIZE = 16
@@ -130,7 +132,11 @@ class Edge:
             tokenizer = AutoTokenizer.from_pretrained(small_files(base), trust_remote_code=False)
         except (ValueError, OSError) as error:
             raise CheckpointError(f"{base}: no tokenizer: {' '.join(str(error).split())}") from error
-        seeing = Device.from_checkpoint(checkpoint, codec, where, chosen) if images else None
+        seeing = None
+        if images:
+            from tofc.device import Device
+
+            seeing = Device.from_checkpoint(checkpoint, codec, where, chosen)
         template = chat_template(base, tokenizer)
         policy = None if index is None else index.policy
         edge = cls(model, tokenizer, template, checkpoint.config, codec, seeing, family, policy)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoders.merging import Clusters
 from tofc.clusters import tile_box, tinted
 from tofc.errors import UserError
 from tofc.tiling import TileLayout
+
+if TYPE_CHECKING:
+    from encoders.merging import Clusters  # by way of numba
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_a_sweep_leaves_rows_summary_and_curves(finished) -> None:
     with Image.open(out / "curves.png") as figure:
         assert figure.width > 1500
     assert (out / "curves.svg").read_text().count("<path") > 20
-    assert "full accuracy" in output
+    assert "within 1 point of uncoded" in output
     assert "JPEG XL" in output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +39,7 @@ from tofc.cli.steps import (
 )
 from tofc.cli.tiers import Drafting, TierOptions, decoding_fields, draft_answer, note_decoding
 from tofc.contents import packet_fields
-from tofc.errors import UserError, needs_serve
+from tofc.errors import UserError, needs_edge, needs_serve
 from tofc.language import FULL
 
 if TYPE_CHECKING:
@@ -130,6 +131,9 @@ def ask(
     check_input(image, "image")
     drafting = tiers.drafting(member, link.edge is not None, link.deadline_ms)
     remote = _remote_edge(link, member.model, drafting)
+    if remote is not None:
+        with working(f"reaching {remote.url}"):
+            remote.check()
     picture = open_picture(image, max_pixels)
     device = load_device(member.model)
     decoded = None
@@ -145,14 +149,18 @@ def ask(
     fields = packet_fields(packet, device.codec)
     timing = {**packet.timing, **answer.timing}
     if json_:
-        more = {} if remote is None else {"fallback": answer.fallback}
+        more: dict[str, Any] = {} if remote is None else {"fallback": answer.fallback}
+        if link.deadline_ms is not None:
+            more["late"] = _late(link.deadline_ms, packet, timing)
         more |= {} if decoded is None else decoding_fields(decoded)
         print_json({**answer_fields(answer), **fields, **more, "timing": timing})
         return
     if remote is not None or drafting is not None:
         typer.echo(answer_line(answer))
     if answer.fallback:
-        note(f"answered on this device, by {answer.exit}: {answer.fallback}")
+        typer.echo(f"answered on this device, by {answer.exit}: {answer.fallback}", err=True)
+    if link.deadline_ms is not None and (late := _late(link.deadline_ms, packet, timing)):
+        typer.echo(late, err=True)
     if decoded is not None and decoded.counts.rounds:
         note_decoding(decoded)
     note(f"{packet_line(fields)}; {timing_line(timing)}")
@@ -188,11 +196,23 @@ def _ask_far(
         )
 
 
+def _late(deadline_ms: float, packet: Packet, timing: Mapping[str, float]) -> str:
+    """What there is to say of a deadline that was not kept, or only just; empty where all is well."""
+    here, whole = (1e3 * sum(part.values()) for part in (packet.timing, timing))
+    if here > deadline_ms:
+        return f"the device alone took {here:.0f} ms, of {deadline_ms:g} ms: no link would be fast enough"
+    said = f"; it took {whole:.0f} ms" if whole > deadline_ms else ""
+    if packet.quality == 1 and packet.num_tokens <= 4:
+        return f"only the smallest packet, 4 tokens at quality 1, fits {deadline_ms:g} ms{said}"
+    return f"the deadline of {deadline_ms:g} ms was not kept{said}" if said else ""
+
+
 def _smallest_member(model: str) -> Edge:
     """What answers on the device itself."""
-    from tofc.config import resolve
-    from tofc.edge import Edge
-    from tofc.familial import family
+    with needs_edge("an answer of this device itself"):
+        from tofc.config import resolve
+        from tofc.edge import Edge
+        from tofc.familial import family
 
     exit = "full" if resolve(model).family is None else family(model)[0].name
     return Edge.from_pretrained(model, exit)

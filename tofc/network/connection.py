@@ -14,6 +14,7 @@ import httpx
 
 from tofc import __version__
 from tofc.errors import EdgeUnreachable, PacketError, UserError
+from tofc.network.refusal import refusal
 
 # Statuses with which the same request may succeed later.
 _AGAIN = (408, 429, 500, 502, 503, 504)
@@ -93,6 +94,9 @@ class Connection:
             try:
                 response = request(left)
             except httpx.TransportError as error:
+                refused = refusal(error, self.url)
+                if refused is not None:
+                    raise refused from error
                 fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 raise Unanswered(fault) from error
             if not response.is_success:
@@ -132,6 +136,8 @@ def fault_of(status: int, body: Any, headers: Mapping[str, str]) -> UserError | 
     if status in _AGAIN and headers.get("x-should-retry") != "false":
         given = headers.get("retry-after", "")
         return Unanswered(f"{status}: {message}", float(given) if given.isdecimal() else 0.0)
+    if status in (401, 403):
+        message += "; its key goes into TOFC_API_KEY (api_key= in Python)"
     kind = PacketError if told.get("code") == "invalid_packet" else UserError
     return kind(f"the edge refuses: {message} ({status})")
 

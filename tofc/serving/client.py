@@ -79,6 +79,7 @@ class RemoteEdge:
         self.url, self.link = self.connection.url, LinkEstimator()
         self._fallback = fallback
         self._fallen_back: Edge | None = None
+        self._down: EdgeUnreachable | None = None  # what `check` found
         self._seconds = {"server": 0.05, "encode": 0.05}  # moving averages of work on either side
 
     def __enter__(self) -> RemoteEdge:
@@ -107,6 +108,19 @@ class RemoteEdge:
         response = self.connection.tried(lambda left: self.http.get(f"{self.url}/v1/models", timeout=left))
         found: dict[str, Any] = response.json()
         return found
+
+    def check(self) -> None:
+        """Whether the edge answers, before work is done for it.
+
+        Raises UserError where it refuses this key, certificate or protocol, EdgeUnreachable where nobody
+        answers and there is no fallback; with one, the next answer is the device's own, without more tries.
+        """
+        try:
+            self.listed()
+        except EdgeUnreachable as error:
+            if self._fallback is None:
+                raise
+            self._down = error
 
     def answer(
         self, packet: Packet | bytes, question: str, *, exit: str = "full", **generation: Any
@@ -257,12 +271,15 @@ class RemoteEdge:
         model = self.model if exit == "full" else f"{self.model}:{exit}"
         body = json.dumps(chat_request(model, url, question, generation), separators=(",", ":")).encode()
         try:
+            if self._down is not None:
+                raise self._down
             return self._send(body)
         except EdgeUnreachable as error:
             return self._here(error, here)
 
     def _here(self, error: EdgeUnreachable, answer: Callable[[Edge], Answer]) -> Answer:
         """What the device says by itself, if there is a `fallback`."""
+        self._down = None
         if self._fallback is None:
             raise error
         try:
