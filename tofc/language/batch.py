@@ -24,8 +24,9 @@ class Generation:
     """A prompt and the tokens that followed it, without the one that ended them.
 
     `confidence` is the least probability that the model gave any of them, the one that ends it included.
-    `finish_reason` is "stop" or "length" once it has ended; `leave` ends it early. Those with the same
-    `prefix_key` begin with the same pictures.
+    `finish_reason` is "stop" or "length" once it has ended; `leave` ends it early. `fault` is what broke
+    while its token was chosen, and ends it alone. Those with the same `prefix_key` begin with the same
+    pictures.
     """
 
     prompt: Prompt
@@ -35,6 +36,7 @@ class Generation:
     tokens: list[int] = field(default_factory=list)
     confidence: float = 1.0
     finish_reason: str | None = None
+    fault: Exception | None = None
     _random: torch.Generator | None = None
 
     def leave(self, reason: str) -> None:
@@ -105,6 +107,18 @@ class Batch:
             self._sequences = parts[0] if len(parts) == 1 else Sequences.joined(parts)
         self.rows = [*self.rows, *fresh, *(row for row, _ in known)]
 
+    def resume(self, row: Generation) -> None:
+        """Adds a row of another batch, which broke: its prompt with its tokens is computed again."""
+        self._drop_ended()
+        sequences = self._begin([row.prompt])
+        if row.tokens:
+            sequences.run(self._exit.name)
+            sequences.append([row.tokens])
+        self._choose([row], sequences)
+        parts = [part for part in (self._sequences, sequences) if part is not None]
+        self._sequences = parts[0] if len(parts) == 1 else Sequences.joined(parts)
+        self.rows = [*self.rows, row]
+
     def step(self) -> None:
         """One more token for every row; rows that have ended leave first."""
         self._drop_ended()
@@ -145,7 +159,11 @@ class Batch:
     def _choose(self, rows: Sequence[Generation], sequences: Sequences) -> None:
         logits = sequences.logits(self._exit.name)[:, -1]  # [B, V]
         for row, scores, best, share in zip(rows, logits, *likeliest(logits), strict=True):
-            row.take(scores, best, share, self._ends)
+            try:
+                row.take(scores, best, share, self._ends)
+            except Exception as error:  # one request's settings must not fail those beside it
+                row.fault = error
+                row.leave("failed")
 
     def _drop_ended(self) -> None:
         staying = [index for index, row in enumerate(self.rows) if row.finish_reason is None]

@@ -35,14 +35,14 @@ class RowBuffer:
         return self._memory.narrow(-2, start - self.begin, end - start)
 
     def append(self, rows: Tensor) -> None:
-        """Puts more rows behind them; memory doubles where it is short."""
+        """Puts more rows behind them; memory grows by a quarter where it is short."""
         end = self.length + rows.shape[-2]
         if not self._keep:
             self._memory, self.begin, self.length = rows, self.length, end
             return
         room = self._memory.shape[-2]
         if end > room:
-            spare = max(room, end - room, _SPARE) if room else rows.shape[-2] + _SPARE
+            spare = max(room // 4, end - room, _SPARE) if room else rows.shape[-2] + _SPARE
             shape = [*rows.shape[:-2], spare, rows.shape[-1]]
             self._memory = torch.cat([self._memory, rows.new_empty(shape)], dim=-2)
         self._memory.narrow(-2, self.length, rows.shape[-2]).copy_(rows)

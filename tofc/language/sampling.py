@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tofc.errors import UserError
 
+_COLDEST = 1e-30  # smaller temperatures draw the same, and smaller numbers may count as 0
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -59,7 +61,9 @@ class Sampling:
         return int(ids[torch.multinomial(shares.float(), 1, generator=random)])
 
     def _tempered(self, logits: Tensor) -> Tensor:
-        scores = logits.double() / self.temperature
+        scores = logits.double()
+        # Shifted first: whatever the temperature, the likeliest is at 0 and nothing overflows.
+        scores = (scores - scores.amax(-1, keepdim=True)) / max(self.temperature, _COLDEST)
         if self.top_k is not None and self.top_k < scores.shape[-1]:
             least = scores.topk(self.top_k, dim=-1).values[..., -1:]
             scores = scores.masked_fill(scores < least, -math.inf)
@@ -68,8 +72,9 @@ class Sampling:
     def _nucleus(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Shares [..., V], the likeliest first and those that `top_p` leaves out 0, with their ids."""
         shares, ids = self._tempered(logits).sort(dim=-1, descending=True, stable=True)
-        before = shares.cumsum(-1) - shares
-        return shares.where(before < self.top_p, 0.0), ids  # the first always stays
+        stays = shares.cumsum(-1) - shares < self.top_p
+        stays[..., 0] = True  # also where a top_p too small for the processor counts as 0
+        return shares.where(stays, 0.0), ids
 
 
 GREEDY = Sampling()

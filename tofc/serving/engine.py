@@ -111,17 +111,26 @@ class Engine:
         return sum(map(len, self._running.values()))
 
     def _guarded(self, name: str, work: Callable[[], None]) -> None:
-        """Runs a pass of one model and hands out what it gave; a fault fails its jobs, not the server."""
+        """Runs a pass of one model and hands out what it gave; after a fault each job is tried by itself."""
         try:
             work()
-            self._metrics.batch.observe(len(self._running[name]))
-            self._hand_out(name)
         except Exception as error:
             log("the model failed", logging.ERROR, error, model=name)
-            for sequence in self._running[name]:
-                self._end(sequence.job, our_fault())
-            self._running[name] = []
             self._batches[name] = self._new_batch(name)
+            self._running[name] = [one for one in self._running[name] if self._goes_on(name, one)]
+        self._metrics.batch.observe(len(self._running[name]))
+        self._hand_out(name)
+
+    def _goes_on(self, name: str, sequence: _Sequence) -> bool:
+        """Whether a job that was in a pass that failed can be computed alone; it is told where it cannot."""
+        if sequence.row.finish_reason is not None:
+            return True
+        try:
+            self._batches[name].resume(sequence.row)
+        except Exception as error:
+            self._fail(sequence.job, error)
+            return False
+        return True
 
     def _new_batch(self, name: str) -> Batch:
         return self._models.batch(name, self._limits.kept_positions)
@@ -162,8 +171,7 @@ class Engine:
         except UserError as error:
             self._end(job, wrong(str(error), "messages", "invalid_packet"))
         except Exception as error:
-            log("a request could not be prepared", logging.ERROR, error, request_id=job.request_id)
-            self._end(job, our_fault())
+            self._fail(job, error)
         else:
             text = TextStream(self._models.edge.tokenizer, asked.stop)
             row = Generation(prepared.prompt, asked.max_new_tokens, asked.sampling, prepared.prefix_key)
@@ -183,17 +191,28 @@ class Engine:
         now = time.monotonic()
         staying = []
         for sequence in self._running[name]:
-            job, row = sequence.job, sequence.row
-            if row.finish_reason is None and (over := self._is_over(job, now)) is not None:
-                row.leave("cancelled")
-                self._end(job, over)
-                continue
-            self._add_text(sequence)
-            if row.finish_reason is None:
-                staying.append(sequence)
-            else:
-                self._finish(name, sequence, now)
+            try:
+                if self._told(name, sequence, now):
+                    staying.append(sequence)
+            except Exception as error:
+                sequence.row.leave("failed")
+                self._fail(sequence.job, error)
         self._running[name] = staying
+
+    def _told(self, name: str, sequence: _Sequence, now: float) -> bool:
+        """Hands out what one sequence has; whether more will come."""
+        job, row = sequence.job, sequence.row
+        if row.fault is not None:
+            raise row.fault
+        if row.finish_reason is None and (over := self._is_over(job, now)) is not None:
+            row.leave("cancelled")
+            self._end(job, over)
+            return False
+        self._add_text(sequence)
+        if row.finish_reason is None:
+            return True
+        self._finish(name, sequence, now)
+        return False
 
     def _add_text(self, sequence: _Sequence) -> None:
         row, asked = sequence.row, sequence.job.asked
@@ -243,6 +262,10 @@ class Engine:
             self._metrics.refused.labels("deadline").inc()
             return too_late(job.asked.deadline)
         return None
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        log("a request failed", logging.ERROR, error, request_id=job.request_id)
+        self._end(job, our_fault())
 
     def _end(self, job: Job, error: ApiError) -> None:
         self._call(job, lambda: job.fail(error))

@@ -6,10 +6,11 @@ import asyncio
 import logging
 
 import pytest
+import torch
 
 import tofc
 from tests.tofc.conftest import Made
-from tofc.language.sampling import Sampling
+from tofc.language.sampling import GREEDY, Sampling
 from tofc.serving.engine import Engine
 from tofc.serving.errors import ApiError
 from tofc.serving.job import Completion, Job
@@ -39,9 +40,11 @@ def packets(made: Made, make_picture) -> list[tofc.Packet]:
     ]
 
 
-def ask(model: str, packet: tofc.Packet, question: str, deadline: float = 60.0) -> ChatQuestion:
+def ask(
+    model: str, packet: tofc.Packet, question: str, deadline: float = 60.0, sampling: Sampling = GREEDY
+) -> ChatQuestion:
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    return ChatQuestion(model, turns, [packet], Sampling(), 12, (), False, False, deadline, len(packet))
+    return ChatQuestion(model, turns, [packet], sampling, 12, (), False, False, deadline, len(packet))
 
 
 def run(engine: Engine, asked: list[ChatQuestion]) -> list[Completion | ApiError]:
@@ -107,6 +110,61 @@ def test_a_fault_fails_its_requests_and_not_the_server(
     (again,) = run(engine, [ask("tiny:e1", packets[0], "Yes?")])
     assert again.tokens == edge.answer(packets[0], "Yes?", exit="e1", max_new_tokens=12).tokens
     engine.close()
+
+
+def test_a_pass_that_fails_is_repeated_for_each_request_alone(
+    models: ServedModels, edge: tofc.Edge, packets, monkeypatch
+) -> None:
+    """The third pass breaks in the middle of the model, and with it only the request that breaks it."""
+    engine = Engine(models, Limits(), Metrics())
+    passes = 0
+    last = models.edge.model.model.language_model.layers[-1].input_layernorm
+    forward = last.forward
+
+    def fail_once(states: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        if passes == 3:
+            raise MemoryError("once")
+        return forward(states)
+
+    monkeypatch.setattr(last, "forward", fail_once)
+    drawn = Sampling(1.0, seed=7)
+    asked = [ask("tiny", packet, QUESTIONS[0], sampling=how) for packet in packets for how in (GREEDY, drawn)]
+    engine.start()
+    results = run(engine, asked)
+    (alone,) = run(engine, [asked[1]])
+    engine.close()
+    assert passes > 3
+    for one, result in zip(asked, results, strict=True):
+        if one.sampling.is_greedy:
+            expected = edge.answer(one.seen[0], QUESTIONS[0], max_new_tokens=12)
+            assert result.tokens == expected.tokens
+    assert results[1].tokens == alone.tokens  # draws go on where they were
+
+
+def test_a_request_whose_token_cannot_be_chosen_fails_alone(
+    models: ServedModels, edge: tofc.Edge, packets, monkeypatch
+) -> None:
+    draw = Sampling.draw
+    broken = Sampling(1.0, seed=13)
+
+    def fail(self: Sampling, *given: object) -> int:
+        if self == broken:
+            raise RuntimeError("invalid multinomial distribution")
+        return draw(self, *given)
+
+    monkeypatch.setattr(Sampling, "draw", fail)
+    engine = Engine(models, Limits(), Metrics())
+    engine.start()
+    fine, failed, drawn = run(
+        engine,
+        [ask("tiny", packets[0], "Yes?", sampling=how) for how in (GREEDY, broken, Sampling(1.0, seed=1))],
+    )
+    engine.close()
+    assert failed.status == 500
+    assert fine.tokens == edge.answer(packets[0], "Yes?", max_new_tokens=12).tokens
+    assert drawn.tokens
 
 
 def test_what_is_too_long_for_the_model_is_refused(models: ServedModels, packets) -> None:
