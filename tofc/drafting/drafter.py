@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tofc.drafting.acceptance import Rule
 from tofc.drafting.pace import MOST_DRAFTS, Pace
-from tofc.drafting.partial import Exchange, LinkDown, Pack, PartialAnswer, bare
+from tofc.drafting.partial import Exchange, LinkDown, LinkOver, Pack, PartialAnswer, bare
 from tofc.drafting.reader import Read
 from tofc.drafting.rounds import Round, Verdict
 
@@ -63,7 +63,7 @@ class Drafter:
         self._watch = watch or (lambda answer: None)
         self._now = now
         self.counts = DraftCounts()
-        self._is_down = False
+        self._is_down = self._is_over = False
         self._idle = 0  # rounds in a row that brought nothing
         self._moved = 0.0  # when one last did
         self._heard_at = 0.0
@@ -87,7 +87,7 @@ class Drafter:
                 continue
             self._idle += 1
             if answer.has_ended:  # nothing is left to do but to wait
-                if self._now() - self._moved > self._patience:
+                if self._is_over or self._now() - self._moved > self._patience:
                     break
                 time.sleep(min(_LONGEST_PAUSE, self._pause * 2 ** min(self._idle, 6)))
         self.counts.seconds += self._now() - begin
@@ -120,9 +120,9 @@ class Drafter:
         sent = len(answer.tokens) - answer.checked
         try:
             verdict, elapsed, carried = self._heard(answer, own)
-        except LinkDown:
+        except LinkDown as error:
             self.counts.cuts += 1
-            self._is_down = True
+            self._is_down, self._is_over = True, isinstance(error, LinkOver)
             return False
         self._is_down = False
         there = self._now()

@@ -16,6 +16,10 @@ class LinkDown(ConnectionError):
     """A round of which nothing was heard; it may be sent again at any time."""
 
 
+class LinkOver(LinkDown):
+    """There is no time left for another round."""
+
+
 def bare(round: Round, tokens: Sequence[int]) -> Round:
     """Nothing goes along."""
     return round

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -63,19 +64,21 @@ def draft_for(
     The packet travels once; then token ids, positions and a few bytes, and states of the drafts where the
     server takes them and `pace.states` has them go. Where the link breaks, the device goes on by itself:
     tokens from `Decoded.final` on are its own, and `answer.fallback` says so, where the link did not return
-    within `patience` seconds of the end. Raises EdgeUnreachable where the server cannot be reached at the
-    start, UserError where it refuses or does not make up so many `tiers`.
+    within `patience` seconds of the end, or the connection's `timeout` has passed. Raises EdgeUnreachable
+    where the server cannot be reached at the start, UserError where it refuses or does not make up so many
+    `tiers`.
     """
     how = settings or DraftSettings()
     sampling, pace, member = how.sampling, how.pace, edge.family.named(how.draft)
     exit, depth = member.name, member.exit_layer
     asked = _question(model, packet, question, sampling, how.max_new_tokens)
-    far = RemoteVerifier(connection, asked | drafted_by(edge, exit, sampling))
+    until = time.monotonic() + connection.timeout
+    far = RemoteVerifier(connection, asked | drafted_by(edge, exit, sampling), until=until)
     with ExitStack() as stack:
         stack.callback(far.close)
         pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="tofc-link"))
         stack.callback(far.close)  # before the pool as well, which waits for what is under way
-        opening = pool.submit(connection.again, lambda _: far.open())
+        opening = pool.submit(connection.again, far.open)
         read = readers(edge.family, edge.prompt(packet, question), [exit])[exit]
         read([])  # both ends read the prompt at the same time
         opening.result()

@@ -1,11 +1,17 @@
-"""Requests to a server that may be busy, restarting or far away: connections are kept, tries are few."""
+"""Requests to a server that may be busy, restarting or far away: one deadline, and tries spread over it."""
 
 from __future__ import annotations
 
+import asyncio
+import math
+import os
 import random
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,15 +20,18 @@ import httpx
 
 from tofc import __version__
 from tofc.errors import EdgeUnreachable, PacketError, UserError
+from tofc.network.proxy import proxy_for, unusable
 from tofc.network.refusal import refusal
 
 # Statuses with which the same request may succeed later.
 _AGAIN = (408, 429, 500, 502, 503, 504)
+_LONGEST_PAUSE = 2.0  # seconds between two tries
+_TRY_SHARE = 1 / 3  # of the deadline, that one try may take: a connection may be dead without a word
 T = TypeVar("T")
 
 
 class Unanswered(ConnectionError):
-    """A try of which nothing good came, but another may; not before `pause` seconds."""
+    """A try of which nothing good came, but another may; not before `pause` seconds, never for infinity."""
 
     def __init__(self, fault: str, pause: float = 0.0) -> None:
         super().__init__(fault)
@@ -33,9 +42,9 @@ class Connection:
     """A pool of connections to the server at `url`; for use by several threads.
 
     `ca` is a file of authorities in place of the system's, `certificate` one with this client's own
-    certificate and its key, for servers that ask for one. A request has `timeout` seconds in all, over at
-    most `retries` further tries; connecting has `connect_timeout`. `seed` makes the pauses between tries
-    repeatable.
+    certificate and its key, for servers that ask for one. A request has `timeout` seconds in all, from the
+    first try to the last byte of the answer, over at most `retries` further tries, None for as many as there
+    is time for; connecting has `connect_timeout`. `seed` makes the pauses between tries repeatable.
     """
 
     def __init__(
@@ -46,7 +55,7 @@ class Connection:
         certificate: str | Path | None,
         timeout: float,
         connect_timeout: float,
-        retries: int,
+        retries: int | None,
         seed: int | None,
     ) -> None:
         try:
@@ -55,7 +64,7 @@ class Connection:
             address = httpx.URL("")
         if address.scheme not in ("http", "https") or not address.host:
             raise UserError(f"the edge's address is {url!r}; give one such as https://edge.example:8080")
-        if timeout <= 0 or connect_timeout <= 0 or retries < 0:
+        if timeout <= 0 or connect_timeout <= 0 or (retries or 0) < 0:
             raise UserError(
                 f"timeout {timeout} s, connect_timeout {connect_timeout} s, {retries} retries: give times "
                 "above 0 and at least 0 retries"
@@ -66,39 +75,74 @@ class Connection:
         self.headers = {"user-agent": f"tofc/{__version__}"}
         if api_key:
             self.headers["authorization"] = f"Bearer {api_key}"
-        try:
-            self.tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
-        except OSError as error:
-            raise UserError(f"{ca} holds no certificate authorities: {error}") from error
-        if certificate is not None:
-            try:
-                self.tls.load_cert_chain(str(certificate))
-            except OSError as error:
-                raise UserError(
-                    f"{certificate} does not hold a certificate and its key, both in PEM: {error}"
-                ) from error
+        self.tls = _tls(ca, certificate)
+        self.proxy = proxy_for(address.scheme, address.host)
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=60)
-        headers = {**self.headers, "accept-encoding": "identity"}
-        self.http = httpx.Client(
-            headers=headers, verify=self.tls, limits=limits, timeout=self.within(timeout)
-        )
+        try:
+            self._http = httpx.AsyncClient(
+                headers={**self.headers, "accept-encoding": "identity"},
+                verify=self.tls,
+                limits=limits,
+                proxy=self.proxy,
+                trust_env=False,  # what the environment says of proxies is read here
+            )
+        except ImportError:
+            raise unusable(str(self.proxy), address.host, "'httpx[socks]'") from None
+        self._loop = _network_loop()
+        self._has_answered = False
 
-    def within(self, seconds: float) -> httpx.Timeout:
-        """Time limits of one try that has so many seconds."""
-        return httpx.Timeout(seconds, connect=min(seconds, self.connect_timeout))
+    def close(self) -> None:
+        """Closes the connections."""
+        asyncio.run_coroutine_threadsafe(self._http.aclose(), self._loop).result(_LONGEST_PAUSE)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        seconds: float,
+        content: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[httpx.Response, bool]:
+        """The answer to one request, and whether a connection had to be opened for it.
+
+        Raises Unanswered where it is not there, to its last byte, within so many seconds.
+        """
+        opened = False
+
+        async def trace(event: str, _: object) -> None:
+            nonlocal opened
+            opened = opened or "connect_tcp" in event
+
+        async def sent() -> httpx.Response:
+            limits = httpx.Timeout(seconds, connect=min(seconds, self.connect_timeout))
+            async with asyncio.timeout(seconds):  # httpx has limits for each read alone
+                return await self._http.request(
+                    method,
+                    f"{self.url}{path}",
+                    content=content,
+                    headers=headers,
+                    timeout=limits,
+                    extensions={"trace": trace},
+                )
+
+        coming = asyncio.run_coroutine_threadsafe(sent(), self._loop)
+        try:
+            response = coming.result()
+            self._has_answered = True
+            return response, opened
+        except TimeoutError:
+            raise Unanswered(f"no whole answer within {seconds:.3g} s") from None
+        except httpx.TransportError as error:
+            refused = None if self._has_answered else refusal(error, self.url)
+            raise refused or unanswered(error) from error
+        finally:
+            coming.cancel()
 
     def tried(self, request: Callable[[float], httpx.Response]) -> httpx.Response:
         """The good answer to `request`; see `again`, and UserError for what the server refuses."""
 
         def once(left: float) -> httpx.Response:
-            try:
-                response = request(left)
-            except httpx.TransportError as error:
-                refused = refusal(error, self.url)
-                if refused is not None:
-                    raise refused from error
-                fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-                raise Unanswered(fault) from error
+            response = request(left)
             if not response.is_success:
                 raise fault_of(response.status_code, _body(response), response.headers)
             return response
@@ -106,26 +150,71 @@ class Connection:
         return self.again(once)
 
     def again(self, attempt: Callable[[float], T]) -> T:
-        """What `attempt` gives, which is called with the seconds left, again after a ConnectionError.
+        """What `attempt` gives, which is called with the seconds it may take, again after a ConnectionError.
 
         Raises EdgeUnreachable where no try succeeded.
         """
         until = time.monotonic() + self.timeout
-        tries = self._retries + 1
-        for number in range(tries):
-            pause = 0.1 * 2 ** min(number, 6) * self._random.uniform(0.5, 1.5)
+        number = 0
+        while True:
+            left = until - time.monotonic()
             try:
-                return attempt(max(0.05, until - time.monotonic()))
+                share = 1.0 if number == self._retries else _TRY_SHARE
+                return attempt(max(0.05, min(left, share * self.timeout)))
             except ConnectionError as error:
                 fault = str(error)
+                pause = min(_LONGEST_PAUSE, 0.1 * 2 ** min(number, 6)) * self._random.uniform(0.5, 1.5)
                 pause = max(pause, getattr(error, "pause", 0.0))
-            if number + 1 == tries or time.monotonic() + pause > until:
+            number += 1
+            last = self._retries is not None and number > self._retries
+            if last or time.monotonic() + pause > until:
                 break
             time.sleep(pause)
         raise EdgeUnreachable(
-            f"the edge {self.url} did not answer in {number + 1} tries ({fault}); see that it runs "
+            f"the edge {self.url} did not answer in {number} tries ({fault}); see that it runs "
             "(`tofc serve`) and can be reached from here"
         )
+
+
+@cache
+def _network_loop() -> asyncio.AbstractEventLoop:
+    """An event loop on a thread, for all connections of a process: there requests can be given up whole."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="tofc-network", daemon=True).start()
+    return loop
+
+
+def _tls(ca: str | Path | None, certificate: str | Path | None) -> ssl.SSLContext:
+    key_log = os.environ.get("SSLKEYLOGFILE")
+    try:
+        tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except OSError as error:
+        if key_log and not isinstance(error, ssl.SSLError) and (ca is None or Path(ca).is_file()):
+            raise UserError(
+                f"SSLKEYLOGFILE is {key_log!r}, where nothing can be written: {error.strerror}; unset it"
+            ) from None
+        raise UserError(f"{ca} holds no certificate authorities: {error}") from error
+    if certificate is not None:
+        try:
+            tls.load_cert_chain(str(certificate))
+        except OSError as error:
+            raise UserError(
+                f"{certificate} does not hold a certificate and its key, both in PEM: {error}"
+            ) from error
+    return tls
+
+
+def unanswered(error: BaseException) -> Unanswered:
+    """What a library for the network raised; there is no use in trying a host again that has no address, or a
+    certificate that is not trusted."""
+    cause: BaseException | None = error
+    pause = 0.0
+    while cause is not None:
+        unknown = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
+        if unknown or isinstance(cause, ssl.SSLCertVerificationError):
+            pause = math.inf
+        cause = cause.__cause__ or cause.__context__
+    return Unanswered(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, pause)
 
 
 def fault_of(status: int, body: Any, headers: Mapping[str, str]) -> UserError | Unanswered:

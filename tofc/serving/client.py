@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "TOFC_API_KEY"
 _AT_ONCE = 8
+_RETRIES = 3  # where there is a fallback
 _PROBES = (2_000, 16_000, 64_000)
 _KINDS = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/gif", b"BM": "image/bmp"}
 
@@ -44,6 +45,7 @@ class RemoteEdge:
     TOFC_API_KEY; `ca` is a file of certificate authorities in place of the system's, `certificate` one with
     this client's own certificate and key, for servers that ask for one. An answer has `timeout` seconds in
     all, over at most `retries` further tries, under one idempotency key; connecting has `connect_timeout`.
+    Without `retries` there are as many as there is time for, or 3 where the device can answer itself.
     `fallback` gives an `Edge` that answers on the device itself where the far one cannot be reached: the
     answer says so in its `fallback`. `seed` makes the pauses between tries repeatable.
 
@@ -66,13 +68,15 @@ class RemoteEdge:
         certificate: str | Path | None = None,
         timeout: float = 30.0,
         connect_timeout: float = 3.0,
-        retries: int = 3,
+        retries: int | None = None,
         fallback: Callable[[], Edge] | None = None,
         seed: int | None = None,
         draft: str | None = None,
         tiers: int | None = None,
     ) -> None:
         key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
+        if retries is None and fallback is not None:
+            retries = _RETRIES
         self.connection = Connection(url, key, ca, certificate, timeout, connect_timeout, retries, seed)
         self.drafting = None if draft is None else _drafter(model, draft, tiers)
         self.model = model if self.drafting is None else self.drafting.name
@@ -92,12 +96,7 @@ class RemoteEdge:
 
     def close(self) -> None:
         """Closes the connections."""
-        self.http.close()
-
-    @property
-    def http(self) -> httpx.Client:
-        """The connections."""
-        return self.connection.http
+        self.connection.close()
 
     def models(self) -> list[str]:
         """Ids of the models, and of the members of their families, that the server answers with."""
@@ -105,7 +104,7 @@ class RemoteEdge:
 
     def listed(self) -> dict[str, Any]:
         """What the server tells of itself: its models, and how many tiers work on what a device drafts."""
-        response = self.connection.tried(lambda left: self.http.get(f"{self.url}/v1/models", timeout=left))
+        response = self.connection.tried(lambda left: self.connection.send("GET", "/v1/models", left)[0])
         found: dict[str, Any] = response.json()
         return found
 
@@ -220,11 +219,11 @@ class RemoteEdge:
 
         Where the server cannot be reached, nothing is learnt.
         """
-        url = f"{self.url}/v1/probe"
 
         def timed(size: int) -> float:
             begin = time.monotonic()
-            self.http.post(url, content=bytes(size)).raise_for_status()
+            response, _ = self.connection.send("POST", "/v1/probe", self.connection.timeout, bytes(size))
+            response.raise_for_status()
             return time.monotonic() - begin
 
         try:
@@ -236,7 +235,7 @@ class RemoteEdge:
                 state = self.link.state
                 if state is None or seconds > 1.5 * state.round_trip + 0.02:
                     break
-        except httpx.HTTPError:
+        except (httpx.HTTPError, ConnectionError):
             return
 
     def _decode(
@@ -291,22 +290,12 @@ class RemoteEdge:
 
     def _send(self, body: bytes) -> Answer:
         headers = {"content-type": "application/json", "idempotency-key": secrets.token_hex(12)}
-        opened: list[str] = []
-        spent = 0.0
+        opened, spent = False, 0.0
 
         def post(left: float) -> httpx.Response:
-            nonlocal spent
-            opened.clear()
+            nonlocal opened, spent
             begin = time.monotonic()
-            response = self.http.post(
-                f"{self.url}/v1/chat/completions",
-                content=body,
-                headers=headers,
-                timeout=self.connection.within(left),
-                extensions={
-                    "trace": lambda event, _: opened.append(event) if "connect_tcp" in event else None
-                },
-            )
+            response, opened = self.connection.send("POST", "/v1/chat/completions", left, body, headers)
             spent = time.monotonic() - begin
             return response
 
@@ -314,7 +303,7 @@ class RemoteEdge:
         extras = given["tofc"]
         timing = dict(extras["timing"])
         timing["link"] = max(0.0, spent - timing["server"])
-        if not any("connect_tcp" in event for event in opened):  # a new connection takes a round trip more
+        if not opened:  # a new connection takes a round trip more
             self.link.see(len(body) + ENVELOPE_BYTES // 2, timing["link"])
         self._learn("server", timing["server"])
         message = given["choices"][0]["message"]

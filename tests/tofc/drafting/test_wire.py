@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -254,6 +255,28 @@ def test_an_edge_that_goes_away_leaves_the_devices_own_words_and_says_so(
     assert decoded.unverified > 0
     assert decoded.answer.exit == "e1-50"
     assert f"last {decoded.unverified} tokens" in decoded.answer.fallback
+
+
+def test_a_deadline_ends_what_a_slow_edge_verifies(
+    server: Running,
+    device_edge: tofc.Edge,
+    packets: list[tofc.Packet],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check = Verification.check
+
+    def slow(self: Verification, data: bytes) -> bytes:
+        time.sleep(1.5)
+        return check(self, data)
+
+    monkeypatch.setattr(Verification, "check", slow)
+    with RemoteEdge(server.url, "tiny", timeout=4, retries=0) as remote:
+        decoded = ask_drafted(
+            remote, device_edge, packets[0], QUESTION, pace=Pace(1), parallel=False, max_new_tokens=NEW
+        )
+    assert decoded.unverified > 0
+    assert decoded.answer.fallback
+    assert decoded.counts.rounds < 4
 
 
 def test_what_does_not_fit_is_refused(
