@@ -197,6 +197,34 @@ def test_what_nobody_waits_for_is_not_computed(address, studio, make_picture, mo
     assert computed == ["first", "last"]
 
 
+def test_others_are_answered_while_drafts_are_on_their_way(address, studio, make_picture) -> None:
+    """A visitor's rounds take a second each; another is answered before the first of many is over."""
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    ended: list[str] = []
+
+    def send(**changes: Any) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
+        body = json.dumps(question(make_picture(20, 20), **changes))
+        connection.request("POST", "/api/ask", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        response.readline()
+        started.set()
+        assert response.status == 200
+        response.read()
+        ended.append(changes["question"])
+        connection.close()
+
+    started = threading.Event()
+    member = studio.edge.family[0].name
+    slow = {"question": "Describe the picture.", "draft": member, "round_trip_ms": 1000}
+    first = threading.Thread(target=lambda: send(**slow))
+    first.start()
+    assert started.wait(SECONDS)
+    send(question="Is there a bus?")
+    first.join(SECONDS)
+    assert ended == ["Is there a bus?", "Describe the picture."]
+
+
 # -- the command --
 
 

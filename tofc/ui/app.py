@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import ipaddress
 import json
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -29,6 +28,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tofc.errors import UserError
+from tofc.serving.settings import is_loopback
 from tofc.ui.studio import Studio
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -62,7 +62,7 @@ class PageQuestion(BaseModel):
 def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
     """The application around one model, as it is served at `host`."""
     app = FastAPI(title="TOFC", openapi_url=None)
-    if _is_loopback(host):  # a name that is made to lead here must not work
+    if is_loopback(host):  # a name that is made to lead here must not work
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
 
     app.add_middleware(_Guard)
@@ -80,7 +80,7 @@ def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
     def options() -> dict[str, Any]:
         return studio.options()
 
-    turn = asyncio.Lock()  # device and edge are there once
+    lock = asyncio.Lock()  # device and edge are there once
 
     @app.post("/api/ask", response_model=None)
     async def ask(asked: PageQuestion, request: Request) -> dict[str, Any] | Response:
@@ -92,18 +92,56 @@ def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
             raise UserError("the picture is not base64; send the bytes of its file that way") from error
         settings = (data, asked.question, asked.quality, asked.tokens, asked.exit)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(turn)
+            turn = await stack.enter_async_context(_Turn(lock))
             if await request.is_disconnected():  # a dial has moved on since
                 return _refusal(503, "nobody waits for this answer any more")
             if asked.draft is None:
                 return await run_in_threadpool(studio.ask, *settings)
-            growing = studio.draft(*settings, asked.draft, asked.round_trip_ms / 1e3)
+            growing = studio.draft(*settings, asked.draft, asked.round_trip_ms / 1e3, turn.step_aside)
             stack.callback(growing.close)
             first = await run_in_threadpool(next, growing)  # what is wrong is told with a status
             return _Lines(chain([first], growing), stack.pop_all())
 
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     return app
+
+
+class _Turn:
+    """A turn with device and edge, first come, first served; others have theirs while it waits."""
+
+    def __init__(self, lock: asyncio.Lock) -> None:
+        self._lock, self._loop = lock, asyncio.get_running_loop()
+        self._is_held = self._is_over = False
+
+    async def __aenter__(self) -> _Turn:
+        await self._lock.acquire()
+        self._is_held = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_over = True
+        self._end()
+
+    def step_aside(self, seconds: float) -> None:
+        """Waits so long, on a thread, and until it has the turn again."""
+        asyncio.run_coroutine_threadsafe(self._aside(seconds), self._loop).result()
+
+    async def _aside(self, seconds: float) -> None:
+        self._let_go()
+        await asyncio.sleep(seconds)
+        if not self._is_over:
+            await self.__aenter__()
+        self._end()
+
+    def _end(self) -> None:
+        """Where it ended meanwhile, nobody else would let go of it."""
+        if self._is_over:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._lock.release()
 
 
 class _Lines(StreamingResponse):
@@ -143,10 +181,3 @@ class _Guard:
 
 def _refusal(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": {"message": message}}, status_code=status)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,12 @@ class Studio:
         exit: str,
         draft: str,
         round_trip: float = 0.0,
+        pause: Callable[[float], object] = time.sleep,
     ) -> Generator[dict[str, Any], None, None]:
         """The same, drafted by the member `draft`, while it grows: {"growing": [pieces]}, and last the whole.
 
-        A round of drafts waits `round_trip` seconds, as it would on its way to an edge and back.
+        A round of drafts waits `round_trip` seconds, as it would on its way to an edge and back: `pause` is
+        called for that, on another thread, and others may be served meanwhile.
         """
         sent = self._send(data, quality, tokens)
 
@@ -128,8 +130,9 @@ class Studio:
                 watch(answer)
                 drafts = len(answer.tokens) - answer.checked
                 if drafts == _DRAFTS or (drafts and answer.has_ended):  # they go up now
-                    time.sleep(round_trip)
-                    waited += round_trip
+                    begin = time.monotonic()
+                    pause(round_trip)
+                    waited += time.monotonic() - begin
 
             pace = Pace(_DRAFTS)  # whether it pays or not
             return speculate(self.edge, sent.received, question, [draft, exit], pace=pace, watch=look)
