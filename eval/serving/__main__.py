@@ -21,31 +21,51 @@ def soak(
     pause: Annotated[
         float, typer.Option(min=0, metavar="S", help="Of a client between questions, at most.")
     ] = 0.0,
-    kill: Annotated[
-        bool, typer.Option("--kill", help="kill -9 the server in the middle and start it anew.")
-    ] = False,
+    restarts: Annotated[
+        int, typer.Option(min=0, metavar="N", help="kill -9 the server so often, and start it anew.")
+    ] = 0,
+    faults: Annotated[
+        float,
+        typer.Option(min=0, max=1, metavar="SHARE", help="Of what good clients send, broken by a proxy."),
+    ] = 0.0,
+    drafting: Annotated[int, typer.Option(min=0, metavar="N", help="Clients that draft.")] = 0,
+    requests: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop after so many good answers.")
+    ] = None,
+    deadline: Annotated[float, typer.Option(min=1, metavar="S", help="Of an answer.")] = 120.0,
     seed: Annotated[int, typer.Option(metavar="N")] = 0,
 ) -> None:
     """Many clients, some broken, and what becomes of every answer.
 
-    Exit code 1 where an answer was wrong or lost, or memory grew by more than a tenth.
+    Exit code 1 where an answer was wrong, lost or late, or memory grew by more than a tenth.
     """
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
     from eval.serving import soak as soaking
 
-    load = soaking.Load(clients, seconds, pause, kill=kill, seed=seed)
+    load = soaking.Load(
+        clients,
+        seconds,
+        pause,
+        restarts=restarts,
+        faults=faults,
+        drafting=drafting,
+        requests=requests,
+        deadline=deadline,
+        seed=seed,
+    )
     with TemporaryDirectory() as folder:
         outcome = soaking.soak(load, Path(folder))
     figures = outcome.summary(load)
     for name, value in figures.items():
         print(f"{name:>20}  {value}")
-    for name in ("wrong", "lost", "odd"):
+    for name in ("wrong", "lost", "late", "odd"):
         for text in getattr(outcome, name)[:5]:
             print(f"{name}: {text}")
     print_json({"benchmark": "serving soak", **figures})
-    raise typer.Exit(int(bool(outcome.wrong or outcome.lost or outcome.odd) or outcome.growth > 1.1))
+    bad = outcome.wrong or outcome.lost or outcome.late or outcome.odd
+    raise typer.Exit(int(bool(bad) or outcome.growth > 1.1))
 
 
 @app.command()

@@ -62,15 +62,17 @@ def start_server(
     folder: Path,
     *arguments: str,
     port: int | None = None,
-    patience: float = 120,
+    patience: float = 300,
     tls: ssl.SSLContext | None = None,
     core: int | None = None,
+    output: int | None = None,
     **environment: str,
 ) -> Server:
     """Starts `tofc serve` with these arguments and variables, its log in `folder`; returns when it is ready.
 
     `tls` has the certificates with which to ask; None for none, and any of the server's. `core` is the one
-    that it is kept on. UserError with the end of its log where it does not come up within `patience` seconds.
+    that it is kept on. `output` is a descriptor, or subprocess.PIPE, in place of the log's file. UserError
+    with the end of its log where it does not come up within `patience` seconds.
     """
     port = free_port() if port is None else port
     log = folder / f"server-{port}.log"
@@ -81,7 +83,7 @@ def start_server(
             cwd=folder,
             env={**os.environ, "PYTHONPATH": paths, **environment},
             stdout=out,
-            stderr=out,
+            stderr=out if output is None else output,
         )
     if core is not None:
         pin(core, process.pid)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
-from types import TracebackType
+from typing import Any
 
 from eval.latency.link import Link
+from eval.serving.proxy import LoopbackProxy
 
 
-class ShapedProxy:
+class ShapedProxy(LoopbackProxy):
     """Forwards connections to a server on this machine; what the clients send is shaped, answers are not.
 
     Packets of all connections leave one after another at the rate of `link` and arrive half a round trip
@@ -20,57 +20,13 @@ class ShapedProxy:
     """
 
     def __init__(self, port: int, link: Link) -> None:
+        super().__init__(port)
         self.link, self.sent = link, 0
-        self._target = port
         self._free = 0.0  # when the wire has sent all that came before
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
-    def __enter__(self) -> ShapedProxy:
-        self._thread.start()
-        begun = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self._connect, "127.0.0.1", 0), self._loop
-        )
-        self._server = begun.result()
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        async def stop() -> None:
-            self._server.close()
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _ways(self, reader: Any, writer: Any, far_reader: Any, far_writer: Any) -> tuple[Any, Any]:
         opened = time.monotonic() + self.link.round_trip  # the handshake
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            writer.transport.abort()
-            return
-        tasks = [
-            asyncio.ensure_future(self._forward(reader, far_writer, opened)),
-            asyncio.ensure_future(self._return(far_reader, writer)),
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        except (OSError, asyncio.CancelledError):
-            pass  # one end closed, or the proxy ends
-        finally:
-            for task in tasks:
-                task.cancel()
-            for end in (writer, far_writer):
-                end.transport.abort()
+        return self._forward(reader, far_writer, opened), self._return(far_reader, writer)
 
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: float

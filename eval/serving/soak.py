@@ -18,22 +18,29 @@ import httpx
 import numpy as np
 
 from eval.serving.process import Server, start_server
+from eval.serving.proxy import FaultyProxy
 from eval.serving.questions import LoadQuestion, questions
 from tofc.errors import EdgeUnreachable, UserError
+from tofc.familial import family
 from tofc.network.messages import data_url
 from tofc.serving.client import RemoteEdge
 
 _CHAT = "/v1/chat/completions"
+_LAST_PAUSE = 3.0  # seconds before the deadline from which on no try is worth while
 MALFORMED, CUT, TWICE = 0.10, 0.05, 0.02
+# "out of time": no answer before the deadline; "alone": a drafting device gave its own words, and said so.
+KINDS = ("good", "drafted", "alone", "out of time", "malformed", "cut", "twice")
 
 
 @dataclass(frozen=True)
 class Load:
     """How many ask for how long, and what share of the requests is broken in which way.
 
-    Each client asks its next question when it has the answer to the last one, after up to `pause` seconds.
-    With `kill` the server is killed in the middle, and started anew. `deadline` is the server's, in seconds:
-    long, for it is answers that are counted here, and a slow machine is no fault.
+    Each client asks its next question when it has the answer to the last one, after up to `pause` seconds,
+    until `seconds` are over or so many `requests` were answered. The server is killed and started anew
+    `restarts` times. Good questions go through a proxy that breaks a share `faults` of what is sent; the
+    first `drafting` clients draft. `deadline` is of answers, in seconds, for clients; the server has a minute
+    more.
     """
 
     clients: int = 64
@@ -42,7 +49,10 @@ class Load:
     malformed: float = MALFORMED
     cut: float = CUT
     twice: float = TWICE
-    kill: bool = False
+    restarts: int = 0
+    faults: float = 0.0
+    drafting: int = 0
+    requests: int | None = None
     deadline: float = 120.0
     seed: int = 0
 
@@ -60,10 +70,13 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)  # an answer that is not the edge's
-    lost: list[str] = field(default_factory=list)  # no answer to a good request
+    lost: list[str] = field(default_factory=list)  # no answer to a good request, in spite of time left
+    late: list[str] = field(default_factory=list)  # more than a second after the deadline
     odd: list[str] = field(default_factory=list)  # a bad request that was not refused as such
     resident: list[tuple[float, int]] = field(default_factory=list)  # seconds, bytes
     metrics: dict[str, float] = field(default_factory=dict)
+    faults: Counter[str] = field(default_factory=Counter)
+    computed: Counter[int] = field(default_factory=Counter)  # keys by how often one server computed them
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, kind: str, **lists: str) -> None:
@@ -88,11 +101,14 @@ class Outcome:
         return {
             "clients": load.clients,
             "seconds": load.seconds,
-            "killed": load.kill,
-            **{kind: self.counts[kind] for kind in ("good", "malformed", "cut", "twice")},
+            "restarts": load.restarts,
+            **{kind: self.counts[kind] for kind in KINDS},
             "wrong": len(self.wrong),
             "lost": len(self.lost),
+            "late": len(self.late),
             "odd": len(self.odd),
+            "faults": dict(self.faults),
+            "computed": {str(times): keys for times, keys in sorted(self.computed.items())},
             "answers_per_second": round(len(self.latencies) / load.seconds, 2),
             "p50_ms": round(1e3 * float(np.quantile(times, 0.5)), 1),
             "p99_ms": round(1e3 * float(np.quantile(times, 0.99)), 1),
@@ -106,7 +122,7 @@ class Outcome:
 def soak(load: Load, folder: Path, asked: list[LoadQuestion] | None = None) -> Outcome:
     """Runs a server and its clients; `folder` keeps the server's log."""
     asked = questions(14) if asked is None else asked
-    arguments = ("--deadline", str(load.deadline))
+    arguments = ("--deadline", str(load.deadline + 60))
     outcome = Outcome()
     server = start_server(folder, *arguments)
     holder = [server]
@@ -115,17 +131,37 @@ def soak(load: Load, folder: Path, asked: list[LoadQuestion] | None = None) -> O
         over = threading.Event()
         watch = threading.Thread(target=_watch, args=(holder, load, folder, arguments, over, outcome))
         watch.start()
-        with ThreadPoolExecutor(load.clients) as pool:
-            clients = [_Client(number, load, server.url, asked, outcome) for number in range(load.clients)]
-            for done in [pool.submit(client.run, until) for client in clients]:
-                done.result()
-        over.set()
+        with (
+            FaultyProxy(server.port, load.faults, load.seed) as proxy,
+            ThreadPoolExecutor(load.clients) as pool,
+        ):
+            urls = proxy.url if load.faults else server.url, server.url
+            clients = [_Client(number, load, urls, asked, outcome) for number in range(load.clients)]
+            try:
+                for done in [pool.submit(client.run, until) for client in clients]:
+                    done.result()
+            finally:
+                over.set()
+            outcome.faults = proxy.faults
         watch.join()
         outcome.metrics = holder[0].metrics
     finally:
         holder[0].process.terminate()
         holder[0].process.wait(60)
+    outcome.computed = times_computed(server.log)
     return outcome
+
+
+def times_computed(log: Path) -> Counter[int]:
+    """Numbers of idempotency keys, by how often a server began to compute the answer to one."""
+    begun: Counter[tuple[int, str]] = Counter()
+    life = 0
+    for text in log.read_text().splitlines():
+        line = json.loads(text)
+        life += line["event"] == "model ready"
+        if line.get("computes") and "key" in line:
+            begun[life, line["key"]] += 1
+    return Counter(begun.values())
 
 
 def _watch(
@@ -136,15 +172,18 @@ def _watch(
     over: threading.Event,
     outcome: Outcome,
 ) -> None:
-    """Looks at the memory every second; kills the server in the middle where that is asked for."""
+    """Looks at the memory every second; kills the server as often as that is asked for."""
     begin = time.monotonic()
-    killed = False
+    killed = 0
     while not over.wait(min(1.0, load.seconds / 30)):
-        if load.kill and not killed and time.monotonic() - begin > load.seconds / 2:
+        done = (time.monotonic() - begin) / load.seconds
+        if load.requests:
+            done = max(done, (outcome.counts["good"] + outcome.counts["drafted"]) / load.requests)
+        if killed < load.restarts and done > (killed + 1) / (load.restarts + 1):
             holder[0].process.kill()
             holder[0].process.wait()
             holder[0] = start_server(folder, *arguments, port=holder[0].port)
-            killed = True
+            killed += 1
             outcome.resident.clear()  # another process
         outcome.resident.append((time.monotonic() - begin, holder[0].resident_bytes))
 
@@ -153,21 +192,28 @@ class _Client:
     """One that asks, mostly well."""
 
     def __init__(
-        self, number: int, load: Load, url: str, asked: list[LoadQuestion], outcome: Outcome
+        self, number: int, load: Load, urls: tuple[str, str], asked: list[LoadQuestion], outcome: Outcome
     ) -> None:
         self._chance = random.Random(load.seed * 100_003 + number)
-        self._load, self._url, self._asked, self._outcome = load, url, asked, outcome
-        # Patient: a server that was killed takes a while to come back.
-        self._edge = RemoteEdge(url, timeout=load.deadline + 60, retries=60, seed=number)
+        self._load, self._asked, self._outcome = load, asked, outcome
+        through, self._url = urls
+        self._drafts = number < load.drafting
+        model = "scenes-tiny"
+        draft = family(model)[0].name if self._drafts else None
+        self._edge = RemoteEdge(through, model, timeout=load.deadline, seed=number, draft=draft)
         self._http = httpx.Client(timeout=load.deadline + 60)
 
     def run(self, until: float) -> None:
-        load = self._load
+        load, counts = self._load, self._outcome.counts
         with self._edge, self._http:
             while time.monotonic() < until:
+                if load.requests and counts["good"] + counts["drafted"] >= load.requests:
+                    return
                 question = self._chance.choice(self._asked)
                 kind = self._chance.random()
-                if kind < load.malformed:
+                if self._drafts:
+                    self._good(question)
+                elif kind < load.malformed:
                     self._survive(self._malformed, question)
                 elif kind < load.malformed + load.cut:
                     self._survive(self._cut, question)
@@ -183,21 +229,30 @@ class _Client:
         try:
             answer = self._edge.answer(question.packet, question.text)
         except (EdgeUnreachable, UserError) as error:
-            self._outcome.note("good", lost=str(error))
-            return
-        with self._outcome.lock:
-            self._outcome.latencies.append(time.monotonic() - begin)
-        if answer.text == question.expected:
-            self._outcome.note("good")
+            spent = time.monotonic() - begin
+            used_up = isinstance(error, EdgeUnreachable) and spent > self._load.deadline - _LAST_PAUSE
+            self._outcome.note("out of time", **({} if used_up else {"lost": f"{spent:.1f} s: {error}"}))
         else:
-            self._outcome.note("good", wrong=f"{question.text} {answer.text!r}, not {question.expected!r}")
+            spent = time.monotonic() - begin
+            with self._outcome.lock:
+                self._outcome.latencies.append(spent)
+            if answer.fallback:
+                self._outcome.note("alone")
+            else:
+                right = answer.text == question.expected
+                fault = f"{question.text} {answer.text!r}, not {question.expected!r}"
+                kind = "drafted" if self._drafts else "good"
+                self._outcome.note(kind, **({} if right else {"wrong": fault}))
+        if spent > self._load.deadline + 1:
+            with self._outcome.lock:
+                self._outcome.late.append(f"{spent:.1f} s: {question.text}")
 
     def _survive(self, send: Callable[[LoadQuestion], None], question: LoadQuestion) -> None:
         """Without retries of its own, what a killed server drops is dropped."""
         try:
             send(question)
         except httpx.TransportError as error:
-            if not self._load.kill:
+            if not self._load.restarts:
                 self._outcome.note("dropped", odd=f"{type(error).__name__}: {error}")
 
     def _body(self, question: LoadQuestion, **more: Any) -> dict[str, Any]:
@@ -253,7 +308,9 @@ class _Client:
         with ThreadPoolExecutor(2) as pool:
             first, second = pool.map(post, range(2))
         if first.status_code != 200 or second.status_code != 200:
-            fault = {} if self._load.kill else {"lost": f"twice: {first.status_code}, {second.status_code}"}
+            fault = (
+                {} if self._load.restarts else {"lost": f"twice: {first.status_code}, {second.status_code}"}
+            )
             self._outcome.note("twice", **fault)
         elif first.json() != second.json():
             self._outcome.note("twice", wrong="two answers to one request")
