@@ -173,10 +173,11 @@ def _remote_edge(link: LinkOptions, model: str, drafting: Drafting | None) -> Re
     with needs_serve():
         from tofc.serving.client import RemoteEdge
     here = (lambda: _smallest_member(model)) if link.fallback else None
-    tls: dict[str, Any] = {"ca": link.ca, "certificate": link.certificate}
+    # Few tries: who waits at a terminal is told soon.
+    more: dict[str, Any] = {"ca": link.ca, "certificate": link.certificate, "fallback": here, "retries": 3}
     if drafting is None:
-        return RemoteEdge(link.edge, fallback=here, **tls)
-    return RemoteEdge(link.edge, model, fallback=here, draft=drafting.draft, tiers=drafting.tiers, **tls)
+        return RemoteEdge(link.edge, **more)
+    return RemoteEdge(link.edge, model, draft=drafting.draft, tiers=drafting.tiers, **more)
 
 
 def _ask_far(

@@ -17,6 +17,7 @@ from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError, needs_serve
 
 if TYPE_CHECKING:
+    from tofc.serving.keys import Keys
     from tofc.serving.settings import Limits, Listen
 
 EXAMPLES = (
@@ -39,9 +40,12 @@ class ListenOptions:
         typer.Option(
             "--api-keys",
             metavar="FILE",
-            help="Keys that may ask, one a line; else TOFC_API_KEYS, separated by commas; else anybody.",
+            help="Keys that may ask, one a line; else TOFC_API_KEYS, separated by commas.",
         ),
     ] = None
+    no_keys: Annotated[bool, typer.Option("--no-keys", help="Beyond this machine too, let anybody ask.")] = (
+        False
+    )
     tls_cert: Annotated[
         Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain, PEM.")
     ] = None
@@ -61,6 +65,23 @@ class ListenOptions:
         from tofc.serving.settings import Listen
 
         return Listen(self.host, self.port, self.tls_cert, self.tls_key, self.tls_clients)
+
+    @property
+    def keys(self) -> Keys:
+        """Who may ask; UserError where anybody may who reaches this machine, and nobody said so."""
+        from tofc.serving.keys import VARIABLE, Keys
+
+        keys, listen = Keys.read(self.api_keys), self.listen
+        if self.no_keys and len(keys):
+            raise UserError(
+                f"--no-keys lets anybody ask: leave it out, or leave --api-keys and {VARIABLE} out"
+            )
+        if not (len(keys) or self.no_keys or self.tls_clients or listen.is_loopback):
+            raise UserError(
+                f"everybody who reaches {self.host} could ask: give --api-keys FILE, {VARIABLE} or "
+                "--tls-clients FILE; or say that this is meant with --no-keys"
+            )
+        return keys
 
 
 @dataclass(frozen=True)
@@ -196,7 +217,7 @@ def serve(
     replication: ReplicaOptions,
 ) -> None:
     """Answer over the network, as an OpenAI-compatible server with packets in place of pictures."""
-    limits, listen = limiting.limits, listening.listen
+    limits, listen, keys = limiting.limits, listening.listen, listening.keys
     check_model(model)
     if replication.ray:
         if tier.upstream is not None:
@@ -204,16 +225,15 @@ def serve(
         _serve_replicas(model, compute, replication.numbers, listening.api_keys, limits, listen)
         return
     with needs_serve():
-        from tofc.serving.keys import Keys
+        from tofc.serving.connections import bound
         from tofc.serving.models import ServedModels
         from tofc.serving.output import json_output
         from tofc.serving.run import serve as run
         from tofc.serving.verification import Upstream
-    keys = Keys.read(listening.api_keys)
-    with json_output():
+    with bound(listen, limits) as listener, json_output():
         above = None if tier.upstream is None else Upstream.reach(tier.upstream, model, tier.exit)
         models = ServedModels.load(model, images=compute.images, device=compute.device)
-        run(models, listen, limits, keys, compute.threads, above)
+        run(models, listen, limits, keys, compute.threads, above, listener)
 
 
 def _serve_replicas(

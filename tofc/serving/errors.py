@@ -44,7 +44,8 @@ class ApiError(Exception):
     @property
     def as_json(self) -> dict[str, Any]:
         """What is sent where no status goes with it: over a WebSocket."""
-        return {"status": self.status, **self.body}
+        told = {"status": self.status, **self.body}
+        return told if self.retry_after is None else {**told, "retry_after": self.retry_after}
 
     @property
     def close_code(self) -> int:
@@ -73,8 +74,12 @@ def wrong(message: str, param: str | None = None, code: str = "invalid_value") -
 
 def invalid(fault: Mapping[str, Any]) -> ApiError:
     """What pydantic found wrong in a body: where and what, without repeating what was sent."""
-    place = ".".join(str(step) for step in fault.get("loc", ())) or None
-    return wrong(f"{place or 'the body'}: {fault.get('msg', 'is not valid')}", place, "invalid_request")
+    steps = [str(step) for step in fault.get("loc", ())]
+    place = ".".join(step for step in steps if not step.startswith("["))[:200] or None
+    says = fault.get("msg", "is not valid")
+    if fault.get("type") == "extra_forbidden":
+        says = "is not understood here, and might change the answer; leave it out"
+    return wrong(f"{place or 'the body'}: {says}", place, "invalid_request")
 
 
 def too_busy(message: str, retry_after: float) -> ApiError:

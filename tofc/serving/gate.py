@@ -20,6 +20,7 @@ from tofc.serving.settings import Limits
 
 _OPEN = ("/health", "/ready", "/openapi.json")  # no key is asked for
 ROUTES = ("/v1/chat/completions", "/v1/answers", "/v1/models", "/v1/probe", "/metrics", *_OPEN)
+_MOST_BODIES = 16  # of the largest size, that are held at a time
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -32,7 +33,9 @@ class Gate:
 
     def __init__(self, app: Any, *, limits: Limits, keys: Keys, metrics: Metrics) -> None:
         self._app, self._limits, self._keys, self._metrics = app, limits, keys, metrics
-        self._under_way = 0
+        # With a key, and without one: strangers take the place of nobody who has one.
+        self._under_way = {True: 0, False: 0}
+        self._held = 0  # bytes of bodies
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One connection's request."""
@@ -46,10 +49,13 @@ class Gate:
         fields: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=request_id, log=fields)
         answer = _Answer(send, request_id) if scope["type"] == "http" else _Socket(send, request_id)
-        self._under_way += 1
-        self._metrics.connections.set(self._under_way)
+        client = self._keys.name_of(headers.get("authorization"))
+        known = client is not None and scope["path"] not in _OPEN
+        self._count(known, 1)
         try:
-            await self._pass(scope, headers, receive, answer)
+            self._let_in(scope, client, known)
+            fields["client"] = scope["state"]["client"] = client or "anyone"
+            await self._pass(scope, headers, receive, answer, known)
         except ApiError as error:
             fields["error"] = error.code
             await answer.fail(error)
@@ -57,63 +63,80 @@ class Gate:
             log("a request failed", logging.ERROR, error, request_id=request_id)
             await answer.fail(our_fault())
         finally:
-            self._under_way -= 1
-            self._metrics.connections.set(self._under_way)
+            self._count(known, -1)
             self._note(scope, answer, request_id, began, fields)
 
-    async def _pass(self, scope: Any, headers: dict[str, str], receive: Any, answer: _Answer) -> None:
-        state = scope["state"]
-        if self._under_way > self._limits.connections and scope["path"] not in _OPEN:
-            self._metrics.refused.labels("connections").inc()
-            raise not_now("too many requests are under way; try again later", 1.0)
-        client = self._keys.name_of(headers.get("authorization"))
+    def _count(self, known: bool, change: int) -> None:
+        self._under_way[known] += change
+        self._metrics.connections.set(sum(self._under_way.values()))
+
+    def _let_in(self, scope: Any, client: str | None, known: bool) -> None:
         if client is None and scope["path"] not in _OPEN:
             raise ApiError(
                 401,
                 "no valid API key came with the request; send Authorization: Bearer KEY",
                 "invalid_api_key",
             )
-        state["client"] = state["log"]["client"] = client or "anyone"
+        if self._under_way[known] > self._limits.connections:
+            self._metrics.refused.labels("connections").inc()
+            raise not_now("too many requests are under way; try again later", 1.0)
+
+    async def _pass(
+        self, scope: Any, headers: dict[str, str], receive: Any, answer: _Answer, known: bool
+    ) -> None:
+        state = scope["state"]
         if scope["type"] == "websocket":  # its messages are bounded where they are read
             if "origin" in headers:
                 raise ApiError(403, "pages in a browser open no answers here", "origin_not_allowed")
             await self._app(scope, receive, answer.send)
             return
-        declared = headers.get("content-length", "")
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # what sends the answer leaves out its body
+        if not known:  # nothing that is open takes a body: none is read
+            await self._app(scope, _replay(b"", receive), answer.send)
+            return
+        parts: list[bytes] = []
+        try:
+            if not await self._body(headers, receive, parts):  # the client broke off
+                state["log"]["error"] = "cut_off"
+                self._metrics.refused.labels("cut off").inc()
+                return
+            body = b"".join(parts)
+            state["arrived"] = time.monotonic()
+            state["digest"] = hashlib.sha256(scope["path"].encode() + b"\0" + body).digest()
+            state["log"]["bytes_in"] = len(body)
+            await self._app(scope, _replay(body, receive), answer.send)
+        finally:
+            self._held -= sum(map(len, parts))
+
+    async def _body(self, headers: dict[str, str], receive: Any, parts: list[bytes]) -> bool:
+        """Reads all of it into `parts`; False where the client left before it was there."""
+        declared, seconds = headers.get("content-length", ""), self._limits.body_seconds
         if declared.isdecimal() and int(declared) > self._limits.body_bytes:
             raise self._too_large()
-        body = await self._body(receive)
-        if body is None:  # the client broke off
-            state["log"]["error"] = "cut_off"
-            self._metrics.refused.labels("cut off").inc()
-            return
-        state["arrived"] = time.monotonic()
-        state["digest"] = hashlib.sha256(scope["path"].encode() + b"\0" + body).digest()
-        state["log"]["bytes_in"] = len(body)
-        await self._app(scope, _replay(body, receive), answer.send)
-
-    async def _body(self, receive: Any) -> bytes | None:
-        """All of it; None where the client left before it was there."""
-        seconds = self._limits.body_seconds
         try:
-            return await asyncio.wait_for(self._collect(receive), seconds)
+            return await asyncio.wait_for(self._collect(receive, parts), seconds)
         except TimeoutError:
             self._metrics.refused.labels("slow body").inc()
             raise ApiError(408, f"the request was not there within {seconds:g} s", "slow_request") from None
 
-    async def _collect(self, receive: Any) -> bytes | None:
-        parts: list[bytes] = []
+    async def _collect(self, receive: Any, parts: list[bytes]) -> bool:
         size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+                return False
+            part = message.get("body", b"")
+            parts.append(part)
+            size += len(part)
+            self._held += len(part)
             if size > self._limits.body_bytes:
                 raise self._too_large()
+            if self._held > _MOST_BODIES * self._limits.body_bytes:
+                self._metrics.refused.labels("bodies").inc()
+                raise not_now("too much is being sent here at the moment; try again later", 1.0)
             if not message.get("more_body", False):
-                return b"".join(parts)
+                return True
 
     def _too_large(self) -> ApiError:
         self._metrics.refused.labels("size").inc()

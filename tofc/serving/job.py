@@ -28,14 +28,18 @@ class Completion:
 class Job:
     """What was asked, and the answer as it grows; anybody may wait for it, any number of times.
 
-    It lives on the event loop that made it. Of the methods only `cancel` may be called from elsewhere.
+    It lives on the event loop that made it. Of the methods only `cancel` may be called from elsewhere. After
+    everybody left, it goes on for `patience` seconds: they may ask again by its idempotency key.
     """
 
-    def __init__(self, asked: ChatQuestion, request_id: str, began: float | None = None) -> None:
-        self.asked, self.request_id = asked, request_id
+    def __init__(
+        self, asked: ChatQuestion, request_id: str, began: float | None = None, patience: float = 0.0
+    ) -> None:
+        self.asked, self.request_id, self._patience = asked, request_id, patience
         self.began = time.monotonic() if began is None else began
         self.created = int(time.time())
         self.due = self.began + asked.deadline
+        self._alone = 0.0  # since when nobody waits
         self.waiting = 0  # clients that wait for the answer
         self.is_cancelled = False
         self.result: Completion | None = None
@@ -51,6 +55,20 @@ class Job:
     def cancel(self) -> None:
         """Nobody waits any more: the engine drops it before its next token."""
         self.is_cancelled = True
+
+    def leave(self) -> None:
+        """The last one who waited has left."""
+        loop = asyncio.get_running_loop()
+        self._alone = alone = loop.time()
+
+        def look() -> None:
+            if not self.waiting and self._alone == alone:
+                self.cancel()
+
+        if self._patience:
+            loop.call_later(self._patience, look)
+        else:
+            look()
 
     def push(self, delta: str) -> None:
         """More text."""

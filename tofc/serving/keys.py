@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ class Keys:
     Only digests are held, so that a comparison takes the same time for every key of every length.
     """
 
-    def __init__(self, entries: Iterable[str] = ()) -> None:
+    def __init__(self, entries: Iterable[str] = (), shared: Path | None = None) -> None:
+        self.shared = shared  # the file, where everybody on this machine may read it
         self._digests: dict[str, bytes] = {}
         for number, entry in enumerate(entries, 1):
             name, _, key = entry.rpartition(":")
@@ -39,17 +41,27 @@ class Keys:
 
     @classmethod
     def read(cls, file: Path | None) -> Keys:
-        """From `file`, one a line (# begins a comment), or TOFC_API_KEYS, separated by commas."""
-        if file is not None:
-            try:
-                lines = file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"the API keys in {file} cannot be read: {error}") from None
-            entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-            if not entries:
-                raise UserError(f"{file} holds no API key; write one on each line, or leave --api-keys out")
+        """From `file`, one a line (# begins a comment), or TOFC_API_KEYS, separated by commas.
+
+        Raises UserError where either is there and holds no key.
+        """
+        if file is None:
+            given = os.environ.get(VARIABLE)
+            entries = [entry.strip() for entry in (given or "").split(",") if entry.strip()]
+            if given is not None and not entries:
+                raise UserError(
+                    f"{VARIABLE} is set and holds no API key; give keys separated by commas, or unset it"
+                )
             return cls(entries)
-        return cls(entry.strip() for entry in os.environ.get(VARIABLE, "").split(",") if entry.strip())
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            is_shared = os.name == "posix" and file.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"the API keys in {file} cannot be read: {error}") from None
+        entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        if not entries:
+            raise UserError(f"{file} holds no API key; write one on each line, or leave --api-keys out")
+        return cls(entries, file if is_shared else None)
 
     def name_of(self, authorization: str | None) -> str | None:
         """Whose key an `Authorization` header carries; None where it carries none of ours."""

@@ -1,10 +1,18 @@
-"""Logs as JSON lines: what happened to each request, never what was in it."""
+"""Logs as JSON lines: what happened to each request, never what was in it.
+
+Lines are written by a thread of their own: where nobody reads them any more, they wait, then they are dropped
+and counted, and requests go on.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import logging
-import sys
+import os
+import queue
+import threading
 import time
 import traceback
 from typing import Any
@@ -36,9 +44,57 @@ def log(event: str, level: int = logging.INFO, fault: BaseException | None = Non
     LOGGER.log(level, event, extra={"fields": fields}, exc_info=fault)
 
 
+class LineWriter(logging.Handler):
+    """Hands lines to a thread that writes them to a descriptor; `dropped` counts those that found no room."""
+
+    def __init__(self, descriptor: int, most: int = 10_000) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._descriptor, self._lines = descriptor, queue.Queue[str](most)
+        self._missing = 0  # dropped since that was last written
+        threading.Thread(target=self._write, name="tofc-log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Puts the line of a record behind the others; never waits."""
+        line = self.format(record)
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self.dropped += 1
+            self._missing += 1
+
+    def flush(self, seconds: float = 2.0) -> None:
+        """Waits until all is written, for so many seconds at most."""
+        until = time.monotonic() + seconds
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def _write(self) -> None:
+        while True:
+            text = self._lines.get() + "\n"
+            if self._missing:
+                missing, self._missing = self._missing, 0
+                record = LOGGER.makeRecord(
+                    LOGGER.name, logging.WARNING, "", 0, "lines of the log were dropped", (), None
+                )
+                record.fields = {"count": missing}
+                text += self.format(record) + "\n"
+            data = text.encode()
+            with contextlib.suppress(OSError):  # nobody will ever read
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            self._lines.task_done()
+
+
+def dropped_lines() -> int:
+    """Lines of this process' log that nobody took in time."""
+    return sum(one.dropped for one in logging.root.handlers if isinstance(one, LineWriter))
+
+
 def write_json_lines() -> None:
     """Sends what the server and its libraries log or warn of to standard error, as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineWriter(2)
+    atexit.register(handler.flush)
     handler.setFormatter(JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(True)

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from tofc.serving.logs import dropped_lines
+
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _SIZES = (100, 200, 300, 500, 700, 1000, 2000, 5000, 20_000, 100_000)
 
@@ -44,6 +46,8 @@ class Metrics:
         self.drafts = Counter("tofc_drafts", "Drafts that came in these rounds", **own)
         self.refused = Counter("tofc_refused", "Requests refused or given up", ["reason"], **own)
         self.repeated = Counter("tofc_repeated", "Requests that an idempotency key found answered", **own)
+        dropped = Gauge("tofc_log_lines_dropped", "Lines of the log that nobody read in time", **own)
+        dropped.set_function(dropped_lines)
 
     def text(self) -> bytes:
         """What /metrics shows."""

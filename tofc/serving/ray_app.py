@@ -109,7 +109,7 @@ class EdgeReplica:
         from tofc.serving.server import build_app
 
         models = ServedModels.load(wanted.model, images=wanted.images, device=wanted.device)
-        get_ready(models, wanted.threads, len(keys))
+        get_ready(models, wanted.threads, keys)
         teller = Teller(figures, f"{serve.get_replica_context().replica_tag}-{os.getpid()}")
         self._app = build_app(models, wanted.limits, keys, figures=teller.all_figures)
         teller.start(self._app.state.service.metrics)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +12,7 @@ from tofc.edge import MAX_NEW_TOKENS
 from tofc.errors import UserError
 from tofc.images import WEB_FORMATS, open_image
 from tofc.language.sampling import Sampling
+from tofc.network.messages import read_data_url
 from tofc.packet import Packet
 from tofc.serving.errors import ApiError, wrong
 from tofc.serving.models import Seen, ServedModels
@@ -23,7 +20,6 @@ from tofc.serving.schema import ChatRequest, ImagePart, Message
 from tofc.serving.settings import Limits
 
 PACKET_TYPE = "application/vnd.tofc"
-_DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)(?:;[\w-]+=[\w-]+)*;base64,", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,8 @@ class ChatQuestion:
     packet_bytes: int
 
 
-async def understand(body: ChatRequest, models: ServedModels, limits: Limits) -> ChatQuestion:
-    """Checks a request; pictures are decoded on another thread. Raises ApiError for what is wrong in it."""
+def understand(body: ChatRequest, models: ServedModels, limits: Limits) -> ChatQuestion:
+    """Checks a request and decodes its pictures; ApiError for what is wrong in it. Not for the event loop."""
     model = models.resolve(body.model)
     if model is None:
         there = ", ".join(models.members)
@@ -57,10 +53,10 @@ async def understand(body: ChatRequest, models: ServedModels, limits: Limits) ->
     if len(urls) > limits.pictures:
         raise wrong(f"{len(urls)} pictures in a request; at most {limits.pictures} are answered", "messages")
     files = [_data(url) for url in urls]
-    packets = [_packet(data) if kind == PACKET_TYPE else None for kind, data in files]
+    packets = [_packet(data, kind) for kind, data in files]
     _check_packets([packet for packet in packets if packet is not None], limits)
     seen: list[Seen] = [
-        await asyncio.to_thread(_picture, data, limits.pixels) if packet is None else packet
+        _picture(data, limits.pixels) if packet is None else packet
         for packet, (_, data) in zip(packets, files, strict=True)
     ]
     _check_tiles(seen, models, limits)
@@ -106,27 +102,33 @@ def _pictures(message: Message) -> list[ImagePart]:
 
 def _data(url: str) -> tuple[str, bytes]:
     """Type and bytes of a data URL; nothing else is ever opened."""
-    match = _DATA_URL.match(url)
-    if match is None:
+    try:
+        found = read_data_url(url)
+    except ValueError:
+        raise wrong("a picture's data URL is not valid base64", "messages") from None
+    if found is None:
         raise wrong(
             "a picture is given as a data URL: data:application/vnd.tofc;base64,... for a packet, "
             "data:image/jpeg;base64,... for an ordinary one; addresses and paths are not opened",
             "messages",
         )
-    try:
-        return match["type"].lower(), base64.b64decode(url[match.end() :], validate=True)
-    except (binascii.Error, ValueError):
-        raise wrong("a picture's data URL is not valid base64", "messages") from None
+    return found
 
 
-def _packet(data: bytes) -> Packet:
+def _packet(data: bytes, kind: str) -> Packet | None:
+    """A packet; None for data of another type, or of no type that is none."""
+    if kind not in (PACKET_TYPE, ""):
+        return None
     try:
         packet = Packet.from_bytes(data)
-        if packet.num_tokens < 1:
-            raise wrong("a packet holds no tokens", "messages", "invalid_packet")
-        return packet
+        is_empty = packet.num_tokens < 1
     except UserError as error:
+        if not kind:
+            return None
         raise wrong(str(error), "messages", "invalid_packet") from error
+    if is_empty:
+        raise wrong("a packet holds no tokens", "messages", "invalid_packet")
+    return packet
 
 
 def _check_packets(packets: Sequence[Packet], limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from tofc.errors import UserError
 from tofc.language.batch import Generation
+from tofc.serving.connections import BACKLOG, Listener, Server
 from tofc.serving.keys import Keys
 from tofc.serving.logs import log, write_json_lines
 from tofc.serving.models import ServedModels
@@ -25,20 +27,21 @@ def serve(
     limits: Limits,
     keys: Keys,
     threads: int | None,
-    upstream: Upstream | None = None,
+    upstream: Upstream | None,
+    listener: Listener,
 ) -> None:
     """Answers requests until SIGTERM or SIGINT, then what is under way, and returns.
 
     `threads` is how many cores one pass of the model uses; None for torch's choice. `upstream` verifies what
-    is verified here.
+    is verified here. `listener` is what `bound` gave for `listen`.
     """
-    get_ready(models, threads, len(keys))
-    if not len(keys) and listen.host not in ("127.0.0.1", "::1", "localhost"):
+    get_ready(models, threads, keys)
+    if not len(keys) and not listen.is_loopback:
         log("no API keys: anybody who reaches this address is answered", host=listen.host)
     config = uvicorn.Config(
         build_app(models, limits, keys, upstream),
-        host=listen.host,
-        port=listen.port,
+        http="h11",
+        loop="asyncio",  # which accepts through the listener
         log_config=None,
         access_log=False,
         server_header=False,
@@ -48,19 +51,19 @@ def serve(
         ssl_cert_reqs=0 if listen.tls_clients is None else 2,  # ssl.CERT_NONE, ssl.CERT_REQUIRED
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(limits.longest) + 5,
-        backlog=limits.connections * 2,
+        backlog=BACKLOG,
         h11_max_incomplete_event_size=64 << 10,
         ws="websockets-sansio",
         ws_max_size=limits.body_bytes,
         ws_per_message_deflate=False,  # rounds are a few bytes each
     )
     try:
-        uvicorn.Server(config).run()
+        Server(config, listener, limits).run()
     except OSError as error:  # a certificate that is none
         raise UserError(f"the server cannot start: {error}") from error
 
 
-def get_ready(models: ServedModels, threads: int | None, num_keys: int) -> None:
+def get_ready(models: ServedModels, threads: int | None, keys: Keys) -> None:
     """Settles threads and logs, warms up and says so: what every process that answers does first."""
     if threads is not None:
         torch.set_num_threads(threads)
@@ -68,7 +71,10 @@ def get_ready(models: ServedModels, threads: int | None, num_keys: int) -> None:
     begin = time.monotonic()
     warm_up(models)
     seconds = round(time.monotonic() - begin, 2)
-    log("model ready", models=list(models.members), seconds=seconds, keys=num_keys)
+    log("model ready", models=list(models.members), seconds=seconds, keys=len(keys))
+    if keys.shared is not None:
+        said = "everybody on this machine may read the API keys"
+        log(said, logging.WARNING, file=str(keys.shared), mend="chmod 600")
 
 
 def warm_up(models: ServedModels) -> None:

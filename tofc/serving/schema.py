@@ -2,71 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 Text = Annotated[str, StringConstraints(max_length=200_000)]
 
 
-class Lenient(BaseModel):
-    """Fields that nobody here knows pass: clients send more than they need."""
+class Asked(BaseModel):
+    """A part of a request: what is null is absent, and within messages, unknown fields pass."""
 
     model_config = ConfigDict(extra="ignore")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            return {name: value for name, value in given.items() if value is not None}
+        return given
 
-class ImageUrl(Lenient):
+
+class ImageUrl(Asked):
     """A data URL: a packet (`data:application/vnd.tofc;base64,...`) or an ordinary picture."""
 
     url: str = Field(description="A data URL; addresses on the network are not fetched.")
     detail: Literal["auto", "low", "high"] = "auto"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_an_object(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            raise PydanticCustomError("image_url", 'give an object, {"url": "data:..."}')
+        return given
 
-class TextPart(Lenient):
+
+class TextPart(Asked):
     """Text within a message."""
 
     type: Literal["text"]
     text: Text
 
 
-class ImagePart(Lenient):
+class ImagePart(Asked):
     """A picture within a message."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+def _kind(part: Any) -> str | None:
+    kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", None)
+    return f"[{kind}]" if isinstance(kind, str) else None
 
 
-class Message(Lenient):
+# Tags in brackets are left out where an error names a field.
+Part = Annotated[
+    Annotated[TextPart, Tag("[text]")] | Annotated[ImagePart, Tag("[image_url]")],
+    Discriminator(
+        _kind,
+        custom_error_type="part",
+        custom_error_message="a part is an object of type text or image_url; others are not understood",
+    ),
+]
+Content = Annotated[
+    Annotated[Text, Tag("[string]")]
+    | Annotated[list[Part], Field(max_length=512, fail_fast=True), Tag("[parts]")],
+    Discriminator(lambda content: "[string]" if isinstance(content, str) else "[parts]"),
+]
+
+
+class Message(Asked):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[Part] | None = None
+    content: Content | None = None
 
 
-class StreamOptions(Lenient):
+class StreamOptions(Asked):
     """What a stream carries beside text."""
 
     include_usage: bool = False
 
 
-class ResponseFormat(Lenient):
+class ResponseFormat(Asked):
     """Plain text is all there is."""
 
     type: Literal["text"] = "text"
 
 
-class ChatRequest(Lenient):
+class ChatRequest(Asked):
     """A question, with the pictures and turns before it.
 
     Without `temperature` decoding is greedy. `deadline_ms` is this server's own: the time that the answer
-    may take.
+    may take. Fields that are not listed are refused, because they might change the answer; the last ones are
+    known to change nothing here.
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     model: str = Field(max_length=200)
-    messages: list[Message] = Field(min_length=1, max_length=256)
+    messages: list[Message] = Field(min_length=1, max_length=256, fail_fast=True)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
@@ -81,8 +126,19 @@ class ChatRequest(Lenient):
     logprobs: Literal[False] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     response_format: ResponseFormat | None = None
-    user: str | None = Field(None, max_length=200)
     deadline_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
+    tool_choice: Literal["none", "auto"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    user: str | None = Field(None, max_length=200)
+    metadata: Any = None
+    parallel_tool_calls: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    safety_identifier: Any = None
+    service_tier: Any = None
+    store: Any = None
 
 
 class Usage(BaseModel):

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from tofc import __version__
 from tofc.serving import schema
+from tofc.serving.bodies import check_type, parsed
 from tofc.serving.drafted import DraftedAnswers, add_drafted
 from tofc.serving.engine import Engine
-from tofc.serving.errors import ApiError, invalid, not_now, too_late, wrong
+from tofc.serving.errors import ApiError, not_now, too_late, wrong
 from tofc.serving.gate import Gate
 from tofc.serving.idempotency import AnswerStore
 from tofc.serving.job import Completion, Job
@@ -31,6 +33,8 @@ from tofc.serving.stream import events, extras, usage
 from tofc.serving.verification import Upstream, Verifiers
 
 T = TypeVar("T")
+_PATIENCE = 5.0  # seconds that an answer with an idempotency key goes on without anybody who waits for it
+_READERS = 2  # requests that are read at a time: pictures take memory while they are decoded
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schema.ErrorBody, "description": what}
     for status, what in {
@@ -41,7 +45,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         408: "the deadline passed",
         409: "the idempotency key belongs to another request",
         413: "too large",
-        422: "something in the request is wrong",
+        415: "the body is not declared as JSON",
         429: "too many requests wait; see Retry-After",
         500: "a fault of the server's",
         503: "not now; see Retry-After",
@@ -55,22 +59,34 @@ class Service:
     def __init__(self, models: ServedModels, limits: Limits, upstream: Upstream | None) -> None:
         self.models, self.limits, self.metrics = models, limits, Metrics()
         self.engine = Engine(models, limits, self.metrics)
-        self.verifiers = Verifiers(models, limits.drafted, upstream)
+        self.verifiers = Verifiers(models, limits, upstream)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="tofc-request")
         self.remembered = AnswerStore(limits.remembered, limits.remembered_seconds)
+
+    async def understood(self, request: Request) -> ChatQuestion:
+        """The question in a request; read on another thread, for the loop serves everybody."""
+        check_type(request.headers.get("content-type", ""))
+        body = await request.body()
+
+        def read() -> ChatQuestion:
+            return understand(parsed(schema.ChatRequest, body, self.limits), self.models, self.limits)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
     def begin(self, asked: ChatQuestion, request: Request) -> Job:
         """The job of a request: a new one, or that of the same idempotency key."""
         state = request.state
 
         def new() -> Job:
-            job = Job(asked, state.request_id, state.arrived)
+            job = Job(asked, state.request_id, state.arrived, patience=0.0 if key is None else _PATIENCE)
             self.engine.submit(job)
             return job
 
+        key = request.headers.get("idempotency-key")
         try:
-            key = request.headers.get("idempotency-key")
             if key is None:
                 return new()
+            state.log["key"] = hashlib.sha256(key.encode()).hexdigest()[:16]
             if not 1 <= len(key) <= 200:
                 raise wrong("an idempotency key has 1 to 200 characters", code="invalid_idempotency_key")
             job, repeated = self.remembered.find_or_begin(state.client, key, state.digest, new)
@@ -81,6 +97,8 @@ class Service:
         if repeated:
             self.metrics.repeated.inc()
             state.log["repeats"] = job.request_id
+        else:
+            state.log["computes"] = True
         return job
 
 
@@ -116,7 +134,7 @@ class _Waiting:
         self._left.cancel()
         self._job.waiting -= 1
         if not self._job.waiting and not self._job.is_over:
-            self._job.cancel()
+            self._job.leave()
 
 
 async def _client_leaves(request: Request) -> None:
@@ -137,11 +155,13 @@ def build_app(
     """
     limits = Limits() if limits is None else limits
     service = Service(models, limits, upstream)
+    drafted = DraftedAnswers(service.verifiers, limits, service.metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         yield
+        drafted.close()
         await asyncio.to_thread(service.engine.close)
 
     app = FastAPI(
@@ -154,17 +174,28 @@ def build_app(
         responses=_ERRORS,
     )
     app.state.service = service
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     app.add_middleware(Gate, limits=limits, keys=keys or Keys(), metrics=service.metrics)
     app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     _add_chat(app, service)
     _add_the_rest(app, service, figures)
-    add_drafted(app, DraftedAnswers(service.verifiers, limits, service.metrics))
+    add_drafted(app, drafted)
     return app
 
 
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The document of the interface, with the bodies that are not read by FastAPI."""
+    document = FastAPI.openapi(app)
+    schemas = document["components"]["schemas"]
+    if schema.ChatRequest.__name__ not in schemas:
+        asked = schema.ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(asked.pop("$defs"), **{schema.ChatRequest.__name__: asked})
+    return document
+
+
 def _add_chat(app: FastAPI, service: Service) -> None:
+    shape = {"$ref": f"#/components/schemas/{schema.ChatRequest.__name__}"}
     streamed = {
         "description": "An answer, or with `stream` its events.",
         "content": {"text/event-stream": {}},
@@ -175,10 +206,11 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         response_model=schema.ChatCompletion,
         responses={200: streamed},
         tags=["chat"],
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": shape}}}},
     )
-    async def chat_completions(body: schema.ChatRequest, request: Request) -> Any:
+    async def chat_completions(request: Request) -> Any:
         """Answers the last message; with `stream` as server-sent events."""
-        asked = await understand(body, service.models, service.limits)
+        asked = await service.understood(request)
         _log_asked(request, asked)
         if asked.packet_bytes:
             service.metrics.packet_bytes.observe(asked.packet_bytes)
@@ -302,12 +334,6 @@ async def _api_error(request: HTTPConnection, error: Exception) -> Response:
         raise error  # the gate tells it
     request.state.log["error"] = error.code
     return JSONResponse(error.body, error.status, error.headers)
-
-
-async def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    return await _api_error(request, invalid({**first, "loc": first.get("loc", ())[1:]}))  # not "body"
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

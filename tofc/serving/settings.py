@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,10 +18,13 @@ class Limits:
     text. new_tokens: what `max_tokens` may ask for. queue: requests that wait; one more gets 429. batch:
     sequences that are decoded together. kept_positions: of prompts' beginnings, kept for further questions
     about the same packets, for each member. connections: requests under way at all; one more gets 503.
-    deadline: seconds from the whole request to the whole answer; image_deadline: the same where ordinary
-    pictures are asked about, which go through this machine's vision tower. body_seconds: for a request to
-    arrive. remembered: answers kept for repeated idempotency keys, each `remembered_seconds`. drafted:
-    answers that devices draft, at a time; each is given up where nothing comes for `drafted_idle` seconds.
+    sockets: connections that are open, requests on them or not, sockets_each from one address; beyond, those
+    that wait for nothing are closed. deadline: seconds from the whole request to the whole answer;
+    image_deadline: the same where ordinary pictures are asked about, which go through this machine's vision
+    tower. header_seconds, body_seconds: for these to arrive. send_seconds: for what is sent to be read.
+    remembered: answers kept for repeated idempotency keys, each `remembered_seconds`. drafted: answers that
+    devices draft, at a time, with `drafted_positions` of prompt and answer among them; each is given up where
+    nothing comes for `drafted_idle` seconds.
     """
 
     body_bytes: int = 8 << 20
@@ -34,12 +38,17 @@ class Limits:
     batch: int = 16
     kept_positions: int = 8192
     connections: int = 512
+    sockets: int = 1024
+    sockets_each: int = 768
     deadline: float = 30.0
     image_deadline: float = 300.0
+    header_seconds: float = 10.0
     body_seconds: float = 20.0
+    send_seconds: float = 20.0
     remembered: int = 4096
     remembered_seconds: float = 600.0
     drafted: int = 64
+    drafted_positions: int = 32_768
     drafted_idle: float = 60.0
 
     def __post_init__(self) -> None:
@@ -77,3 +86,16 @@ class Listen:
         for file in (self.tls_certificate, self.tls_key, self.tls_clients):
             if file is not None and not file.is_file():
                 raise UserError(f"{file} does not exist; give a file in PEM format")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or a name for one, is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -22,11 +23,15 @@ from tofc.drafting.tags import drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.errors import UserError
 from tofc.familial import FULL, family
+from tofc.language.prompt import Prompt
+from tofc.language.sampling import Sampling
 from tofc.serving.client import RemoteEdge
-from tofc.serving.errors import wrong
+from tofc.serving.errors import ApiError, wrong
+from tofc.serving.memory import PositionBudget
 from tofc.serving.models import ServedModels
 from tofc.serving.requests import ChatQuestion
 from tofc.serving.schema import ChatRequest
+from tofc.serving.settings import Limits
 
 _MOST_DRAFTS = 512
 
@@ -82,7 +87,7 @@ class Upstream:
             )
         name = Path(model).name
         with ExitStack() as unless_it_fits:
-            remote = unless_it_fits.enter_context(RemoteEdge(url, name))
+            remote = unless_it_fits.enter_context(RemoteEdge(url, name, retries=3))
             listed = remote.listed()
             there = [entry["id"] for entry in listed["data"]]
             if name not in there:
@@ -106,6 +111,7 @@ class Verification:
     shared: SharedBlocks | None
     far: RemoteVerifier | None
     vocabulary: int
+    room: ExitStack  # what it takes of the server's memory
     rounds: int = 0
     drafts: int = 0
 
@@ -136,15 +142,17 @@ class Verification:
         """The device is done, or gone."""
         if self.far is not None:
             self.far.close()
+        self.room.close()
 
 
 class Verifiers:
     """Makes the verifiers of one server; for use by several threads."""
 
-    def __init__(self, models: ServedModels, most: int, upstream: Upstream | None = None) -> None:
+    def __init__(self, models: ServedModels, limits: Limits, upstream: Upstream | None = None) -> None:
         self.models, self._upstream = models, upstream
         self.vocabulary = vocabulary_tag(models.edge)
-        self._pool = ThreadPoolExecutor(most, thread_name_prefix="tofc-upstream")
+        self._memory = PositionBudget(limits.drafted_positions)
+        self._pool = ThreadPoolExecutor(limits.drafted, thread_name_prefix="tofc-upstream")
         self._pace = Pace(parallel=True)  # learns from all answers
 
     @property
@@ -152,8 +160,14 @@ class Verifiers:
         """How many work on each answer."""
         return 2 if self._upstream is None else 3
 
-    def open(self, asked: ChatQuestion, body: OpenRequest) -> Verification:
-        """Reads the question; ApiError for a drafter that cannot be verified here."""
+    def close(self) -> None:
+        """Drops what has not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def open(
+        self, asked: ChatQuestion, body: OpenRequest, is_wanted: Callable[[], bool] = lambda: True
+    ) -> Verification:
+        """Reads the question, as long as `is_wanted`; ApiError for a drafter that cannot be verified here."""
         if body.vocabulary != self.vocabulary:
             raise wrong(
                 "the drafter has another tokenizer than this server's model: a draft of one is no text to "
@@ -175,7 +189,19 @@ class Verifiers:
                 "draft",
                 "verifier_too_small",
             )
+        _check(is_wanted)
         prompt = self.models.prepare(asked.turns, asked.seen, asked.max_new_tokens).prompt
+        _check(is_wanted)
+        with ExitStack() as room:
+            room.enter_context(self._memory.taken(prompt.length + asked.max_new_tokens))
+            found = self._opened(asked, body, exit, sampling, prompt)
+            found.room.push(room.pop_all())
+        return found
+
+    def _opened(
+        self, asked: ChatQuestion, body: OpenRequest, exit: str, sampling: Sampling, prompt: Prompt
+    ) -> Verification:
+        edge, upstream = self.models.edge, self._upstream
         # What the drafter drew from is recomputed here, so that it need not travel: if it is the very same.
         knows = bool(body.draft_tag) and _tag(edge, body.draft) == body.draft_tag
         depth = self._shares(body, exit)
@@ -206,7 +232,8 @@ class Verifiers:
         self._read_everywhere(read, body.tokens, far)
         decides = edge.exit if upstream is None else FULL
         opened = Opened(exit=decides, tiers=self.tiers, states=shared is not None)
-        return Verification(opened, verifier, shared, far, text.vocab_size)
+        vocabulary: Any = edge.model.config.text_config
+        return Verification(opened, verifier, shared, far, vocabulary.vocab_size, ExitStack())
 
     def _shares(self, body: OpenRequest, exit: str) -> int:
         """The number of first blocks that drafter and verifier have in common, weight for weight, or 0."""
@@ -225,6 +252,11 @@ class Verifiers:
                 opening.result()
         except UserError as error:
             raise wrong(f"the tier above: {error}", code="upstream_refuses") from error
+
+
+def _check(is_wanted: Callable[[], bool]) -> None:
+    if not is_wanted():
+        raise ApiError(499, "the client left", "client_left")
 
 
 def _tag(edge: Any, exit: str) -> str | None:

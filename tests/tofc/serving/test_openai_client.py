@@ -127,7 +127,7 @@ def test_turns_and_several_pictures(client, edge, asked, device, scenes) -> None
         ({"messages": message("Q?", "file:///etc/passwd")}, 400, "are not opened"),
         ({"messages": message("Q?", "data:image/png;base64,%%%")}, 400, "not valid base64"),
         ({"messages": message("Q?", *["data:image/png;base64,AAAA"] * 9)}, 400, "at most 8"),
-        ({"messages": message("Q?", url_of(b"%!PS-Adobe-3.0 EPSF-3.0\n", "image/eps"))}, 400, "no format"),
+        ({"messages": message("Q?", url_of(b"%!PS-Adobe-3.0 EPSF-3.0\n", "image/eps"))}, 400, "PostScript"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_openais_shape(client, change, status: int, says: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import fields
@@ -120,8 +121,27 @@ def test_keys_are_read_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for wrong in (None, "", KEY, f"Bearer {KEY}", f"Bearer {KEY}ab", "Bearer \udcff"):
         assert keys.name_of(wrong) is None
     file = tmp_path / "keys"
-    file.write_text(f"\n# a comment\n{KEY}c\n")
+    file.write_text(f"\ufeff\n# a comment\n{KEY}c\n", encoding="utf-8")
+    file.chmod(0o600)
     assert Keys.read(file).name_of(f"Bearer {KEY}c") == "key1"
+
+
+@pytest.mark.parametrize("given", ["", " , ", ","])
+def test_a_variable_that_is_set_and_holds_no_key_lets_nobody_in(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOFC_API_KEYS", given)
+    with pytest.raises(UserError, match="TOFC_API_KEYS is set and holds no API key"):
+        Keys.read(None)
+
+
+def test_keys_that_all_may_read_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"\ufeff{KEY}1", encoding="utf-8")  # as editors of Windows write it
+    for mode, shared in ((0o644, file), (0o600, None)):
+        file.chmod(mode)
+        assert Keys.read(file).shared == shared
+        assert Keys.read(file).name_of(f"Bearer {KEY}1") == "key1"
 
 
 @pytest.mark.parametrize(
@@ -135,6 +155,7 @@ def test_keys_are_read_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_keys_that_are_none(lines: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(lines)
+    (tmp_path / "keys").chmod(0o600)
     with pytest.raises(UserError, match=says):
         Keys.read(tmp_path / "keys")
     with pytest.raises(UserError, match="cannot be read"):
@@ -159,6 +180,9 @@ def test_limits_and_addresses_that_cannot_be(tmp_path: Path) -> None:
         (["--port", "99999"], "port is 99999"),
         (["--threads", "0"], "--threads is 0"),
         (["--api-keys", "none.txt"], "cannot be read"),
+        (["--host", "0.0.0.0"], "--no-keys"),
+        (["--host", "no-such-host.invalid", "--no-keys"], "no address here"),
+        (["--no-keys", "--port", "TAKEN"], "choose another --port"),
     ],
 )
 def test_mistakes_on_the_command_line_are_told_before_a_model_is_loaded(
@@ -167,7 +191,11 @@ def test_mistakes_on_the_command_line_are_told_before_a_model_is_loaded(
     (tmp_path / "limits.yaml").write_text("que: 3\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ServedModels, "load", None)
-    done = CliRunner().invoke(app, ["serve", *arguments])
+    monkeypatch.delenv("TOFC_API_KEYS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = str(there.getsockname()[1])
+        arguments = [port if word == "TAKEN" else word for word in arguments]
+        done = CliRunner().invoke(app, ["serve", *arguments])
     assert done.exit_code == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import signal
@@ -121,6 +122,34 @@ def test_a_client_that_leaves_stops_the_work(server, asked, stream: bool) -> Non
     assert after["tofc_generated_tokens_total"] == before["tofc_generated_tokens_total"]
 
 
+def test_who_leaves_and_asks_again_by_its_key_is_answered_by_the_same_work(server, asked) -> None:
+    packet, _ = asked[-1]
+    longer = longest(server, packet)
+    content, key = json.dumps(longer), "one-that-came-back"
+    before = server.metrics
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: {key}\r\n"
+        )
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+        wait_for(lambda: server.metrics["tofc_decoding"] == 1)
+    given = httpx.post(
+        f"{server.url}{CHAT}",
+        content=content,
+        headers={"idempotency-key": key, "content-type": "application/json"},
+        timeout=60,
+    ).json()
+    after = server.metrics
+    assert after["tofc_repeated_total"] - before["tofc_repeated_total"] == 1
+    new = after["tofc_generated_tokens_total"] - before["tofc_generated_tokens_total"]
+    assert new == len(given["tofc"]["tokens"])
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    assert sum(line.get("computes", False) for line in lines if line.get("key") == digest) == 1
+    assert key not in server.log.read_text()
+
+
 def test_a_request_that_breaks_off_is_forgotten(server) -> None:
     before = server.metrics
     host, port = server.url.removeprefix("http://").split(":")
@@ -149,6 +178,18 @@ def test_pictures_have_longer_than_packets() -> None:
     assert seconds_allowed(request, limits, has_pictures=True) == limits.longest == 60
     assert seconds_allowed(in_a_hurry, limits, has_pictures=True) == 2
     assert seconds_allowed(request, Limits(deadline=5, image_deadline=1), has_pictures=True) == 5
+
+
+@pytest.mark.parametrize(
+    "extreme", [{"temperature": 1e-40}, {"temperature": 1e-320}, {"temperature": 1, "top_p": 1e-320}]
+)
+def test_extreme_sampling_is_greedy_and_harms_nobody_beside_it(server, edge, asked, extreme) -> None:
+    packet, question = asked[-1]
+    contents = [body(packet, question, **(extreme if number % 2 else {})) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        given = [one.json() for one in pool.map(partial(post, server), contents)]
+    expected = edge.answer(packet, question).text
+    assert [one["choices"][0]["message"]["content"] for one in given] == [expected] * 8
 
 
 def test_the_log_tells_what_happened_and_nothing_that_was_sent(server, asked) -> None:
@@ -237,6 +278,7 @@ def strict(serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     (folder / "keys.txt").write_text(f"# who may ask\ncamera:{KEY}\nfedcba9876543210fedc\n")
+    (folder / "keys.txt").chmod(0o600)
     files = {"--api-keys": "keys.txt", "--tls-cert": "cert.pem", "--tls-key": "key.pem"}
     options = [word for option, name in files.items() for word in (option, str(folder / name))]
     (folder / "limits.yaml").write_text("body_bytes: 4000\nbatch: 9\n")
@@ -269,13 +311,13 @@ def test_answers_that_devices_draft_pass_the_same_gate(strict, asked) -> None:
     """Over TLS: a key, a bound on size, errors in words."""
     with RemoteEdge(strict.url, ca=strict.ca, api_key=KEY) as remote:
         with pytest.raises(UserError, match=r"refuses: model: Field required \(400\)"):
-            Socket(remote.connection, "/v1/answers").ask("{}", 30)
+            Socket(remote.connection, "/v1/answers", 30).ask("{}", 30)
         with pytest.raises(UserError, match="a question of 5,000 bytes is more than it takes"):
-            Socket(remote.connection, "/v1/answers").ask("x" * 5000, 30)
+            Socket(remote.connection, "/v1/answers", 30).ask("x" * 5000, 30)
     with RemoteEdge(strict.url, ca=strict.ca) as stranger, pytest.raises(UserError, match="no valid API key"):
-        Socket(stranger.connection, "/v1/answers")
+        Socket(stranger.connection, "/v1/answers", 30)
     with RemoteEdge(strict.url, api_key=KEY) as trusting, pytest.raises(ConnectionError, match="CERTIFICATE"):
-        Socket(trusting.connection, "/v1/answers")
+        Socket(trusting.connection, "/v1/answers", 30)
 
 
 def test_only_keys_get_in(strict, asked) -> None:
