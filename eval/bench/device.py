@@ -1,6 +1,6 @@
-"""A device without torch beside the one with it: what they read, and how long the first packet takes.
+"""Devices without torch, from a checkpoint and from an export, beside one with it: until the first packet.
 
-Both run as fresh processes in this environment, in turns, on the same picture: imports, loading and the first
+All run as fresh processes in this environment, in turns, on the same picture: imports, loading and the first
 packet, as a device goes through them when it wakes.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["main"]
 
 _MODEL = "scenes-tiny"
 _ROUNDS = 3
-_STARTS = ("torch", "torch-free")
+_STARTS = ("torch", "checkpoint", "export")
 
 _SCRIPT = """
 import json, sys, time
@@ -32,7 +32,7 @@ import tofc
 from PIL import Image
 Device = tofc.Device
 imported = time.process_time()
-device = Device.from_pretrained(sys.argv[1])
+device = Device.from_pretrained(sys.argv[1], runtime=sys.argv[3])
 loaded = time.process_time()
 packet = device.encode(Image.open(sys.argv[2]), quality=4)
 first = time.process_time()
@@ -53,7 +53,7 @@ print(json.dumps(result))
 
 
 def main() -> None:
-    """Export the bundled model, start both devices in turns; print tables, then one line of JSON.
+    """Export the bundled model, start the devices in turns; print tables, then one line of JSON.
 
     Times are seconds of processor time, medians of some rounds after one that fills numba's cache.
     """
@@ -62,11 +62,13 @@ def main() -> None:
         folder, image = Path(scratch) / "device", Path(scratch) / "street.png"
         picture.save(image)
         difference = export_device(_MODEL, folder).largest_difference
+        sources = {"torch": _MODEL, "checkpoint": _MODEL, "export": str(folder)}
         rounds = [
-            {start: _start(str(folder) if start == "torch-free" else _MODEL, image) for start in _STARTS}
+            {start: _start(sources[start], image, _runtime(start)) for start in _STARTS}
             for _ in range(1 + _ROUNDS)
         ]
-        read = {"torch": _bytes_read(resolve(_MODEL).folder), "torch-free": _size(folder)}
+        whole = _bytes_read(resolve(_MODEL).folder)
+        read = {"torch": whole, "checkpoint": whole, "export": _size(folder)}
     for start in _STARTS:
         if any(bool(r[start].pop("torch")) != (start == "torch") for r in rounds):
             raise RuntimeError(f"the device of {start} did not do what its name says")
@@ -82,10 +84,13 @@ def main() -> None:
     print(json.dumps({"benchmark": "device", **result}))
 
 
-def _start(model: str, image: Path) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, model, str(image)], capture_output=True, text=True, check=True
-    )
+def _runtime(start: str) -> str:
+    return "torch" if start == "torch" else "onnxruntime"
+
+
+def _start(model: str, image: Path, runtime: str) -> dict[str, float]:
+    command = [sys.executable, "-c", _SCRIPT, model, str(image), runtime]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tofc.config import resolve
@@ -97,7 +99,6 @@ def write_tower(
     """
     from tofc.ondevice.calibration import LEAST_SNR, calibrate, decibels, made_pictures, run_blocks
     from tofc.ondevice.graph import TowerGraph
-    from tofc.ondevice.vision import start
 
     opened = [open_image(picture) for picture in pictures[:_MOST_PICTURES]] or [
         Image.fromarray(picture) for picture in made_pictures(weights.shape.image_size)
@@ -118,13 +119,11 @@ def write_tower(
     data = file.with_name(f"{file.name}.data")
     with data.open("wb") as stream:
         beside = stream if 2 * weights.shape.block_parameters > _INSIDE else None
-        half = config.precision == "float16"
-        graph = TowerGraph(weights, smoothing, half=half, data=beside).tower()
-        file.write_bytes(graph.SerializeToString())
+        writer = TowerGraph(weights, smoothing, half=config.precision == "float16", data=beside)
+        file.write_bytes(writer.tower().SerializeToString())
     if beside is None:
         data.unlink()
-    session = start(file, str(file), as_written=True)
-    made = np.concatenate([session.run(["features"], {"pixels": tile[None]})[0] for tile in pixels])
+    made = _run_in_parts(file, writer.states, pixels)
     difference, snr = float(np.abs(made - features).max()), decibels(features, made)
     right = difference <= TOLERANCE if config.precision == "float32" else snr >= _LEAST[config.precision]
     if not right:
@@ -134,6 +133,23 @@ def write_tower(
             "onnxruntime"
         )
     return Export(difference, snr, tuple(losses))
+
+
+def _run_in_parts(file: Path, states: Sequence[str], pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The features that a written graph gives, cut at its states: one block is in memory at a time."""
+    import onnx
+
+    from tofc.ondevice.vision import start
+
+    whole = onnx.utils.Extractor(onnx.load(file, load_external_data=False))
+    part = file.with_name("part.onnx")  # beside the file with the weights
+    ends = ("pixels", *states, "features")
+    values = pixels
+    for before, after in pairwise(ends):
+        part.write_bytes(whole.extract_model([before], [after]).SerializeToString())
+        (values,) = start(part, str(file)).run([after], {before: values})
+    part.unlink()
+    return values
 
 
 def _require_libraries() -> None:

@@ -46,15 +46,20 @@ class TowerGraph:
         data: BinaryIO | None = None,
     ) -> None:
         self.shape = weights.shape
+        self.states: list[str] = []
         self._weights = weights
         self._smoothing = smoothing or {}
         self._out = GraphWriter(data, half=half)
         self._inputs: dict[str, str] = {}  # of each product, before any smoothing
 
     def tower(self) -> ModelProto:
-        """From "pixels" [T, 3, S, S] to "features" [T, N, C], for any number of tiles T."""
+        """From "pixels" [T, 3, S, S] to "features" [T, N, C], for any number of tiles T.
+
+        `states` are then the names of what goes into each block.
+        """
         hidden = self._embeddings("pixels")
         for index in range(self.shape.depth):
+            self.states.append(hidden)
             hidden = self._block(index, hidden)
         if self.shape.drop_cls:
             numbers = [self._out.constant(np.array([value])) for value in (1, np.iinfo(np.int64).max, 1)]
@@ -62,7 +67,8 @@ class TowerGraph:
         self._out.name_output(hidden, "features")
         side = self.shape.image_size
         features = ("features", ["tiles", self.shape.num_tokens, self.shape.width])
-        return self._out.model(("pixels", ["tiles", 3, side, side]), [features])
+        between = [(state, ["tiles", "tokens", self.shape.width]) for state in self.states]
+        return self._out.model(("pixels", ["tiles", 3, side, side]), [features], between)
 
     def embeddings(self) -> ModelProto:
         """From "pixels" to "hidden" [T, N, C], the state before the first block."""
@@ -160,8 +166,7 @@ class TowerGraph:
         added = self._weights.added(name)
         if added is None:
             return stored
-        assert added.right is not None
-        factors = [self._out.constant(factor.T) for factor in (added.right, added.left)]
+        factors = [self._out.constant(factor.T) for factor in reversed(added)]
         return str(self._out.node("Add", stored, self._out.node("MatMul", *factors)))
 
     def _stored(self, name: str) -> str:

@@ -12,6 +12,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto, helper
 _OPSET, _IR = 20, 10  # both known to the oldest ONNX Runtime of the extra `device`
 _MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 _PAGE = 4096  # where a tensor begins in the second file, so that it can be mapped
+Value = tuple[str, Sequence[Any]]  # name and shape
 _TWO_BYTES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
 
@@ -70,16 +71,22 @@ class GraphWriter:
             return self.constant(values.astype(np.float32, copy=False))
         return self.node("Cast", self.constant(values), to=TensorProto.FLOAT)
 
-    def model(
-        self, given: tuple[str, Sequence[Any]], outputs: Sequence[tuple[str, Sequence[Any]]]
-    ) -> ModelProto:
-        """The whole, with one float32 input and float32 outputs: their names and shapes."""
+    def model(self, given: Value, outputs: Sequence[Value], between: Sequence[Value] = ()) -> ModelProto:
+        """The whole, with one float32 input and float32 outputs: their names and shapes.
+
+        `between` are values, with their shapes, at which it may be cut into parts.
+        """
         graph = helper.make_graph(
             self._nodes,
             "tower",
-            [helper.make_tensor_value_info(given[0], TensorProto.FLOAT, given[1])],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
+            [_described(*given)],
+            [_described(*output) for output in outputs],
             self._weights,
+            value_info=[_described(*value) for value in between],
         )
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="tofc")
+
+
+def _described(name: str, shape: Sequence[Any]) -> Any:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

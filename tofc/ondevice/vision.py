@@ -85,11 +85,10 @@ class OnnxVision:
         return np.split(np.concatenate(parts), np.cumsum([len(t) for t in tiles])[:-1])
 
 
-def start(graph: bytes | Path, name: str, *, one_thread: bool = False, as_written: bool = False) -> Any:
+def start(graph: bytes | Path, name: str, *, one_thread: bool = False) -> Any:
     """A session of ONNX Runtime on the CPU; `name` says in errors what the graph is of.
 
-    as_written: changes nothing in the graph before it runs, which takes longer and less memory. Raises
-    CheckpointError for a graph that cannot be run, MissingLibraryError without ONNX Runtime.
+    Raises CheckpointError for a graph that cannot be run, MissingLibraryError without ONNX Runtime.
     """
     _require("onnxruntime")
     import onnxruntime
@@ -101,10 +100,6 @@ def start(graph: bytes | Path, name: str, *, one_thread: bool = False, as_writte
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if one_thread:
         options.intra_op_num_threads = 1
-    if as_written:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_cpu_mem_arena = False
     try:
         return onnxruntime.InferenceSession(graph, options, providers=_PROVIDERS)
     except (

@@ -57,13 +57,13 @@ class TowerWeights:
         with checkpoint_faults():
             return self._files.read(name)
 
-    def added(self, name: str) -> Change | None:
-        """The low-rank product that adapters add to a weight, None where they do not."""
+    def added(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """The factors [out, r] and [r, in] whose product adapters add to a weight, None where they do not."""
         change = self.changes.get(name)
-        return change if change is not None and change.right is not None else None
+        return None if change is None or change.right is None else (change.left, change.right)
 
     def whole(self, name: str) -> NDArray[np.float32]:
         """A weight with its adapters, float32."""
         values = self.stored(name).astype(np.float32)
         added = self.added(name)
-        return values if added is None else values + added.left @ added.right
+        return values if added is None else values + added[0] @ added[1]
