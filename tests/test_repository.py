@@ -185,7 +185,7 @@ def writes_directly(call: ast.Call) -> bool:
     return writes and not any(isinstance(one, ast.Name) and one.id == "draft" for one in ast.walk(call))
 
 
-def test_files_come_to_their_names_whole() -> None:
+def test_rooms_write_drafts() -> None:
     faults = [
         f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}"
         for path in sources(*ROOMS)
@@ -196,7 +196,7 @@ def test_files_come_to_their_names_whole() -> None:
     assert not faults, "write drafts, with tofc.writing: " + ", ".join(faults)
 
 
-def test_pictures_are_opened_in_one_place() -> None:
+def test_rooms_open_pictures_in_one_place() -> None:
     """Elsewhere Pillow would try every decoder it has, some of which run programs."""
     faults = [
         f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -12,6 +12,7 @@ from importlib.resources import files
 from PIL import Image
 
 from tofc.errors import UserError
+from tofc.images import open_image
 
 
 @dataclass(frozen=True)
@@ -85,4 +86,4 @@ def _photograph(module: str, path: str) -> Image.Image:
             "pip install 'tofc[demo]'"
         ) from None
     with (folder / path).open("rb") as file:
-        return Image.open(file).convert("RGB")
+        return open_image(file)

@@ -70,6 +70,40 @@ def soak(
 
 @app.command()
 @reports_user_errors
+@needs_extra("train,eval")
+def kills(
+    count: Annotated[int, typer.Option("--kills", min=0, metavar="N", help="Of each command.")] = 35,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="COMMAND", help="Once for each.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N")] = 0,
+) -> None:
+    """Kill every command that writes at random moments; what must hold is in `eval.serving.kills`.
+
+    Exit code 1 where something half stood under a final name, or a run did not end as an unbroken one.
+    """
+    from dataclasses import asdict
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from eval.serving.kills import COMMANDS, Outcome, kill_all
+
+    def told(name: str, outcome: Outcome) -> None:
+        print(
+            f"{name:>15}  {outcome.kills} kills, {outcome.ended} ended before; {len(outcome.faults)} faults"
+        )
+        for fault in outcome.faults[:20]:
+            print(f"{'':>15}  {fault}")
+
+    wanted = dict.fromkeys(only or COMMANDS, count)
+    with TemporaryDirectory() as folder:
+        found = kill_all(Path(folder).resolve(), wanted, seed, told)
+    print_json({"benchmark": "kills", **{name: asdict(outcome) for name, outcome in found.items()}})
+    raise typer.Exit(int(any(outcome.faults for outcome in found.values())))
+
+
+@app.command()
+@reports_user_errors
 @needs_extra("serve,eval")
 def throughput(
     seconds: Annotated[float, typer.Option(metavar="S", help="Of each turn.")] = 10.0,

@@ -11,6 +11,7 @@ from tofc.errors import UserError
 from tofc.writing import write_whole
 
 STREAM = "-"
+_OUTPUTS = (STREAM, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")  # a file behind it must not be replaced
 
 
 class StandardInput(io.BytesIO):
@@ -54,9 +55,7 @@ def check_output(target: str, inputs: tuple[str, ...] = ()) -> None:
 
     `inputs` are files that the same command reads and that must survive it.
     """
-    if target == STREAM:
-        if sys.stdout is None:
-            raise UserError("standard output is closed; name a file with -o")
+    if target in _OUTPUTS:
         if sys.stdout.isatty():
             raise UserError(
                 "a packet is no text for a terminal; pipe standard output on, or name a file with -o"
@@ -81,7 +80,7 @@ def write_output(target: str, data: bytes) -> None:
     at the end. Raises UserError when the system refuses (no space, no permission).
     """
     try:
-        if target == STREAM:
+        if target in _OUTPUTS:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return

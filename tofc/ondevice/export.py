@@ -24,7 +24,7 @@ from tofc.ondevice.checkpoint import describe, read_codec, read_weights
 from tofc.ondevice.config import PRECISIONS, TOWER_FILE, DeviceConfig, write_device_config
 from tofc.ondevice.pixels import cut
 from tofc.ondevice.weights import TowerWeights
-from tofc.writing import whole_folder
+from tofc.writing import whole_folder, write_whole
 
 TOLERANCE = 1e-3  # the largest difference of a feature that a float32 export may have
 _LEAST = {"float16": 40.0, "int8": 15.0}  # dB of the features below which nothing is written
@@ -116,13 +116,13 @@ def write_tower(
                 smoothing[loss.name] = divisors
     del seen
     features = features[:, 1:] if weights.shape.drop_cls else features
-    data = file.with_name(f"{file.name}.data")
-    with data.open("wb") as stream:
+    draft = file.with_name(f"{file.name}.data")  # of a folder that is one itself
+    with draft.open("wb") as stream:
         beside = stream if 2 * weights.shape.block_parameters > _INSIDE else None
         writer = TowerGraph(weights, smoothing, half=config.precision == "float16", data=beside)
-        file.write_bytes(writer.tower().SerializeToString())
+        write_whole(file, writer.tower().SerializeToString())
     if beside is None:
-        data.unlink()
+        draft.unlink()
     made = _run_in_parts(file, writer.states, pixels)
     difference, snr = float(np.abs(made - features).max()), decibels(features, made)
     right = difference <= TOLERANCE if config.precision == "float32" else snr >= _LEAST[config.precision]
@@ -146,7 +146,7 @@ def _run_in_parts(file: Path, states: Sequence[str], pixels: NDArray[np.float32]
     ends = ("pixels", *states, "features")
     values = pixels
     for before, after in pairwise(ends):
-        part.write_bytes(whole.extract_model([before], [after]).SerializeToString())
+        write_whole(part, whole.extract_model([before], [after]).SerializeToString())
         (values,) = start(part, str(file)).run([after], {before: values})
     part.unlink()
     return values
