@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -266,6 +267,12 @@ def test_bundled_weights_stay_small() -> None:
     weights = {path: path.stat().st_size for path in (ROOT / "tofc" / "assets").rglob("*") if path.is_file()}
     assert ROOT / "tofc" / "assets" / "scenes-tiny" / "config.json" in weights
     assert sum(weights.values()) <= MAX_WEIGHT_BYTES, weights
+
+
+def test_bundled_models_are_described_by_what_they_know() -> None:
+    """The page shows it under every answer; `checkpoint.knows` of a recipe puts it there."""
+    for config in (ROOT / "tofc" / "assets").glob("*/config.json"):
+        assert json.loads(config.read_text(encoding="utf-8")).get("knows"), f'{config}: say it in "knows"'
 
 
 def test_no_file_names_a_machine() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,13 @@ from tofc.cli.report import note, reports_user_errors, working
 from tofc.cli.steps import check_model
 from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError, needs_serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL.Image import Image
+
+    from tofc.ui.rivals import Search
 
 EXAMPLES = "Examples:\n\ntofc demo-ui --open\n\ntofc demo-ui --port 8600 --model runs/my-checkpoint"
 
@@ -43,14 +50,31 @@ def demo_ui(
 
     listening = _listen(host, port)
     with working(f"loading {model}"):
-        studio = Studio.load(model)
+        studio = Studio.load(model, image_codecs())
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0") else host
     address = f"http://{shown}:{listening.getsockname()[1]}/"
+    if not studio.examples:
+        note("photographs to begin with come with an extra: pip install 'tofc[demo]'")
     note(f"open {address} in a browser; Ctrl-C ends it")
     if open_:
         typer.launch(address)
     config = uvicorn.Config(create_app(studio, host), log_level="warning", access_log=False)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def image_codecs() -> dict[str, Search]:
+    """Searches for the smallest file of a picture, by the codecs that the page compares packets with."""
+    from eval.baselines import ImageCodec, Jpeg, WebP, lowest_qualities_keeping
+
+    def search(codec: ImageCodec) -> Search:
+        def smallest(image: Image, keeps: Callable[[Image], bool]) -> int | None:
+            (file,) = lowest_qualities_keeping(image, codec, lambda decoded: [keeps(decoded)], 1)
+            return None if file is None else file.num_bytes
+
+        return smallest
+
+    codecs: tuple[ImageCodec, ...] = (WebP(), Jpeg())
+    return {codec.name: search(codec) for codec in codecs}
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
@@ -43,20 +43,41 @@ _HEADERS = {
 }
 
 
-class PageQuestion(BaseModel):
-    """A picture (a file in base64), a question, and how to send and answer it.
+class Asked(BaseModel):
+    """A picture (a file in base64), a question, the tokens it is answered from, and who answers."""
+
+    image: str
+    question: Annotated[str, Field(min_length=1, max_length=2000)]
+    tokens: Annotated[int, Field(ge=1, le=65535)]
+    exit: Annotated[str, Field(max_length=100)]
+
+    def picture(self) -> bytes:
+        """The file; UserError where it is not base64, or the question is blank."""
+        if not self.question.strip():
+            raise UserError("the question is empty; ask one, such as: How many people are there?")
+        try:
+            return base64.b64decode(self.image, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise UserError("the picture is not base64; send the bytes of its file that way") from error
+
+
+class PageQuestion(Asked):
+    """The same through a packet of this quality.
 
     With `draft`, a member, `exit` verifies what that one drafts, over a link of this round trip: the answer
     comes as lines of JSON while it grows.
     """
 
-    image: str
-    question: Annotated[str, Field(min_length=1, max_length=2000)]
     quality: int
-    tokens: Annotated[int, Field(ge=1, le=65535)]
-    exit: Annotated[str, Field(max_length=100)]
     draft: Annotated[str | None, Field(max_length=100)] = None
     round_trip_ms: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class SameAnswer(Asked):
+    """The same through the smallest packet, or file of an image codec, that leads to `answer`."""
+
+    answer: Annotated[str, Field(max_length=2000)]
+    codec: Annotated[str, Field(max_length=100)]
 
 
 def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
@@ -78,29 +99,37 @@ def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
 
     @app.get("/api/options")
     def options() -> dict[str, Any]:
-        return studio.options()
+        return studio.options(_is_loopback(host))
+
+    @app.get("/examples/{name}")
+    def example(name: str) -> Response:
+        if name not in studio.examples:
+            return _refusal(404, f"there is no example {name!r}")
+        return FileResponse(studio.examples[name][1])
 
     lock = asyncio.Lock()  # device and edge are there once
 
     @app.post("/api/ask", response_model=None)
     async def ask(asked: PageQuestion, request: Request) -> dict[str, Any] | Response:
-        if not asked.question.strip():
-            raise UserError("the question is empty; ask one, such as: How many cars are there?")
-        try:
-            data = base64.b64decode(asked.image, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise UserError("the picture is not base64; send the bytes of its file that way") from error
-        settings = (data, asked.question, asked.quality, asked.tokens, asked.exit)
+        settings = (asked.picture(), asked.question, asked.quality, asked.tokens, asked.exit)
         async with AsyncExitStack() as stack:
             turn = await stack.enter_async_context(_Turn(lock))
             if await request.is_disconnected():  # a dial has moved on since
-                return _refusal(503, "nobody waits for this answer any more")
+                return _nobody_waits()
             if asked.draft is None:
                 return await run_in_threadpool(studio.ask, *settings)
             growing = studio.draft(*settings, asked.draft, asked.round_trip_ms / 1e3, turn.step_aside)
             stack.callback(growing.close)
             first = await run_in_threadpool(next, growing)  # what is wrong is told with a status
             return _Lines(chain([first], growing), stack.pop_all())
+
+    @app.post("/api/smallest", response_model=None)
+    async def smallest(asked: SameAnswer, request: Request) -> dict[str, Any] | Response:
+        settings = (asked.picture(), asked.question, asked.tokens, asked.exit, asked.answer, asked.codec)
+        async with turn:
+            if await request.is_disconnected():
+                return _nobody_waits()
+            return {"bytes": await run_in_threadpool(studio.smallest, *settings)}
 
     app.mount("/", StaticFiles(directory=STATIC, html=True))
     return app
@@ -177,6 +206,10 @@ class _Guard:
             refusal = _refusal(413, f"a request has at most {MAX_BODY >> 20} MB, and says how many")
             return await refusal(scope, receive, send_with_headers)
         return await self.app(scope, receive, send_with_headers)
+
+
+def _nobody_waits() -> JSONResponse:
+    return _refusal(503, "nobody waits for this answer any more")
 
 
 def _refusal(status: int, message: str) -> JSONResponse:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import base64
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ from tofc.drafting.drafter import Watch
 from tofc.drafting.partial import PartialAnswer
 from tofc.drafting.progress import follow_progress
 from tofc.edge import Edge
-from tofc.errors import CheckpointError
+from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
 from tofc.images import open_image
 from tofc.packet import Packet
+from tofc.ui.examples import examples_for, questions_for
+from tofc.ui.rivals import Search, image_sizes, packets_by_size, smallest_file
 
-# What people send when nobody thinks about bytes: the qualities that cameras and image services use.
-JPEG_QUALITY, WEBP_QUALITY = 90, 80
-SMALL_JPEG_QUALITY = 75  # Pillow's own, for a picture scaled down to what the model sees
+# Tokens of the longest answer that other packets and image files are asked to keep to the letter.
+LONGEST_COMPARED = 12
+PACKET = "TOFC packet"
 _DRAFTS = 4  # a round
 _STAGES = {
     "preprocess": ("device", "resize"),
@@ -55,24 +57,39 @@ class _Sent:
 
 
 class Studio:
-    """Device and edge of one model, for one request at a time."""
+    """Device and edge of one model, for one request at a time.
 
-    def __init__(self, model: str, device: Device, edge: Edge) -> None:
+    `rivals` are searches of image codecs by their names, `examples` the files that the page begins with.
+    """
+
+    def __init__(
+        self, model: str, device: Device, edge: Edge, rivals: Mapping[str, Search] | None = None
+    ) -> None:
         if device.codec is None:
             raise CheckpointError(f"{model} has no codec: the page needs a checkpoint of tofc")
         self.model, self.device, self.edge = model, device, edge
+        self.rivals = {} if rivals is None else rivals
+        self.examples = examples_for(model)
 
     @classmethod
-    def load(cls, model: str) -> Studio:
+    def load(cls, model: str, rivals: Mapping[str, Search] | None = None) -> Studio:
         """Both sides of a bundled name, a folder or a hub id, warmed up; CheckpointError without a codec."""
-        studio = cls(model, Device.from_pretrained(model), Edge.from_pretrained(model))
+        studio = cls(model, Device.from_pretrained(model), Edge.from_pretrained(model), rivals)
         # Kernels are compiled, or read, when they first run: no visitor's figures should tell of that.
         packet = studio.device.encode(Image.linear_gradient("L"))
         studio.edge.answer(packet, "What is in this picture?", max_new_tokens=2)
         return studio
 
-    def options(self) -> dict[str, Any]:
-        """What can be chosen: qualities, numbers of tokens, exits; and what is chosen unless one does."""
+    @property
+    def _side(self) -> int:
+        """The pixels of a tile's side."""
+        return int(self.device.base_config.vision_config.image_size)
+
+    def options(self, is_local: bool = True) -> dict[str, Any]:
+        """The model, what can be chosen with what is chosen unless one does, and what to begin with.
+
+        Only a page on this machine (`is_local`) is told where files lie.
+        """
         codec, merging = self.device.codec, self.device.config.merging
         assert codec is not None
         most = self.device.base_config.vision_config
@@ -80,6 +97,18 @@ class Studio:
         full = max(member.num_parameters for member in self.edge.family)
         return {
             "model": Path(self.model).name,
+            "source": self.model if is_local else Path(self.model).name,
+            "knows": self.device.config.knows,
+            "examples": [
+                {
+                    "name": name,
+                    "title": example.title,
+                    "questions": example.questions,
+                    "path": str(file) if is_local else name,
+                }
+                for name, (example, file) in self.examples.items()
+            ],
+            "questions": questions_for(self.model),
             "qualities": list(codec.qualities),
             "quality": self.device.config.default_quality,
             "tokens": merging.tokens if isinstance(merging.tokens, int) else side * side,
@@ -148,6 +177,31 @@ class Studio:
             drafted = {"by": draft, "rounds": counts.rounds, "sent": counts.sent, "stood": counts.stood}
             yield {**self._told(sent, answer), "pieces": pieces, "drafted": drafted}
 
+    def smallest(
+        self, data: bytes, question: str, tokens: int, exit: str, answer: str, codec: str
+    ) -> int | None:
+        """The bytes of the smallest packet, or file of an image codec, that leads to this answer too.
+
+        Packets are tried at every quality, with the tokens that go best with it; image files are seen
+        uncoded, merged to `tokens`. None where nothing that is tried does; UserError for an unknown codec.
+        """
+        if codec not in (PACKET, *self.rivals):
+            raise UserError(f"there is no codec {codec!r}; choose one of {', '.join((PACKET, *self.rivals))}")
+        longest = len(self.edge.tokenizer(answer)["input_ids"]) + 2  # enough to see that it goes on
+        image = open_image(data)
+        if codec == PACKET:
+            for packet in packets_by_size(self.device, image):
+                if self.edge.answer(packet, question, exit=exit, max_new_tokens=longest).text == answer:
+                    return len(packet)
+            return None
+
+        def keeps(decoded: Image.Image) -> bool:
+            seen = self.device.features(decoded, tokens)
+            (given,) = self.edge.answer_features(seen, question, exit=exit, max_new_tokens=longest)
+            return given.text == answer
+
+        return smallest_file(image, self._side, self.rivals[codec], keeps)
+
     def _send(self, data: bytes, quality: int, tokens: int) -> _Sent:
         image = open_image(data)
         seen = self.device.features(image, tokens)
@@ -162,7 +216,9 @@ class Studio:
             "answer": answer.text,
             "exit": answer.exit,
             "confidence": answer.confidence,
+            "unsure": answer.is_unsure,
             "bytes": len(sent.packet),
+            "packet": base64.b64encode(bytes(sent.packet)).decode(),
             "quality": sent.quality,
             "tokens": sent.received.num_tokens,
             "sections": byte_sections(sent.received, self.device.codec),
@@ -171,30 +227,11 @@ class Studio:
                 for name, value in seconds.items()
                 if name in _STAGES
             ],
-            "sizes": image_sizes(image, sent.as_given, self.device.base_config.vision_config.image_size),
+            "sizes": image_sizes(image, sent.as_given, self._side),
+            "compared": [PACKET, *self.rivals] if len(answer.tokens) <= LONGEST_COMPARED else [],
             "picture": {"width": image.width, "height": image.height},
             "clusters": _clusters(image, sent.seen),
         }
-
-
-def image_sizes(image: Image.Image, as_given: int, side: int) -> list[dict[str, Any]]:
-    """Bytes of the same picture as image files, largest first where people would not think about it."""
-    small = image.copy()
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    shrunk = f"JPEG, quality {SMALL_JPEG_QUALITY}, at {small.width}x{small.height}"
-    sizes = {
-        "the file you gave": as_given,
-        f"JPEG, quality {JPEG_QUALITY}": _size(image, "JPEG", JPEG_QUALITY),
-        f"WebP, quality {WEBP_QUALITY}": _size(image, "WEBP", WEBP_QUALITY),
-        shrunk: _size(small, "JPEG", SMALL_JPEG_QUALITY),
-    }
-    return [{"name": name, "bytes": size} for name, size in sizes.items()]
-
-
-def _size(image: Image.Image, kind: str, quality: int) -> int:
-    file = io.BytesIO()
-    image.save(file, kind, quality=quality, optimize=True)
-    return file.tell()
 
 
 def _clusters(image: Image.Image, seen: Features) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 // Bytes and times as bars: lengths are to scale, and every bar has its figure beside it.
 
-const PARTS = { features: "#0f766e", hyperprior: "#58aaa0", router: "#a5d3cc", framing: "#a9b3bd" };
-const DEVICE = ["#8fc9c0", "#0f766e", "#3a958b", "#0b4f4a", "#b9c3cc"];
-const EDGE = ["#2f3f66", "#4a5f8f", "#8ea0c7", "#c9cfd6"];
+const PARTS = ["features", "hyperprior", "router", "framing"];
+const colours = (kind, count) => Array.from({ length: count }, (_, index) => `var(--${kind}-${index + 1})`);
+const DEVICE = colours("device", 5), EDGE = colours("edge", 4), PART = colours("part", PARTS.length);
 
 export const bytes = (n) => (n < 10_000 ? `${n.toLocaleString("en")} B`
   : n < 1e6 ? `${(n / 1e3).toFixed(n < 1e5 ? 1 : 0)} kB` : `${(n / 1e6).toFixed(1)} MB`);
@@ -20,15 +20,15 @@ function make(name, className, text) {
   return made;
 }
 
-export function drawBars(target, ours, sizes) {
-  const rows = [{ name: "TOFC packet", bytes: ours }, ...sizes];
-  const most = Math.max(...rows.map((row) => row.bytes));
+// The first row is ours. A row without bytes has no bar, and says what it shows.
+export function drawBars(target, rows) {
+  const most = Math.max(...rows.map((row) => row.bytes ?? 0));
   target.replaceChildren(...rows.map((row, index) => {
     const line = make("div", index === 0 ? "bar ours" : "bar");
     const track = make("div", "track"), fill = make("div", "fill");
     fill.style.width = `${(100 * row.bytes) / most}%`;
-    track.append(fill);
-    line.append(make("span", "what", row.name), track, make("span", "figure", bytes(row.bytes)));
+    if (row.bytes !== null) track.append(fill);
+    line.append(make("span", "what", row.name), track, make("span", "figure", row.shown ?? bytes(row.bytes)));
     return line;
   }));
 }
@@ -54,11 +54,11 @@ function legend(target, parts, colours) {
 
 export function drawSections(target, list, sections) {
   // Header, tag, layout, counts, the coder's state and the checksum are a few bytes each: shown as one.
-  const sizes = { features: 0, hyperprior: 0, router: 0, framing: 0 };
+  const sizes = Object.fromEntries(PARTS.map((name) => [name, 0]));
   for (const [name, size] of Object.entries(sections)) sizes[name in sizes ? name : "framing"] += size;
   const parts = Object.entries(sizes).map(([name, size]) => ({ name, value: size, shown: bytes(size) }));
-  stack(target, parts, Object.values(PARTS));
-  legend(list, parts, Object.values(PARTS));
+  stack(target, parts, PART);
+  legend(list, parts, PART);
 }
 
 export function drawStages(target, total, stages) {
