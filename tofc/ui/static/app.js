@@ -108,7 +108,7 @@ async function askAndGo() {
 
 function goTo(element) {
   const { top } = element.getBoundingClientRect();
-  if (top >= 0 && top < innerHeight / 2) return;
+  if (top >= 0 && top < innerHeight - 200) return; // room for an answer
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   element.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
 }
