@@ -38,6 +38,7 @@ from tofc.cli.ui import image_codecs
 from tofc.packet import Packet
 from tofc.ui import examples
 from tofc.ui.app import MAX_BODY, STATIC, create_app
+from tofc.ui.rivals import smallest_file
 from tofc.ui.studio import LONGEST_COMPARED, Studio
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,11 +158,26 @@ def test_the_smallest_file_with_the_same_answer_is_found(client, studio) -> None
     for codec in said["compared"]:
         rival = {**asked, "answer": said["answer"], "codec": codec}
         assert 20 < client.post("/api/smallest", json=rival).json()["bytes"] <= most[codec]
-        nonsense = {**rival, "answer": "Never said by anyone"}
-        assert client.post("/api/smallest", json=nonsense).json() == {"bytes": None}
+    nonsense = {**asked, "answer": "Never said by anyone", "codec": "TOFC packet"}
+    assert client.post("/api/smallest", json=nonsense).json() == {"bytes": None}
     unknown = client.post("/api/smallest", json={**asked, "answer": "Yes", "codec": "GIF"})
     assert unknown.status_code == 400
     assert "WebP, JPEG" in unknown.json()["error"]["message"]
+
+
+def test_image_files_are_tried_larger_only_where_small_ones_lose_the_answer(make_picture) -> None:
+    """A file of a pixel a byte, and conditions on the side of what is decoded."""
+    picture = make_picture(1000, 500)
+
+    def search(image: Image.Image, keeps: Callable[[Image.Image], bool]) -> int | None:
+        tried.append(image.width)
+        return image.width * image.height if keeps(image) else None
+
+    cases = [(0, 112 * 56, [112, 224]), (200, 224 * 112, [112, 224]), (900, None, [112, 224, 448])]
+    for least, size, sides in cases:
+        tried: list[int] = []
+        assert smallest_file(picture, 224, search, lambda image, least=least: image.width > least) == size
+        assert tried == sides
 
 
 def test_long_answers_are_not_compared_to_the_letter(client, studio) -> None:
@@ -188,7 +204,8 @@ def test_other_models_begin_with_the_photographs_that_are_installed(studio: Stud
     found = examples.examples_for("photos-tiny")
     assert list(found) == [one.name for one in examples.PHOTOGRAPHS if find_spec(one.package)]
     for example, file in found.values():
-        assert min(Image.open(file).size) > 200
+        with Image.open(file) as photograph:
+            assert min(photograph.size) > 200
         assert example.questions
     assert set(examples.questions_for("photos-tiny")) != set(examples.questions_for("scenes-tiny"))
 
