@@ -83,8 +83,8 @@ class CheckpointConfig:
     `tiling` is "base" (one square tile a picture) or "anyres" (the stock grid of tiles as well).
     `default_quality` runs from 1 (fewest bytes) to 8. `adapters` names the folder of fine-tuning that is
     added to the base when it is read, None where the base is complete in itself; `family` the folder of
-    branches of the language model, None where there is only the full model. `knows` says in a sentence or two,
-    to whoever asks it something, what the model has learnt and what not.
+    branches of the language model, None where there is only the full model. `knows` says in a
+    sentence or two, to whoever asks it something, what the model has learnt and what not.
     """
 
     format_version: int = FORMAT_VERSION

@@ -99,7 +99,7 @@ def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
 
     @app.get("/api/options")
     def options() -> dict[str, Any]:
-        return studio.options(_is_loopback(host))
+        return studio.options(is_loopback(host))
 
     @app.get("/examples/{name}")
     def example(name: str) -> Response:
@@ -126,7 +126,7 @@ def create_app(studio: Studio, host: str = "127.0.0.1") -> FastAPI:
     @app.post("/api/smallest", response_model=None)
     async def smallest(asked: SameAnswer, request: Request) -> dict[str, Any] | Response:
         settings = (asked.picture(), asked.question, asked.tokens, asked.exit, asked.answer, asked.codec)
-        async with turn:
+        async with lock:
             if await request.is_disconnected():
                 return _nobody_waits()
             return {"bytes": await run_in_threadpool(studio.smallest, *settings)}
