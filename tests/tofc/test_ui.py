@@ -35,6 +35,7 @@ from typer.testing import CliRunner
 import tofc
 from tofc.cli.app import app
 from tofc.cli.ui import image_codecs
+from tofc.config import DEFAULT_MODEL
 from tofc.packet import Packet
 from tofc.ui import examples
 from tofc.ui.app import MAX_BODY, STATIC, create_app
@@ -333,16 +334,17 @@ def test_the_command_serves_the_page() -> None:
             said = next(line for line in running.stderr if line.startswith("open "))
             address = said.split()[1]
             with urllib.request.urlopen(f"{address}api/options", timeout=SECONDS) as response:
-                assert json.load(response)["model"] == "scenes-tiny"
+                assert json.load(response)["model"] == DEFAULT_MODEL
         finally:
             running.terminate()
     assert "Traceback" not in said
 
 
-def test_a_port_that_is_taken_is_said_before_a_model_is_loaded() -> None:
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(monkeypatch) -> None:
+    monkeypatch.setattr(Studio, "load", lambda *_: pytest.fail("a model was loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = CliRunner().invoke(app, ["demo-ui", "--port", port, "--model", "there-is-none"])
+        done = CliRunner().invoke(app, ["demo-ui", "--port", port])
     assert done.exit_code == 2
     assert f"cannot listen at 127.0.0.1:{port}" in done.stderr
 
