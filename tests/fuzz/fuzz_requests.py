@@ -90,7 +90,7 @@ def _check_question(body: Any, kind: type[ChatRequest]) -> bool:
     assert again == body
     asked = understand(body, cast(ServedModels, _Models()), LIMITS)
     assert asked.max_new_tokens <= LIMITS.new_tokens
-    assert asked.deadline <= LIMITS.deadline
+    assert asked.deadline <= LIMITS.longest
     assert len(asked.turns) == len(body.messages)
     return True
 
