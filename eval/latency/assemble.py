@@ -53,6 +53,7 @@ class Assembled:
         self.runs_on = self.vision.device if language is not None else None
         self._asking = asking
         self._features: dict[tuple[Picture, str, int | str], Features] = {}
+        self._answered: dict[Picture, int] = {}
 
     @property
     def vision(self) -> TorchVision:
@@ -87,10 +88,25 @@ class Assembled:
             )
         return self._features[key]
 
-    def prompt(self, embeddings: torch.Tensor) -> Prompt:
-        """A prompt about a picture that was projected, [n, D]."""
+    def answer_tokens(self, picture: Picture, usual: int) -> int:
+        """Tokens of an answer, its end included, at least 2: what this model says about a request of a data
+        set, or the words of the true answer where it has random weights; `usual` for all other pictures."""
+        if picture.question is None:
+            return usual
+        if self._asking is None:
+            return max(2, len(picture.truth.split()) + 1)
+        if picture not in self._answered:
+            edge = self._asking[0]
+            features = self.features(picture, self.seeing.config.tiling, ALL)
+            said = edge.answer_many([(features, picture.question)])[0].tokens
+            self._answered[picture] = max(2, len(said) + 1)
+        return self._answered[picture]
+
+    def prompt(self, embeddings: torch.Tensor, question: str | None = None) -> Prompt:
+        """A prompt about a picture that was projected, [n, D], with its own question or that of all."""
         if self._asking is not None:
-            edge, question = self._asking
+            edge, usual = self._asking
+            question = usual if question is None else question
             return Prompt.build(edge.tokenizer, edge.template, self.shape, question, [embeddings])
         visual, text = self.shape.image_token_index, 0
         ids = [text] * (self.text_tokens // 2) + [visual] * embeddings.shape[0]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from eval.latency.link import Link, Packets
+from eval.rate.data import SweepData
 from tofc.config import QUALITIES, TILINGS
 from tofc.errors import ConfigError
 
@@ -140,9 +141,11 @@ class LatencyConfig:
     """A run. `reference` names the system with which times to the first token are compared.
 
     pictures: "scenes" (of the test split), "photographs" (two that scikit-learn ships), or a folder; the
-    first `limit` of them. The answer has `answer_tokens` tokens. The prompt is `question` in the chat
-    template, of a recipe `text_tokens` tokens. What is measured is the median of `repeats` runs after
-    `warm_up` more. `figure_mbit` are the rates that the figure shows.
+    first `limit` of them. data: a data set instead, whose questions are asked about its pictures, with
+    answers as long as the model's (of a recipe, whose weights are random: as the true ones). Else the answer
+    has `answer_tokens` tokens. The prompt is `question` in the chat template, of a recipe `text_tokens`
+    tokens. What is measured is the median of `repeats` runs after `warm_up` more. `figure_mbit` are the rates
+    that the figure shows.
     """
 
     name: str
@@ -154,6 +157,7 @@ class LatencyConfig:
     link: LinkConfig
     figure_mbit: tuple[float, ...]
     pictures: str = "photographs"
+    data: SweepData | None = None
     limit: int = 4
     question: str = "How many cars are there?"
     text_tokens: int = 64

@@ -54,7 +54,8 @@ def draw(summary: Mapping[str, Any], out: Path) -> list[Path]:
             line[0].set_ylim(len(systems) - 0.4, -0.6)
         for panel in panels[-1]:
             panel.set_xlabel("seconds")
-        _legend(figure, summary["bars"], config["answer_tokens"])
+        whole = "whole answer" if config["data"] else f"{config['answer_tokens']} tokens"
+        _legend(figure, summary["bars"], whole)
     return targets
 
 
@@ -99,7 +100,7 @@ def _seconds(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def _legend(figure: Any, bars: Sequence[Mapping[str, Any]], answer_tokens: int) -> None:
+def _legend(figure: Any, bars: Sequence[Mapping[str, Any]], whole: str) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -107,7 +108,7 @@ def _legend(figure: Any, bars: Sequence[Mapping[str, Any]], answer_tokens: int) 
     handles: list[Any] = [
         Patch(facecolor=colour, label=label) for label, colour, stages in GROUPS if used & set(stages)
     ]
-    labels = f"first token;  labels: first | {answer_tokens} tokens"
+    labels = f"first token;  labels: first | {whole}"
     box: dict[str, Any] = {"facecolor": "#EDEDED", "linewidth": 0.5}
     handles += [
         Patch(**box, edgecolor="#555555", label=MEASURED_LABEL),

@@ -7,18 +7,25 @@ from pathlib import Path
 
 from PIL import Image
 
+from eval.rate.data import SweepData, load_data
 from tofc.errors import ImageError, UserError
 from tofc.images import open_image
 
 SCENES, PHOTOGRAPHS = "scenes", "photographs"
+SKLEARN = ("china.jpg", "flower.jpg")  # 640 x 427 pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture and what it is called; equal to itself alone."""
+    """A picture and what it is called; equal to itself alone.
+
+    A request of a data set has its question and the words of its true answer; the rest are asked the same.
+    """
 
     name: str
     image: Image.Image
+    question: str | None = None
+    truth: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -26,12 +33,20 @@ class Picture:
         return self.image.height, self.image.width
 
 
-def load_pictures(source: str, limit: int) -> list[Picture]:
-    """The first `limit` rendered test scenes ("scenes"), of the demo's two "photographs", or of the pictures
-    in a folder by name.
+def load_pictures(source: str | SweepData, limit: int) -> list[Picture]:
+    """The first `limit` rendered test scenes ("scenes"), of the demo's two "photographs", of the pictures in
+    a folder by name, or of a data set, each as often as it is asked about.
 
     Raises UserError where there is no picture, and for what is none.
     """
+    if isinstance(source, SweepData):
+        data = load_data(source)
+        examples = [data[index] for index in range(min(limit, len(data)))]
+        return [
+            Picture(f"{example.name}, question {number}", example.image, asked.prompt, asked.truth)
+            for example in examples
+            for number, asked in enumerate(example.questions, start=1)
+        ]
     if source == SCENES:
         from eval.scenes.world import make_scene
 
@@ -39,7 +54,7 @@ def load_pictures(source: str, limit: int) -> list[Picture]:
     if source == PHOTOGRAPHS:
         from eval.demo.inputs import demo_pictures
 
-        found = [Picture(p.name, p.image) for p in demo_pictures() if not p.rendered]
+        found = [Picture(p.name, p.image) for p in demo_pictures() if p.name in SKLEARN]
         return found[:limit]
     if not Path(source).is_dir():
         raise UserError(f"pictures is {source!r}; give {SCENES}, {PHOTOGRAPHS} or a folder of pictures")

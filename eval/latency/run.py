@@ -39,7 +39,7 @@ def run(config: LatencyConfig, folder: Path) -> dict[str, Any]:
     `bars` of `summarise`. Raises UserError for what the user can put right.
     """
     require_matplotlib()  # before minutes of measuring
-    pictures = load_pictures(config.pictures, config.limit)
+    pictures = load_pictures(config.data or config.pictures, config.limit)
     folder.mkdir(parents=True, exist_ok=True)
     with one_thread():
         rows = [row for model in config.models for row in _rows(config, model, pictures)]
@@ -62,7 +62,8 @@ def _rows(config: LatencyConfig, model: ModelConfig, pictures: list[Picture]) ->
     for system in config.systems:
         for picture in pictures:
             with working(f"{model.name}: {system.name}, {picture.name}"):
-                made = request(system, picture, device, server, config.answer_tokens, packet_bytes)
+                tokens = server.model.answer_tokens(picture, config.answer_tokens)
+                made = request(system, picture, device, server, tokens, packet_bytes)
             yield from made.rows(model.name, system.name, picture.name, config.link.links())
 
 
@@ -119,7 +120,8 @@ def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
         for mbit in config["figure_mbit"]:
             title = f"{model['name']} at {mbit:g} Mbit/s: milliseconds (* modelled, at least in part)"
             bars = [b for b in summary["bars"] if (b["model"], b["mbit"]) == (model["name"], mbit)]
-            figures = (*columns, f"{config['answer_tokens']} tokens")
+            whole = "whole answer" if config["data"] else f"{config['answer_tokens']} tokens"
+            figures = (*columns, whole)
             yield table(title, ["system"], figures, (tuple(_cells(bar)) for bar in bars))
 
 

@@ -163,7 +163,7 @@ class MeasuredNetworks:
 
     def _prompt(self, picture: Picture, tiling: str, tokens: int | str) -> Prompt:
         (embeddings,) = visual_embeddings(self._language, [self._model.features(picture, tiling, tokens)])
-        return self._model.prompt(embeddings)
+        return self._model.prompt(embeddings, picture.question)
 
     def _generate(self, prompt: Prompt, count: int) -> None:
         model = LanguageModel(self._language)

@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
+import tofc
 from eval.bench import encoding
 from eval.lab.rows import read_rows, write_rows
 from eval.latency import figure
+from eval.latency.assemble import assemble
 from eval.latency.config import LatencyConfig
 from eval.latency.link import Link
+from eval.latency.pictures import Picture, load_pictures
 from eval.latency.rows import MEASURED, MODELLED, STAGES, StageRow, summarise
 from eval.latency.run import run
+from eval.rate.data import SweepData
 from tofc.cli.app import app
 from tofc.config import from_mapping, load_yaml
 from tofc.errors import ConfigError, UserError
@@ -251,10 +256,31 @@ def test_configurations_that_cannot_be(
         from_mapping(LatencyConfig, {**measured_config, **changes}, "test")
 
 
-@pytest.mark.parametrize("name", ["latency-scenes", "latency-llava-onevision"])
+@pytest.mark.parametrize("name", ["latency-scenes", "latency-llava-onevision", "latency-realworldqa"])
 def test_bundled_configurations(name: str) -> None:
     config = load_yaml(name, LatencyConfig)
     assert (config.link.mbit[0], config.link.mbit[-1]) == (0.1, 100.0)
+
+
+def test_requests_of_a_data_set_have_their_questions_and_answers(
+    measured_config: dict[str, Any], checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    data = {"source": "eval.rate.scenes:ScenesData"}
+    values = {**measured_config, "limit": 1, "systems": SYSTEMS[:1], "reference": SYSTEMS[0]["name"]}
+    config = from_mapping(LatencyConfig, {**values, "data": data}, "test")
+    requests = load_pictures(SweepData(**data), 1)
+    assert len({one.question for one in requests}) == len(requests) > 5
+    summary = run(config, tmp_path)
+    rows = read_rows(tmp_path / "latency.csv", StageRow)
+    assert {row.picture for row in rows} == {one.name for one in requests}
+    edge = tofc.Edge.from_pretrained(checkpoint_folder)
+    model = assemble(config.models[0], torch.device("cpu"), "?", 4, 0)
+    whole = tofc.Device.from_pretrained(checkpoint_folder).features(requests[0].image, "all")
+    said = edge.answer_many([(whole, requests[0].question)])[0].tokens
+    assert model.answer_tokens(requests[0], 99) == max(2, len(said) + 1)
+    assert model.answer_tokens(Picture("p", requests[0].image), 99) == 99
+    bar = summary["bars"][0]
+    assert bar["answer"] > bar["first_token"]
 
 
 def test_the_encoding_benchmark_ends_with_one_json_line(
