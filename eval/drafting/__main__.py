@@ -81,6 +81,40 @@ def states(
     print_json(told)
 
 
+@app.command(epilog="Example:\n\ntofc eval drafting text math500.jsonl --tier models/1.5B --tier models/7B")
+@reports_user_errors
+@needs_extra()
+def text(
+    prompts: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: problem (or prompt), answer.")],
+    tier: Annotated[
+        list[str],
+        typer.Option(
+            "--tier", metavar="MODEL[@EXIT]", help="A causal model or a member of a family; smallest first."
+        ),
+    ],
+    limit: Annotated[int, typer.Option(min=1, help="The first N prompts.")] = 500,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    drafts: Annotated[int | None, typer.Option(min=1, help="A round; planned if left out.")] = None,
+    out: OutOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Text without pictures: each tier alone, and two or three together, as in the paper's table I."""
+    from dataclasses import asdict
+
+    from eval.drafting.text import compare, read_prompts, text_table
+    from tofc.writing import write_json
+
+    asked = read_prompts(prompts, limit)
+    rows = list(compare(tier, asked, max_new_tokens, drafts))
+    found = {"prompts": len(asked), "rows": [{**asdict(row), "tokens_per_second": row.rate} for row in rows]}
+    if out is not None:
+        write_json(out / "text.json", found)
+    if json_:
+        print_json(found)
+        return
+    show(text_table(rows, len(asked)))
+
+
 def _tables(summary: Mapping[str, Any]) -> Iterator[Table]:
     """Systems at each round trip; then two and three tiers at the paper's and at counted speeds."""
     yield _measured(summary)

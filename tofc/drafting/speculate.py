@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Protocol
 
 from tofc.answer import Answer
 from tofc.drafting.acceptance import rule_of
@@ -17,11 +18,36 @@ from tofc.drafting.pace import Pace
 from tofc.drafting.partial import PartialAnswer
 from tofc.drafting.reader import Read, readers
 from tofc.drafting.verifier import UpperTier, Verifier
-from tofc.edge import MAX_NEW_TOKENS, Edge
+from tofc.edge import MAX_NEW_TOKENS
 from tofc.errors import UserError
+from tofc.familial.views import Family
+from tofc.language.prompt import Prompt
 from tofc.language.sampling import Sampling
 from tofc.language.text import answer_text
 from tofc.packet import Packet
+
+
+class Speaker(Protocol):
+    """What has tiers: an `Edge`, or a `tofc.drafting.text.TextModel`."""
+
+    @property
+    def family(self) -> Family:
+        """The members that answer."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The same one in all tiers."""
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids that end an answer."""
+
+    @property
+    def codec(self) -> Any:
+        """Of what a packet holds; None without pictures."""
+
+    def prompt(self, seen: Any, question: str) -> Prompt:
+        """A question about what arrived."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +65,10 @@ class Decoded:
 
 
 def speculate(
-    edge: Edge,
+    edge: Speaker,
     packet: Packet | bytes,
     question: str,
-    tiers: Sequence[str | tuple[Edge, str]],
+    tiers: Sequence[str | tuple[Speaker, str]],
     *,
     sampling: Sampling | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -85,7 +111,7 @@ def grow(
     return Drafter(reads[0], rule_of(sampling, 0), verifier.check, pace, watch=watch).run(answer)
 
 
-def check_tiers(members: Sequence[tuple[Edge, str]]) -> None:
+def check_tiers(members: Sequence[tuple[Speaker, str]]) -> None:
     """UserError where a tier cannot verify the one before it."""
     if len(members) < 2:
         raise UserError(
@@ -113,13 +139,13 @@ def check_tiers(members: Sequence[tuple[Edge, str]]) -> None:
             )
 
 
-def as_answer(edge: Edge, exit: str, answer: PartialAnswer, counts: DraftCounts) -> Answer:
+def as_answer(edge: Speaker, exit: str, answer: PartialAnswer, counts: DraftCounts) -> Answer:
     """What the tokens say, as `Edge.answer` gives it: without the one that ends the turn."""
     tokens = tuple(answer.tokens[: answer.end])
     return Answer(answer_text(edge.tokenizer, tokens), exit, tokens, {"generate": counts.seconds})
 
 
-def _reads(members: Sequence[tuple[Edge, str]], packet: Packet | bytes, question: str) -> list[Read]:
+def _reads(members: Sequence[tuple[Speaker, str]], packet: Packet | bytes, question: str) -> list[Read]:
     """A reader for each tier; those of one edge share what they have in common."""
     exits: dict[int, list[str]] = {}
     for edge, exit in members:
