@@ -18,6 +18,7 @@ from encoders.files import fetch, open_tensors, read_json, weight_files
 # (`vision_tower.vision_model.encoder...`) are in use.
 _PREFIXES = {
     "llava_onevision": re.compile(r"(?:model\.)?vision_tower\.(?:vision_model\.)?"),
+    "llava": re.compile(r"(?:model\.)?vision_tower\.(?:vision_model\.)?"),  # LLaVA-1.5
     "clip": re.compile(r"vision_model\."),
     "siglip": re.compile(r"vision_model\."),
     "clip_vision_model": re.compile(r"(?:vision_model\.)?"),

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, ProcessorMixin
+from safetensors.torch import load_file, save_file
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionProcessor,
+    ProcessorMixin,
+)
 
 from entropy import FeatureCodec
 from entropy.storage import FILE_NAME
-from tofc.adapters import CONFIG_FILE, WEIGHTS_FILE
-from tofc.config import CODEC_WEIGHTS, CONFIG_NAME, Checkpoint, CheckpointConfig, write_config
+from tofc.adapters import CONFIG_FILE, LANGUAGE_SIDE, TOWER, WEIGHTS_FILE, add_adapters
+from tofc.config import CODEC_WEIGHTS, CONFIG_NAME, Checkpoint, CheckpointConfig, resolve, write_config
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
 from tofc.hub import fetch, read_json
@@ -25,14 +30,27 @@ LARGE_TOWER = 100_000_000  # weights of a vision tower from which on its product
 
 
 def load_base_config(base: str | Path) -> LlavaOnevisionConfig:
-    """The transformers config of the base model (folder or hub id); CheckpointError for another kind."""
+    """The transformers config of the base model (folder or hub id); CheckpointError for another kind.
+
+    The published 0.5B is tied by its text_config alone and brings no lm_head; as a whole it says it is not.
+    """
     values = read_json(fetch(base, CONFIG_NAME))
     if values.get("model_type") != "llava_onevision":
         raise CheckpointError(
             f"{base} is a model of type {values.get('model_type')!r}; the base must be a LLaVA-OneVision "
             "model (llava_onevision), such as llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
         )
-    return LlavaOnevisionConfig.from_dict(values)
+    config = LlavaOnevisionConfig.from_dict(values)
+    text: Any = config.text_config  # typed as possibly absent
+    config.tie_word_embeddings = bool(config.tie_word_embeddings or text.tie_word_embeddings)
+    return config
+
+
+def load_base_model(base: str | Path, dtype: torch.dtype | str) -> LlavaOnevisionForConditionalGeneration:
+    """The whole base model (folder or hub id) in this type, "auto" for its own."""
+    return LlavaOnevisionForConditionalGeneration.from_pretrained(
+        base, dtype=dtype, config=load_base_config(base)
+    )
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -179,6 +197,29 @@ def save_checkpoint(
         for path in (draft, *draft.rglob("*")):  # safetensors' own are their owner's alone
             path.chmod(0o755 if path.is_dir() else 0o644)
     return folder
+
+
+def merge_checkpoint(source: str | Path, folder: Path) -> Path:
+    """Writes a checkpoint whose base holds the change that the adapters of `source` describe; returns it.
+
+    The whole base is loaded, in its own precision. UserError where `source` has no adapters, CheckpointError
+    where its parts do not fit.
+    """
+    checkpoint = resolve(source)
+    if checkpoint.adapters is None:
+        raise UserError(f"{source} has no adapters: its base is whole as it is")
+    model: Any = load_base_model(checkpoint.base, "auto")
+    add_adapters(model.model.vision_tower, Path(checkpoint.adapters), TOWER)
+    add_adapters(model, Path(checkpoint.adapters), LANGUAGE_SIDE)
+    config = replace(checkpoint.config, adapters=None)
+    weights = checkpoint.folder / CODEC_WEIGHTS
+    return save_checkpoint(
+        folder,
+        (model, LlavaOnevisionProcessor.from_pretrained(checkpoint.base)),
+        load_codec(checkpoint),
+        config,
+        codec_weights=load_file(weights) if weights.is_file() else None,
+    )
 
 
 def save_base(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from eval.lab.commands import CheckpointOption, LimitOption, SplitOption, evaluation, needs_extra
+from tofc.cli.options import DataOptions, data_options
 from tofc.cli.report import print_json, reports_user_errors
 from tofc.errors import UserError
 
@@ -40,9 +41,10 @@ class AskedOptions:
         typer.Option(
             "--data",
             metavar="MODULE:CLASS",
-            help="Pictures and questions: eval.rate.scenes:ScenesData, or eval.photos.data:PhotosData.",
+            help="Pictures and questions, such as eval.rate.published:RealWorldQaData.",
         ),
     ] = SCENES
+    option: DataOptions = None
 
     def opened(self) -> tuple[Device, Edge, Data, int, int | None]:
         """Both sides, the pictures, how many of them, and the quality, None for features as they are."""
@@ -50,7 +52,8 @@ class AskedOptions:
         from tofc import Device, Edge
 
         device, edge = Device.from_pretrained(self.checkpoint), Edge.from_pretrained(self.checkpoint)
-        asked = load_data(SweepData(self.data, {"split": self.split}))
+        split = {"split": self.split} if self.data.startswith(("eval.rate.scenes", "eval.photos")) else {}
+        asked = load_data(SweepData(self.data, {**split, **data_options(self.option)}))
         level = None if self.uncoded else self.quality or edge.config.default_quality
         return device, edge, asked, min(self.limit, len(asked)), level
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import torch
 
+from eval.familial.members import direct_edge
 from tofc.config import from_mapping
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
+from tofc.familial import FULL
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,11 @@ class Options:
     """The model's options; what is left out is the checkpoint's own.
 
     `pretrained` is a bundled name, a folder or a hub id; `quality` 1..8, `tokens` (a number, or "all") and
-    `max_bytes` are those of `Device.encode`; `exit` is the branch of the language model that answers. With
-    `codec` false the merged features travel as plain float16. `device` is a GPU where there is one, else the
-    CPU; `batch_size` pictures and as many questions are in the language model at a time. `rates` is the
-    folder for the bytes of each request, if not the one of the scores.
+    `max_bytes` are those of `Device.encode`; `exit` is the member of the language model's family that
+    answers, "auto" for one chosen question by question, "direct5" for norm and head on the state after five
+    blocks. With `codec` false the merged features travel as plain float16. `device` is a GPU where there is
+    one, else the CPU; `batch_size` pictures and as many questions are in the language model at a time.
+    `rates` is the folder for the bytes of each request, if not the one of the scores.
     """
 
     pretrained: str
@@ -67,8 +71,10 @@ class Options:
                 f"{self.pretrained} is a plain LLaVA-OneVision model without codec: add codec=false to "
                 "--model_args to send its features uncoded, or name a checkpoint of tofc"
             )
-        edge = Edge.from_pretrained(self.pretrained, self.exit, device=where, dtype=self.dtype)
-        return device_side, edge
+        direct = re.fullmatch(r"direct(\d+)", self.exit)
+        exit = FULL if direct else self.exit
+        edge = Edge.from_pretrained(self.pretrained, exit, device=where, dtype=self.dtype)
+        return device_side, direct_edge(edge, int(direct[1])) if direct else edge
 
     def rates_folder(self, output_path: str | None) -> Path | None:
         """The folder for the rates: the one named, else that of lmms-eval's results, None without either."""

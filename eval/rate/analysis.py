@@ -94,7 +94,7 @@ def _points(
     pixels: Mapping[str, int] | None,
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    sizes = pixels and np.array([pixels[str(picture)] for picture in tallies.pictures])
+    sizes = None if pixels is None else np.array([pixels[str(picture)] for picture in tallies.pictures])
     for column, (point, curve) in enumerate(zip(points, curves, strict=True)):
         size = tallies.picture_values["bytes"][:, column]
         p50, p95 = np.quantile(size, (0.5, 0.95))

@@ -48,6 +48,6 @@ def published(data: str) -> Published:
     curves = tuple(one for one in whole.curves if one.data == data)
     savings = tuple(one for one in whole.savings if one.data == data)
     if not curves and not savings:
-        known = sorted({one.data for one in (*whole.curves, *whole.savings)})
+        known = sorted({one.data for one in whole.curves} | {one.data for one in whole.savings})
         raise ConfigError(f"beside is {data!r}; there are published figures of {', '.join(known)}")
     return Published(whole.sources, curves, savings)

@@ -80,7 +80,7 @@ def conclude(
 ) -> dict[str, Any]:
     """Writes curves and summary beside the rows of `points`; returns the summary."""
     out = rows.parent
-    summary = {"name": config.name, "checkpoint": config.checkpoint, "data": data.name}
+    summary: dict[str, Any] = {"name": config.name, "checkpoint": config.checkpoint, "data": data.name}
     summary |= analyse(rows, points, config, pixels)
     beside = published(config.beside) if config.beside else None
     if beside is not None:

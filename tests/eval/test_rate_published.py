@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import shutil
@@ -29,7 +30,7 @@ from eval.rate.sweep import look_at
 from eval.scenes.export import export_split
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import make_scene
-from tofc.cli import app
+from tofc.cli.app import app
 from tofc.config import load_yaml
 from tofc.errors import ConfigError, UserError
 
@@ -162,6 +163,39 @@ def write_seedbench(folder: Path) -> Path:
         pyarrow.Table.from_pylist(rows), folder / "data" / "test-00000-of-00001.parquet"
     )
     return folder
+
+
+@pytest.mark.parametrize("name", ["mmbench", "seedbench"])
+def test_a_sweep_of_a_benchmark(name: str, checkpoint_folder: Path, tmp_path: Path) -> None:
+    """From files in the published schema to curves, merged pictures apart and in stock tiles."""
+    pytest.importorskip("lmms_eval")
+    cls, write = {"mmbench": ("MmBenchData", functools.partial(write_mmbench, as_tsv=True)),
+                  "seedbench": ("SeedBenchData", write_seedbench)}[name]  # fmt: skip
+    (tmp_path / "data").mkdir()
+    source = str(write(tmp_path / "data"))
+    values = {
+        "name": name, "checkpoint": str(checkpoint_folder), "headline": "choice", "resamples": 20,
+        "data": {"source": f"eval.rate.published:{cls}", "options": {"source": source}},
+        "score": "circular" if name == "mmbench" else "accuracy", "beside": name, "merged_apart": True,
+        "baseline_tokens": ["all", 12],
+        "systems": {
+            "tofc": [{"quality": [4], "tokens": [12]}],
+            "jpeg": [{"quality": [30]}, {"quality": [30], "tiling": ["anyres"], "tokens": ["all"]}],
+        },
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    out = tmp_path / "out"
+    words = ["eval", "rate", str(tmp_path / "config.yaml"), "--out", str(out), "--processes", "1"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    summary = json.loads((out / "summary.json").read_text())
+    systems = [point["system"] for point in summary["points"]]
+    assert systems == ["raw", "tofc", "jpeg", "jpeg_fmm", "jpeg"]
+    tokens = {point["point"]: point["tokens"] for point in summary["points"] if point["system"] == "jpeg"}
+    assert tokens.pop("quality 30, scale 1.0, chroma 4:2:0, tiling anyres, tokens all") > max(tokens.values())
+    assert all(point["bits_per_pixel"] > 0 for point in summary["points"])
+    assert "arXiv 2604.00314" in (out / "curves-bpp.svg").read_text()
+    assert "arXiv 2604.00314" not in (out / "curves.svg").read_text()
 
 
 def write_runs(folder: Path, task: str, real: Any, answers: Callable[[int, int], str]) -> int:

@@ -57,6 +57,8 @@ app.command(epilog=export.BENCH_EXAMPLES)(export.bench_device)
 app.command(epilog=training.PRETRAIN_EXAMPLES)(training.pretrain)
 app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
 app.command(epilog=training.FAMILIAL_EXAMPLES)(training.train_familial)
+app.command(epilog=training.MERGE_EXAMPLES)(training.merge)
+app.command(epilog=training.IMPORT_EXAMPLES)(training.import_tower)
 app.add_typer(familial.app)
 app.add_typer(evaluations.app)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tofc.cli.options import HELP_STYLE, JsonOption, SourceArgument
+from tofc.cli.options import HELP_STYLE, DataOptions, JsonOption, SourceArgument, data_options
 from tofc.cli.report import note, print_json, print_table, reports_user_errors, working
 from tofc.cli.training import needs_train, report_folder
 from tofc.errors import UserError
@@ -82,8 +82,12 @@ def calibrate(
     ] = 0.99,
     pictures: Annotated[int, typer.Option("--pictures", metavar="N", help="Validation pictures.")] = 64,
     data: Annotated[
-        str, typer.Option("--data", metavar="MODULE:CLASS", help="The corpus of questions and answers.")
+        str,
+        typer.Option(
+            "--data", metavar="MODULE:CLASS", help="Questions and answers: a corpus, or data of evaluations."
+        ),
     ] = "eval.scenes.corpus:SceneCorpus",
+    option: DataOptions = None,
     json_: JsonOption = False,
 ) -> None:
     """Find out how sure a member must be, and write that into the family: then `--exit auto` works."""
@@ -100,12 +104,11 @@ def calibrate(
         from tofc.edge import Edge
         from tofc.familial.calibrate import ask
         from tofc.familial.calibrate import calibrate as find
-        from tofc.training.data import load_corpus
+        from tofc.training.questions import questions_of
     device, edge = Device.from_pretrained(folder), Edge.from_pretrained(folder)
-    vision: Any = edge.model.config.vision_config  # typed by transformers as possibly absent
-    size = {"size": vision.image_size} if data.startswith(("eval.scenes", "eval.photos")) else {}
+    asked = questions_of(data, data_options(option), edge, pictures)
     with working("asking the members"):
-        found = find(ask(device, edge, member, load_corpus(data, **size), pictures, seed=0), keep)
+        found = find(ask(device, edge, member, asked), keep)
     write_index(checkpoint.family, replace(read_index(checkpoint.family), policy=found.policy))
     if json_:
         print_json(asdict(found))

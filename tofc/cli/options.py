@@ -54,6 +54,14 @@ MaxPixelsOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where results go, else runs/NAME.")
 ]
+DataOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="An option of the data source, VALUE as in YAML; repeat for more.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")
 ]
@@ -187,3 +195,19 @@ def _fields(group: Any) -> list[inspect.Parameter]:
         )
         for field in dataclasses.fields(group)
     ]
+
+
+def data_options(given: list[str] | None) -> dict[str, Any]:
+    """Options of a data source as they stand on the command line; UserError for one without a key."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for one in given or ():
+        key, equals, value = one.partition("=")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--option {one}: the value is no YAML ({error})") from error
+        if not key or not equals:
+            raise UserError(f"--option is {one!r}; write KEY=VALUE, e.g. source=data/RealWorldQA")
+    return found

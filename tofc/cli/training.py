@@ -15,7 +15,7 @@ from tofc.cli.report import print_json, print_table, reports_user_errors, workin
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
-    from tofc.training.settings import TrainConfig
+    from tofc.training.settings import CodedRunConfig
 
 PRETRAIN_EXAMPLES = (
     "Examples:\n\ntofc pretrain configs/scenes-tiny.yaml\n\n"
@@ -32,9 +32,20 @@ FAMILIAL_EXAMPLES = (
     "tofc ask street.jpg 'Is there a bus?' --model runs/family --exit e2-50"
 )
 
+IMPORT_EXAMPLES = (
+    "Examples:\n\ntofc import-tower openai/clip-vit-large-patch14-336 runs/clip --layer -2\n\n"
+    "tofc import-tower ViT-L-14.safetensors runs/clip --architecture ViT-L-14-336 --quick-gelu"
+)
+MERGE_EXAMPLES = "Example:\n\ntofc merge runs/llava-onevision-0.5b runs/llava-onevision-0.5b-merged"
+
 CheckpointOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Where the checkpoint goes, else runs/NAME."),
+]
+
+
+EstimateOption = Annotated[
+    bool, typer.Option("--estimate", help="Train nothing: show what memory and GPU hours it would take.")
 ]
 
 
@@ -71,9 +82,7 @@ def pretrain(
 def train(
     config: ConfigArgument,
     out: CheckpointOption = None,
-    estimate_: Annotated[
-        bool, typer.Option("--estimate", help="Train nothing: show what memory and GPU hours it would take.")
-    ] = False,
+    estimate_: EstimateOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Train a codec for a base model, and write both as a checkpoint for `--model`."""
@@ -99,6 +108,7 @@ def train(
 def train_familial(
     config: ConfigArgument,
     out: CheckpointOption = None,
+    estimate_: EstimateOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Train smaller members of a checkpoint's language model; after a kill it goes on where it last saved."""
@@ -108,18 +118,66 @@ def train_familial(
 
     find_config(config)
     with needs_train():
-        from tofc.training.family import run
         from tofc.training.family_settings import FamilyConfig
+        from tofc.training.hpcd import run
     settings = load_yaml(config, FamilyConfig)
+    if estimate_:
+        _show_estimate(settings, json_)
+        return
     folder = checkpoint_folder(out, find_config(config).stem)
     report_folder(run(settings, folder, Console(stderr=True)), json_)
 
 
-def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
-    from tofc.training.estimate import base_shape, estimate, estimate_table
+@reports_user_errors
+def merge(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint that holds adapters/.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the new checkpoint goes.")],
+    json_: JsonOption = False,
+) -> None:
+    """Add a checkpoint's adapters to its base, which the new checkpoint then holds whole."""
+    folder = checkpoint_folder(out, out.name)
+    with working("reading the base"):
+        from tofc.model import merge_checkpoint
+
+        made = merge_checkpoint(source, folder)
+    report_folder(made, json_)
+
+
+@reports_user_errors
+def import_tower(
+    source: Annotated[
+        str, typer.Argument(metavar="TOWER", help="A folder or hub id of a tower, or an open_clip file.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the base goes; a new folder.")],
+    language: Annotated[
+        str, typer.Option("--language", metavar="BASE", help="A LLaVA-OneVision model: its language model.")
+    ] = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", metavar="NAME", help="Of an open_clip file: ViT-L-14-336.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option("--layer", metavar="N", help="Hidden state that is seen; LLaVA-1.5: -2.")
+    ] = None,
+    quick_gelu: Annotated[bool, typer.Option("--quick-gelu", help="Trained so, as OpenAI's were.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Put a vision tower before a language model, as a base for `tofc train`; the projector is new."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already; name a new folder")
+    with working("reading tower and language model"), needs_train():
+        from tofc.training.import_tower import TowerSource
+        from tofc.training.import_tower import import_tower as write
+
+        folder = write(TowerSource(source, architecture, layer, quick_gelu), language, out)
+    report_folder(folder, json_)
+
+
+def _show_estimate(settings: CodedRunConfig, as_json: bool) -> None:
+    from tofc.training.estimate import estimate_table
+    from tofc.training.estimate_family import estimate_training
 
     with working("counting what a pass takes"):
-        found = estimate(settings, base_shape(settings.base))
+        found = estimate_training(settings)
     if as_json:
         print_json({**asdict(found), "memory": found.memory, "hours": found.hours})
     else:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from itertools import islice, product
 
 import numpy as np
 from PIL import Image
@@ -17,7 +16,6 @@ from tofc.familial.policy import Policy, Stage, cost
 from tofc.language.model import FULL
 from tofc.language.prompt import Prompt
 from tofc.language.text import answer_text
-from tofc.training.data import Corpus
 
 GRID = 25  # thresholds tried for each stage
 PICTURES_AT_ONCE = 4
@@ -47,52 +45,48 @@ class Calibrated:
     compute: float
 
 
-def ask(
-    device: Device, edge: Edge, members: Sequence[str], corpus: Corpus, pictures: int, seed: int
-) -> MemberAnswers:
-    """Lets each member answer the questions about validation pictures, which travel as packets do by default.
+@dataclass(frozen=True)
+class Asked:
+    """One question about a picture: how long an answer may get, and whether one is right."""
 
-    An answer is right where it equals the corpus' but for case and a final dot. Turns that continue a
-    conversation are left out.
-    """
+    prompt: str
+    max_new_tokens: int
+    right: Callable[[str], bool]
+
+
+def ask(
+    device: Device,
+    edge: Edge,
+    members: Sequence[str],
+    pictures: Iterable[tuple[Image.Image, Sequence[Asked]]],
+) -> MemberAnswers:
+    """Lets each member answer the questions about pictures, which travel as packets do by default."""
     names = [*members, FULL]
     rows: list[list[tuple[float, ...]]] = []
-    for start in range(0, pictures, PICTURES_AT_ONCE):
-        prompts: list[Prompt] = []
-        answers: list[str] = []
-        for number in range(start, min(start + PICTURES_AT_ONCE, pictures)):
-            example = corpus.picture("validation", number, seed)
-            turns = [turn for turn in example.turns if not turn.continues]
-            if example.pixels is not None and turns:
-                packet = device.encode(Image.fromarray(example.pixels.transpose(1, 2, 0)))
-                prompts += edge.prompts([(packet, turn.prompt) for turn in turns])
-                answers += [turn.answer for turn in turns]
+    waiting = iter(pictures)
+    while some := list(islice(waiting, PICTURES_AT_ONCE)):
+        asked = [(device.encode(image), one) for image, questions in some for one in questions]
+        prompts = edge.prompts([(packet, one.prompt) for packet, one in asked])
         if prompts:
-            found = [_alone(edge, name, prompts, answers) for name in names]
+            found = [_alone(edge, name, prompts, [one for _, one in asked]) for name in names]
             rows += [list(each) for each in zip(*found, strict=True)]
     if not rows:
-        raise UserError("the corpus has no questions about validation pictures: give another source")
+        raise UserError("the data has no questions about these pictures: give another source")
     table = np.array(rows)  # [N, M, 4]
     return MemberAnswers(tuple(names), table[..., 0], table[..., 1], table[..., 2], table[..., 3])
 
 
 def _alone(
-    edge: Edge, name: str, prompts: Sequence[Prompt], answers: Sequence[str]
+    edge: Edge, name: str, prompts: Sequence[Prompt], asked: Sequence[Asked]
 ) -> list[tuple[float, ...]]:
     """What one member makes of the prompts: right, confidence, cost, and the shared part of it."""
     policy = Policy(()) if name == FULL else Policy((Stage(name, 0.0),))
-    tokenizer: Any = edge.tokenizer
-    longest = max(len(tokenizer(answer)["input_ids"]) for answer in answers) + 1
-    found = policy.decide(edge.family, prompts, edge.ends, longest)
-    said = [_plain(answer_text(tokenizer, one.ids)) for one in found]
+    found = policy.decide(edge.family, prompts, edge.ends, max(one.max_new_tokens for one in asked))
     costs = [cost(edge.family, p.length, one.attempts) for p, one in zip(prompts, found, strict=True)]
-    right = [text == _plain(answer) for text, answer in zip(said, answers, strict=True)]
+    said = [answer_text(edge.tokenizer, one.ids) for one in found]
+    right = [float(one.right(text)) for one, text in zip(asked, said, strict=True)]
     rows = zip(right, found, costs, strict=True)
     return [(hit, one.confidence, spent.macs, spent.shared) for hit, one, spent in rows]
-
-
-def _plain(text: str) -> str:
-    return text.strip().removesuffix(".").strip().casefold()
 
 
 def calibrate(asked: MemberAnswers, keep: float) -> Calibrated:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tofc.familial.decomposition import Covariance, Spectrum, Whitening, decompose
 
@@ -17,9 +17,12 @@ def linears(block: nn.Module) -> dict[str, nn.Linear]:
 
 
 @contextmanager
-def watch_inputs(blocks: Mapping[Any, nn.Module]) -> Iterator[dict[Any, dict[str, Covariance]]]:
+def watch_inputs(
+    blocks: Mapping[Any, nn.Module], counts: Callable[[], Tensor | None] = lambda: None
+) -> Iterator[dict[Any, dict[str, Covariance]]]:
     """Sums the covariances of everything that passes the linear layers of `blocks` inside the `with`.
 
+    `counts` tells of each pass which of its positions count, bool [B, L]: padding does not; None for all.
     Gives them by block and layer. UserError as soon as an input is not finite.
     """
     found = {
@@ -34,7 +37,8 @@ def watch_inputs(blocks: Mapping[Any, nn.Module]) -> Iterator[dict[Any, dict[str
             covariance = found[key][name]
 
             def look(_: nn.Module, inputs: tuple[Any, ...], into: Covariance = covariance) -> None:
-                into.add(inputs[0])
+                chosen = counts()
+                into.add(inputs[0] if chosen is None else inputs[0][chosen])
 
             handles.append(layer.register_forward_pre_hook(look))
     try:

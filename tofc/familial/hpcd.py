@@ -8,12 +8,11 @@ members are its shares k / K. Source: AI Flow (arXiv 2506.12479), section III-B1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from tofc.errors import UserError
 from tofc.familial.branches import Branch, decomposed_block, member_model
@@ -22,7 +21,6 @@ from tofc.familial.decomposition import Covariance, Whitening, decompose, rank_f
 from tofc.familial.low_rank import LowRankLinear
 from tofc.language.model import text_model
 
-DISTILLATION = 0.4  # share of the divergence from the teacher in the loss
 BETAS = (0.9, 0.95)
 
 Covariances = Mapping[int, Mapping[str, Covariance]]
@@ -72,43 +70,15 @@ class Components:
             up, down = left_over.factors(rows.stop - rows.start)
             layer.up[rows], layer.down[rows] = up.to(layer.up), down.to(layer.down)
 
-    def fit(
-        self,
-        number: int,
-        batches: Iterable[tuple[Mapping[str, Any], Tensor]],
-        learning_rate: float = 3e-4,
-        distillation: float = DISTILLATION,
-    ) -> list[float]:
-        """Begins component `number` and trains it alone, those before it frozen; returns the losses.
+    def parameters(self) -> list[nn.Parameter]:
+        """What is learned of all components: two matrices a layer."""
+        return [p for _, _, layer in self._layers for p in (layer.down, layer.up)]
 
-        batches: arguments of the model, and int64 targets [B, T] of its logits, -100 where none. The loss is
-        (1 - distillation) of the cross-entropy and `distillation` of the divergence from the whole model.
-        """
-        self.begin(number)
-        student, losses = self.member(number), []
-        learning = [p for _, _, layer in self._layers for p in (layer.down, layer.up)]
-        hooks = []
-        for _, _, layer in self._layers:
-            rows = self._rows(layer, number)
-            for parameter in (layer.down, layer.up):
-                parameter.requires_grad_()
-                hooks.append(parameter.register_hook(_only(rows)))
-        optimizer = torch.optim.AdamW(learning, lr=learning_rate, betas=BETAS, weight_decay=0.0)
-        try:
-            for arguments, targets in batches:
-                with torch.no_grad():
-                    teaching = self.model(**arguments).logits
-                loss = distillation_loss(student(**arguments).logits, teaching, targets, distillation)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(learning, 1.0)
-                optimizer.step()
-                losses.append(float(loss.detach()))
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self.branch.requires_grad_(False)
-        return losses
+    def rows_of(self, number: int) -> list[tuple[nn.Parameter, slice]]:
+        """Each of `parameters` with the rows that belong to a component."""
+        return [
+            (p, self._rows(layer, number)) for _, _, layer in self._layers for p in (layer.down, layer.up)
+        ]
 
     def _share(self, number: int) -> float:
         if not 1 <= number <= self.count:
@@ -121,25 +91,8 @@ class Components:
         return slice((number - 1) * size, number * size)
 
 
-def distillation_loss(logits: Tensor, teaching: Tensor, targets: Tensor, share: float) -> Tensor:
-    """(1 - share) of the cross-entropy plus `share` of KL(teacher || student), means over targets, nats."""
-    known = targets != -100
-    given, wanted = (values[known].float().log_softmax(-1) for values in (logits, teaching))
-    divergence = functional.kl_div(given, wanted, reduction="none", log_target=True).sum(-1).mean()
-    return (1 - share) * functional.nll_loss(given, targets[known]) + share * divergence
-
-
 def _component_rank(layer: nn.Linear, count: int, ratio: float) -> int:
     whole = rank_for_ratio(layer.out_features, layer.in_features, ratio)
     if whole < count:
         raise UserError(f"{count} components are too many: a layer has room for rank {whole} in all")
     return whole // count
-
-
-def _only(rows: slice) -> Any:
-    def mask(gradient: Tensor) -> Tensor:
-        kept = torch.zeros_like(gradient)
-        kept[rows] = gradient[rows]
-        return kept
-
-    return mask

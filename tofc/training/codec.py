@@ -77,7 +77,7 @@ class CodecRun(CodedRun):
             raise UserError(
                 f"codec.width is {config.codec.width}, the tower of {config.base} gives {vision.hidden_size}"
             )
-        self.packer = Packer.of(self.processor)
+        self.packer = Packer.of(self.processor, config.end_weight)
         self.tuned: Any = attach(model, config.adapters, config.seed) if config.adapters else model
         if config.gradient_checkpointing:
             model.activation_checkpointing_enable()
@@ -113,7 +113,7 @@ class CodecRun(CodedRun):
                     group_of([p for name, p in learned if (".vision_tower." in name) == in_tower], peak)
                 )
         groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
+        return torch.optim.AdamW(groups, betas=(0.9, config.beta2), weight_decay=0.0)
 
     def stored(self) -> dict[str, nn.Module]:
         """What a state holds: the whole codec, and of the base model what is trained."""
@@ -172,15 +172,15 @@ class CodecRun(CodedRun):
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss whose mean over processes has the gradient of the whole batch's loss; and its parts.
 
-        Answers + rate weight x (rate + distortion + balance); without answers (the first `feature_steps`)
-        rate + distortion + balance.
+        Answers + rate weight x (rate + feature weight x distortion + balance); the paper has no distortion of
+        features. Without answers (the first `feature_steps`) rate + distortion + balance.
         """
         config = self.config
         processes = self.accelerator.num_processes
         coded = level >= 0
         at = level.clamp(min=0)
         scale = self.weights[at] if self.step >= config.feature_steps else torch.ones_like(output.rate)
-        distortion = keep_step_weight(self.steps[at]) * output.error
+        distortion = config.feature_weight * keep_step_weight(self.steps[at]) * output.error
         codec_loss = (coded * scale * (output.rate + distortion)).sum() / config.batch_size
         usage = self.reduce(output.usage.detach())
         counts = self.reduce(output.counts)

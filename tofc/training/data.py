@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -10,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tofc.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -98,17 +101,30 @@ class GroundedCorpus(Corpus[GroundedPicture], Protocol):
 def load_corpus(source: str, **options: Any) -> Any:
     """Builds the corpus that `source` names as "module:class", with the options that the config gives it.
 
-    Raises `ValueError` where the name has no colon or the module has no such class.
+    ConfigError where there is no such class, or it takes other options.
     """
+    kind = corpus_class(source)
+    takes = inspect.signature(kind)
+    try:
+        takes.bind(**options)
+    except TypeError as error:
+        names = ", ".join(takes.parameters)
+        raise ConfigError(f"data.options of {source}: {error}; it takes {names}") from error
+    return kind(**options)
+
+
+def corpus_class(source: str) -> type[Any]:
+    """The class that "module:class" names; ConfigError where there is none."""
     module_name, _, class_name = source.partition(":")
     if not class_name:
-        raise ValueError(
+        raise ConfigError(
             f"data.source is {source!r}: write 'module:class', e.g. 'eval.scenes.corpus:SceneCorpus'"
         )
-    module = importlib.import_module(module_name)
-    if not hasattr(module, class_name):
-        raise ValueError(f"data.source names {class_name!r}, which {module_name} does not define")
-    return getattr(module, class_name)(**options)
+    try:
+        found: type[Any] = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"data.source is {source!r}, which is not there: {error}") from error
+    return found
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

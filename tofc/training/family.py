@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 from transformers import LlavaOnevisionForConditionalGeneration
 
@@ -24,6 +25,7 @@ from tofc.config import CODEC_WEIGHTS, Checkpoint, resolve
 from tofc.errors import UserError
 from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.calibration import spectra, watch_inputs
+from tofc.familial.decomposition import Covariance, rank_for_ratio, share_ranks
 from tofc.familial.members import Member, Roster
 from tofc.familial.store import save_family
 from tofc.familial.views import branch_spec, main_spec
@@ -63,25 +65,36 @@ class FamilyRun(CodedRun):
         self.config = config
         self.checkpoint = _base(config)
         model, self.processor = read_base(self.checkpoint.base, self.device, config.precision)
-        self.packer = Packer.of(self.processor)
-        self.codec = load_codec(self.checkpoint) if self.checkpoint.has_codec else None
+        self.packer = Packer.of(self.processor, config.end_weight)
+        self.codec = load_codec(self.checkpoint)
         merge = merge_as(self.checkpoint.config.merging, config.ways)
         bf16 = choose_bf16(config.precision, self.device)
         grounded = VisionLanguageModel.of(model, self.processor, bf16)
         self.task = FamilyTask(grounded, [], self.codec, merge, None, config.temperature)
         with console.status("looking at what the blocks see"):
-            self.branches = decompose_blocks(self.task, self.packer, self.corpus, config)
+            self.branches = self.make_branches()
         self.main = main_spec(model)
         self.task.branches = nn.ModuleDict({branch.name: branch for branch in self.branches})
         self.task.teacher = _teacher(model, config)
         self.tuned: Any = _open_main(model, config)
+        if config.gradient_checkpointing:
+            model.activation_checkpointing_enable()
         self.roster = Roster(self.main, tuple(branch_spec(branch) for branch in self.branches))
         self.shown = {f"loss/{name}": name for name in self.roster.names}
         self.members = [m for m in self.roster if m.name != FULL or config.main != "frozen"]
         self.running = nn.ParameterDict(
             {m.name: nn.Parameter(torch.full((), torch.inf), requires_grad=False) for m in self.members}
         )
-        self.prepare(self.task, _optimizers(self.task, config), config.total_steps)
+        total = config.steps_for(self.corpus.num_pictures("train"))
+        self.prepare(self.task, self.make_optimizers(), total)
+
+    def make_branches(self) -> list[Branch]:
+        """The branches as training finds them."""
+        return decompose_blocks(self.task, self.packer, self.corpus, self.config)
+
+    def make_optimizers(self) -> list[Optimizer]:
+        """What updates branches and main model."""
+        return _optimizers(self.task, self.config)
 
     def stored(self) -> dict[str, nn.Module]:
         """What a state holds: the branches, what is trained of the main model, and the members' losses."""
@@ -105,27 +118,36 @@ class FamilyRun(CodedRun):
         return [self.members[int(pick)] for pick in picks]
 
     def backward(self, examples: list[Example]) -> dict[str, float]:
-        """Gradients of the chosen members' losses, a pass for every `members_per_pass` of them."""
+        """Gradients of the chosen members' losses: a pass for every `micro_batch` pictures and
+        `members_per_pass` members."""
         self.model.train()
-        visual, packed = self.see(examples, self.step)
-        teaching = self.task.teach(visual, packed) if self.config.kl else None
-        weight = self.reduce(packed.weights.sum()).clamp(min=1e-9)
+        size = self.config.micro_batch or len(examples)
+        first = self.accelerator.process_index * len(examples)
+        starts = range(0, len(examples), size)
+        seen = [self.see(examples[at : at + size], self.step, first + at) for at in starts]
+        weight = self.reduce(torch.stack([packed.weights.sum() for _, packed in seen]).sum()).clamp(min=1e-9)
         chosen = self.choose()
         total = sum(self._weight(member) for member in chosen)
-        size = self.config.members_per_pass or len(chosen)
-        scalars: dict[str, float] = {}
-        for start in range(0, len(chosen), size):
-            part = chosen[start : start + size]
-            final = start + size >= len(chosen)
-            with nullcontext() if final else self.accelerator.no_sync(self.model):
-                found: dict[str, MemberLoss] = self.model(visual, packed, part, teaching)
-                losses = {m.name: self._mixed(found[m.name]) / weight for m in part}
-                loss = torch.stack([self._weight(m) / total * losses[m.name] for m in part]).sum()
-                self.accelerator.backward(self.accelerator.num_processes * loss)
-            for name, value in losses.items():
-                scalars[f"loss/{name}"] = float(self.reduce(value))
-        self._remember(scalars)
-        return scalars
+        at_once = self.config.members_per_pass or len(chosen)
+        parts = [chosen[start : start + at_once] for start in range(0, len(chosen), at_once)]
+        sums = dict.fromkeys((f"loss/{member.name}" for member in chosen), 0.0)
+        for number, (visual, packed) in enumerate(seen, start=1):
+            teaching = self.task.teach(visual, packed) if self.config.kl else None
+            for part in parts:
+                final = number == len(seen) and part is parts[-1]
+                with nullcontext() if final else self.accelerator.no_sync(self.model):
+                    found: dict[str, MemberLoss] = self.model(visual, packed, part, teaching)
+                    losses = {m.name: self._mixed(found[m.name]) / weight for m in part}
+                    loss = torch.stack([self._weight(m) / total * losses[m.name] for m in part]).sum()
+                    self.accelerator.backward(self.accelerator.num_processes * loss)
+                for name, value in losses.items():
+                    sums[f"loss/{name}"] += float(self.reduce(value))
+        self._remember(sums)
+        self.finish_gradients()
+        return sums
+
+    def finish_gradients(self) -> None:
+        """What is left to do between the gradients of a step and its update."""
 
     def _weight(self, member: Member) -> float:
         return self.config.main_weight if member.name == FULL else 1.0
@@ -140,11 +162,13 @@ class FamilyRun(CodedRun):
             old = float(kept)
             kept.data.fill_(value if old == torch.inf else MEMORY * old + (1 - MEMORY) * value)
 
-    def see(self, examples: Sequence[Example], step: int) -> tuple[Tensor, PackedBatch]:
-        """What the language model sees of some pictures, coded at drawn qualities, and their questions."""
+    def see(self, examples: list[Example], step: int, first: int) -> tuple[Tensor, PackedBatch]:
+        """What the language model sees of some pictures, coded at drawn qualities, and their questions.
+
+        `first` is the place of the first of them in the global batch.
+        """
         config = self.config
         tokens = config.draw_tokens(np.random.default_rng([config.seed, step]))
-        first = self.accelerator.process_index * len(examples)
         qualities = [
             self._quality(step, first + row) if example.pixels is not None else None
             for row, example in enumerate(examples)
@@ -171,8 +195,7 @@ class FamilyRun(CodedRun):
         right: dict[str, list[bool]] = {member.name: [] for member in members}
         for examples in self.validation_batches(self.config.batch_size):
             pixels = pixels_of(examples, self.task.grounded.encoder.image_size)
-            quality = settings.default_quality if self.task.codec else None
-            visual = self.task.visual(pixels, tokens, [quality] * len(examples))
+            visual = self.task.visual(pixels, tokens, [settings.default_quality] * len(examples))
             found = self.task(visual, self.pack(examples), members)
             for name, loss in found.items():
                 for row, example in zip(loss.exact.tolist(), examples, strict=True):
@@ -193,8 +216,6 @@ class FamilyRun(CodedRun):
         family = save_family(self.folder / "family", base, self.main, self.branches, stored)
         codec = self.checkpoint.folder / CODEC_WEIGHTS
         weights = load_file(codec) if codec.is_file() else None
-        if self.codec is None:
-            raise UserError(f"{self.config.base} has no codec: train one first with `tofc train`")
         save_checkpoint(
             folder, base, self.codec, self.checkpoint.config, codec_weights=weights, family=family
         )
@@ -209,22 +230,39 @@ def decompose_blocks(task: FamilyTask, packer: Packer, corpus: Corpus, config: F
             f"a branch exits after block {exits[-1]}; the language model of {config.base} has "
             f"{len(text.layers)}, so exits go from 1 to {len(text.layers) - 1}"
         )
-    full = Roster(main_spec(task.grounded.model)).named(FULL)
-    task.eval()
-    with watch_inputs({layer: text.layers[layer] for layer in exits}) as seen, torch.no_grad():
-        for examples in _calibration(corpus, config):
-            pixels = pixels_of(examples, task.grounded.encoder.image_size)
-            names = [name for name, share in config.tokens.items() if share > 0]
-            tokens = None if names[0] == "all" else int(names[0])
-            visual = task.visual(pixels, tokens, [None] * len(pixels))
-            packed = packer.pack([example.turns for example in examples], config.max_text_tokens)
-            task(visual, packed.to(task.grounded.device), [full])
-    found = {layer: spectra(text.layers[layer], seen[layer]) for layer in exits}
+    seen = watch_blocks(task, packer, corpus, config, exits)
     branches = []
     for branch in config.branches:
-        block = decomposed_block(text.layers[branch.exit], found[branch.exit])
-        branches.append(Branch(branch.called, branch.exit, [block], branch.ratios).float().requires_grad_())
+        block = text.layers[branch.exit]
+        found = spectra(block, seen[branch.exit])
+        budget = sum(s.cost * rank_for_ratio(len(s.left), s.right.shape[1], 1.0) for s in found.values())
+        ranks = share_ranks(found, budget) if config.ranks == "adaptive" else None
+        new = decomposed_block(block, found, ranks)
+        branches.append(Branch(branch.called, branch.exit, [new], branch.ratios).float().requires_grad_())
     return branches
+
+
+def watch_blocks(
+    task: FamilyTask, packer: Packer, corpus: Corpus, config: FamilyConfig, numbers: Sequence[int]
+) -> dict[int, dict[str, Covariance]]:
+    """Covariances of what goes into the layers of these blocks, over `calibration_pictures`; no padding."""
+    text = text_model(task.grounded.model)
+    full = Roster(main_spec(task.grounded.model)).named(FULL)
+    task.eval()
+    names = [name for name, share in config.tokens.items() if share > 0]
+    tokens = None if names[0] == "all" else int(names[0])
+    counts: dict[str, Tensor] = {}
+    watched = watch_inputs({number: text.layers[number] for number in numbers}, lambda: counts.get("now"))
+    with watched as seen, torch.no_grad():
+        for examples in _calibration(corpus, config):
+            pixels = pixels_of(examples, task.grounded.encoder.image_size)
+            visual = task.visual(pixels, tokens, [None] * len(pixels))
+            packed = packer.pack([example.turns for example in examples], config.max_text_tokens)
+            packed = packed.to(task.grounded.device)
+            before = packed.prefix_ids.numel() + visual.shape[1]
+            counts["now"] = functional.pad(packed.segments >= 0, (before, 0), value=True)
+            task(visual, packed, [full])
+    return seen
 
 
 def _calibration(corpus: Corpus, config: FamilyConfig) -> Iterator[list[Example]]:
@@ -240,9 +278,11 @@ def _base(config: FamilyConfig) -> Checkpoint:
     checkpoint = resolve(config.base)
     if checkpoint.adapters is not None:
         raise UserError(
-            f"{config.base} holds its fine-tuning as adapters beside the base: train the codec again with "
-            "merge_adapters: true, so that branches can start from the blocks as they are"
+            f"{config.base} holds its fine-tuning as adapters beside the base, and branches start from the "
+            f"blocks as they are: tofc merge {config.base} DIR, and give DIR as base"
         )
+    if not checkpoint.has_codec:
+        raise UserError(f"{config.base} has no codec: train one first with `tofc train`")
     return checkpoint
 
 
@@ -286,4 +326,4 @@ def _pair(named: Named, config: FamilyConfig, ratio: float) -> list[Optimizer]:
 
 def _adamw(named: Named, config: FamilyConfig, peak: float) -> Optimizer:
     group = group_of([p for _, p in named], peak)
-    return AdamW([group], betas=(0.9, 0.99), weight_decay=config.weight_decay)
+    return AdamW([group], betas=(0.9, config.beta2), weight_decay=config.weight_decay)

@@ -19,9 +19,9 @@ from transformers import LlavaOnevisionForConditionalGeneration, LlavaOnevisionP
 from encoders import VisionEncoder
 from encoders.merging import cluster_tokens, merge_tokens
 from tofc.config import MergingConfig
-from tofc.errors import UserError
+from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
-from tofc.model import visual_embeddings
+from tofc.model import load_base_model, visual_embeddings
 from tofc.tiling import tile_layout
 from tofc.training.data import Example
 from tofc.training.packing import PackedBatch, attention_mask, position_ids
@@ -162,7 +162,7 @@ def run_block(block: nn.Module, hidden: Tensor, states: PackedStates) -> Tensor:
 
 def run_blocks(text: Any, states: PackedStates, exits: set[int]) -> Mapping[int, Tensor]:
     """The states [B, L, D] after as many blocks as each of `exits` says."""
-    hidden, found = states.embeddings, {}
+    hidden, found = states.embeddings, {0: states.embeddings}
     for number, block in enumerate(text.layers[: max(exits)], start=1):
         hidden = run_block(block, hidden, states)
         if number in exits:
@@ -210,9 +210,9 @@ def read_base(
     """A base model, frozen, in the precision that training holds it in, and its processor; else UserError."""
     dtype = torch.bfloat16 if device.type == "cuda" and precision != "fp32" else torch.float32
     try:
-        model = LlavaOnevisionForConditionalGeneration.from_pretrained(base, dtype=dtype)
+        model = load_base_model(base, dtype)
         processor = LlavaOnevisionProcessor.from_pretrained(base)
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         raise UserError(
             f"base {base!r} cannot be read ({error}); train it first, e.g. tofc pretrain scenes-tiny"
         ) from error

@@ -19,7 +19,6 @@ from transformers import LlavaOnevisionProcessor, PreTrainedTokenizerBase
 from tofc.training.data import Turn
 
 IGNORED = -100
-END_WEIGHT = 0.2  # the end of an answer is easy and comes with every one: it must not outweigh the answer
 _MARK = "\ue000"  # stands for an answer while the template is looked at; private use, in no sensible text
 
 Segment = tuple[list[int], list[int], list[float]]  # tokens, targets and weights of one conversation
@@ -50,7 +49,8 @@ class PackedBatch:
 class Packer:
     """Turns conversations into packed token sequences under a chat template.
 
-    `template` is the tokenizer's own unless given: published processors bring theirs, which comes first.
+    `template` is the tokenizer's own unless given: published processors bring theirs, which comes first. The
+    end of an answer is easy and comes with every one: it weighs `end_weight` of each other token.
     """
 
     def __init__(
@@ -59,18 +59,20 @@ class Packer:
         image_token: str,
         round_to: int = 32,
         template: str | None = None,
+        end_weight: float = 0.2,
     ) -> None:
         self.tokenizer, self.image_token, self.round_to = tokenizer, image_token, round_to
-        self.template = template
+        self.template, self.end_weight = template, end_weight
         self._prefix = self._render(["?"], [], True).partition(image_token)[0]
         self.prefix_ids: list[int] = self._tokens(self._prefix)
         self._cache: dict[tuple[str, bool], list[int]] = {}
 
     @classmethod
-    def of(cls, processor: LlavaOnevisionProcessor) -> Packer:
+    def of(cls, processor: LlavaOnevisionProcessor, end_weight: float = 0.2) -> Packer:
         """For the chat template of a processor."""
         untyped: Any = processor  # typed by transformers with possibly several templates, and any tokenizer
-        return cls(untyped.tokenizer, untyped.image_token, template=untyped.chat_template)
+        template = untyped.chat_template
+        return cls(untyped.tokenizer, untyped.image_token, template=template, end_weight=end_weight)
 
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -128,7 +130,7 @@ class Packer:
             # An opening in the middle begins with the end of the answer before it, which has its weight.
             ids += [*opening[bool(ids) :], *answer, self.tokenizer.eos_token_id]
             weights += [0.0] * len(opening[bool(weights) :])
-            weights += [turn.weight] * len(answer) + [END_WEIGHT * turn.weight]
+            weights += [turn.weight] * len(answer) + [self.end_weight * turn.weight]
         targets = [token if weight else IGNORED for token, weight in zip(ids, weights, strict=True)]
         return ids[:-1], targets[1:], weights[1:]
 

@@ -66,7 +66,7 @@ class PretrainRun(TrainingRun):
         bf16 = choose_bf16(config.precision, self.device)
         self.grounded = VisionLanguageModel.of(model, self.processor, bf16)
         self.heads = self._heads()
-        self.packer = Packer.of(self.processor)
+        self.packer = Packer.of(self.processor, config.end_weight)
         self.words = word_ids(tokenizer, getattr(self.corpus, "kind_names", ())).to(self.device)
         self.merge: Merge = merge_as(MergingConfig(), config.ways)
         self.validation_merge: Merge = merge_as(MergingConfig(), config.ways[:1])

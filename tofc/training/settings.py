@@ -19,13 +19,15 @@ class RunConfig:
 
     data: the corpus; seed: of weights, pictures' order and all that is drawn; ways: of merging, which the
     pictures of a step take in turn (none: the checkpoint's own alone); max_text_tokens: of a picture's
-    questions (none: all); precision: "auto" (bf16 where the hardware has it), "bf16" or "fp32".
+    questions (none: all); end_weight: of the end of an answer in the loss beside each of its other tokens
+    (the paper: 1); precision: "auto" (bf16 where the hardware has it), "bf16" or "fp32".
     """
 
     data: DataConfig
     seed: int = 0
     ways: tuple[str, ...] = ()
     max_text_tokens: int | None = None
+    end_weight: float = 0.2
     precision: str = "auto"
     validation_pictures: int = 64
     log_every: int = 20
@@ -39,6 +41,7 @@ class RunConfig:
         if unknown:
             raise ValueError(f"ways has {unknown[0]!r}; choose from {', '.join(MERGINGS)}")
         check_at_least(1, self, "validation_pictures", "log_every", "validate_every", "save_every")
+        check_at_least(0, self, "end_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +50,20 @@ class CodedRunConfig(RunConfig):
 
     tokens: numbers of merged tokens ("all" for no merging) and how often each is drawn; uncoded_share: of
     what is left uncoded, so that pictures can still be answered without a codec; batch_size: pictures of a
-    step over all processes; warmup_steps: in which learning rates rise, to fall along a cosine after it.
+    step over all processes; micro_batch: of one pass of one process, none for all at once; total_steps: none
+    for `epochs` of the corpus; warmup_steps: in which learning rates rise, to fall along a cosine after it;
+    beta2: AdamW's (its authors: 0.999).
     """
 
     tokens: dict[str, float] = field(default_factory=dict)
     uncoded_share: float = 0.1
     batch_size: int = 16
+    micro_batch: int | None = None
+    gradient_checkpointing: bool = False
+    total_steps: int | None = None
+    epochs: float = 1.0
     warmup_steps: int = 50
+    beta2: float = 0.99
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -63,11 +73,21 @@ class CodedRunConfig(RunConfig):
         for name in self.tokens:
             if name != "all" and (not name.isdigit() or int(name) < 1):
                 raise ValueError(f"tokens has {name!r}; keys are numbers of at least 1, or 'all'")
-        check_at_least(1, self, "batch_size", "warmup_steps")
+        check_at_least(1, self, "batch_size", "micro_batch", "total_steps", "warmup_steps")
+        if self.epochs <= 0 or not 0 < self.beta2 < 1:
+            raise ValueError("epochs must be above 0, beta2 above 0 and below 1")
         if not 0.0 <= self.uncoded_share <= 1.0 or self.clip_norm <= 0:
             raise ValueError("uncoded_share must be in [0, 1], clip_norm above 0")
         if self.save_every % self.log_every:
             raise ValueError("save_every must be a multiple of log_every, so that a resumed log is the same")
+
+    def steps_for(self, num_pictures: int | None) -> int:
+        """Steps of the whole run over a corpus of so many pictures (None: endless)."""
+        if self.total_steps is not None:
+            return self.total_steps
+        if num_pictures is None:
+            raise ValueError("this corpus has no end, so an epoch has none: give total_steps")
+        return max(1, int(self.epochs * num_pictures / self.batch_size))
 
     def draw_tokens(self, rng: np.random.Generator) -> int | None:
         """Number of tokens of a step, None for all."""
@@ -85,10 +105,9 @@ class TrainConfig(CodedRunConfig):
     merge_adapters: whether the checkpoint holds the changed base model, or names the base and holds the
     change as adapters/.
 
-    uncoded_share: of steps with all tokens and no coding (1 trains the adapters alone). total_steps: none for
-    one epoch of the corpus; the first feature_steps train the codec alone, by the squared error in the
-    coordinates that `init_pictures` pictures show to matter. micro_batch: pictures of one pass of one
-    process, none for all at once.
+    uncoded_share: of steps with all tokens and no coding (1 trains the adapters alone). The first
+    feature_steps train the codec alone, by the squared error in the coordinates that `init_pictures` pictures
+    show to matter; feature_weight: of that error beside the rate in all other steps (the paper: 0).
 
     rate_weight: of a bit a coefficient beside the answers' cross-entropy in nats, for the lowest and the
     highest quality, geometric between; balance: of the balance loss beside the rate; temperature: of the
@@ -104,10 +123,8 @@ class TrainConfig(CodedRunConfig):
     merge_adapters: bool = True
     tokens: dict[str, float] = field(default_factory=lambda: {"64": 0.7, "32": 0.2, "all": 0.1})
     init_pictures: int = 256
-    total_steps: int | None = None
     feature_steps: int = 500
-    micro_batch: int | None = None
-    gradient_checkpointing: bool = False
+    feature_weight: float = 1.0
     rate_weight: tuple[float, float] = (0.6, 0.002)
     balance: float = 0.5
     temperature: tuple[float, float] = (1.0, 0.1)
@@ -116,8 +133,8 @@ class TrainConfig(CodedRunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, self, "init_pictures", "total_steps", "micro_batch")
-        check_at_least(0, self, "feature_steps", "balance")
+        check_at_least(1, self, "init_pictures")
+        check_at_least(0, self, "feature_steps", "feature_weight", "balance")
         if min(*self.rate_weight, *self.temperature, self.codec_lr) <= 0:
             raise ValueError("rate_weight, temperature and codec_lr must be above 0")
         if self.prior not in ("entropy_bottleneck", "logistic"):
@@ -131,14 +148,6 @@ class TrainConfig(CodedRunConfig):
             raise ValueError(
                 "checkpoint.tiling must be base: a codec trained on single tiles serves several as well"
             )
-
-    def steps_for(self, num_pictures: int | None) -> int:
-        """Steps of the whole run over a corpus of so many pictures (None: endless)."""
-        if self.total_steps is not None:
-            return self.total_steps
-        if num_pictures is None:
-            raise ValueError("this corpus has no end, so an epoch has none: give total_steps")
-        return max(1, num_pictures // self.batch_size)
 
     def rate_weights(self) -> list[float]:
         """Weight of a bit a coefficient at each quality level, falling geometrically."""
