@@ -52,7 +52,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*words: object) -> tuple[int, str]:
     done = CliRunner().invoke(app, ["eval", "drafting", "text", *map(str, words)])
-    return done.exit_code, done.stdout
+    return done.exit_code, done.stdout or repr(done.exception)
 
 
 @pytest.mark.parametrize("tiers", [("small", "large"), ("family@e1", "family")])
