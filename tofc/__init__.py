@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from tofc.agents.collaboration import Agents as Agents
     from tofc.answer import Answer as Answer
     from tofc.device import Device as Device
     from tofc.edge import Edge as Edge
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Agents": "tofc.agents.collaboration",
     "Answer": "tofc.answer",
     "CheckpointError": "tofc.errors",
     "ConfigError": "tofc.errors",

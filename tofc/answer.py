@@ -17,6 +17,7 @@ class Answer:
     share. `fallback` says why the device itself answered in place of the edge that was asked; empty where
     nothing like that happened. `confidence` is the least probability that the model gave any of its tokens,
     the one that ends the turn included, above 0 to 1; None where it is not known, as with beams and drafts.
+    `sent` and `received` are bytes of the bodies that travelled for it, 0 where nothing did.
     """
 
     text: str
@@ -25,6 +26,8 @@ class Answer:
     timing: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
     fallback: str = field(default="", compare=False)
     confidence: float | None = field(default=None, compare=False)
+    sent: int = field(default=0, compare=False)
+    received: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         return self.text

@@ -27,6 +27,8 @@ from tofc.network.refusal import refusal
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _LONGEST_PAUSE = 2.0  # seconds between two tries
 _TRY_SHARE = 1 / 3  # of the deadline, that one try may take: a connection may be dead without a word
+_OF_THE_TRANSFER = ("content-encoding", "content-length", "transfer-encoding")
+MAX_BODY_BYTES = 4_000_000  # of a response: an answer has a few thousand
 T = TypeVar("T")
 
 
@@ -116,14 +118,15 @@ class Connection:
         async def sent() -> httpx.Response:
             limits = httpx.Timeout(seconds, connect=min(seconds, self.connect_timeout))
             async with asyncio.timeout(seconds):  # httpx has limits for each read alone
-                return await self._http.request(
+                async with self._http.stream(
                     method,
                     f"{self.url}{path}",
                     content=content,
                     headers=headers,
                     timeout=limits,
                     extensions={"trace": trace},
-                )
+                ) as response:
+                    return await _bounded(response)
 
         coming = asyncio.run_coroutine_threadsafe(sent(), self._loop)
         try:
@@ -174,6 +177,19 @@ class Connection:
             f"the edge {self.url} did not answer in {number} tries ({fault}); see that it runs "
             "(`tofc serve`) and can be reached from here"
         )
+
+
+async def _bounded(response: httpx.Response) -> httpx.Response:
+    """The whole response, as it travelled; httpx.ReadError for more than MAX_BODY_BYTES."""
+    body = bytearray()
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise httpx.ReadError(f"more than {MAX_BODY_BYTES} bytes came")
+    headers = {name: text for name, text in response.headers.items() if name not in _OF_THE_TRANSFER}
+    return httpx.Response(
+        response.status_code, headers=headers, content=bytes(body), request=response.request
+    )
 
 
 @cache
@@ -238,5 +254,5 @@ def _phrase(status: int) -> str:
 def _body(response: httpx.Response) -> Any:
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -19,7 +19,7 @@ from tofc.answer import Answer
 from tofc.errors import EdgeUnreachable, UserError, needs_edge
 from tofc.images import MAX_PIXELS
 from tofc.network.connection import Connection
-from tofc.network.messages import chat_request, data_url
+from tofc.network.messages import chat_answer, chat_request, data_url
 from tofc.packet import Packet
 from tofc.serving.link import ENVELOPE_BYTES, LinkEstimator
 
@@ -173,6 +173,10 @@ class RemoteEdge:
             lambda edge: edge.answer_image(file, question, **generation),
         )
 
+    def answer_text(self, question: str, **generation: Any) -> Answer:
+        """Answers a question that comes without a picture; errors of `answer`."""
+        return self._answer(None, question, "full", generation, None)
+
     def ask(
         self,
         device: Device,
@@ -261,11 +265,11 @@ class RemoteEdge:
 
     def _answer(
         self,
-        url: str,
+        url: str | None,
         question: str,
         exit: str,
         generation: Mapping[str, Any],
-        here: Callable[[Edge], Answer],
+        here: Callable[[Edge], Answer] | None,
     ) -> Answer:
         model = self.model if exit == "full" else f"{self.model}:{exit}"
         body = json.dumps(chat_request(model, url, question, generation), separators=(",", ":")).encode()
@@ -274,6 +278,9 @@ class RemoteEdge:
                 raise self._down
             return self._send(body)
         except EdgeUnreachable as error:
+            if here is None:
+                self._down = None
+                raise
             return self._here(error, here)
 
     def _here(self, error: EdgeUnreachable, answer: Callable[[Edge], Answer]) -> Answer:
@@ -299,16 +306,20 @@ class RemoteEdge:
             spent = time.monotonic() - begin
             return response
 
-        given = self.connection.tried(post).json()
-        extras = given["tofc"]
-        timing = dict(extras["timing"])
-        timing["link"] = max(0.0, spent - timing["server"])
+        given = self.connection.tried(post).content
+        try:
+            answer = chat_answer(given)
+        except ValueError as error:
+            raise EdgeUnreachable(f"{self.url} sends something else than an answer: {error}") from error
+        timing = dict(answer.timing)
+        timing["link"] = max(0.0, spent - timing.get("server", 0.0))
+        answer = replace(answer, timing=timing, sent=len(body), received=len(given))
+        if "server" not in timing:  # none of ours: what the link and what the model took is not told apart
+            return answer
         if not opened:  # a new connection takes a round trip more
             self.link.see(len(body) + ENVELOPE_BYTES // 2, timing["link"])
         self._learn("server", timing["server"])
-        message = given["choices"][0]["message"]
-        sure = extras.get("confidence")  # servers of earlier releases say none
-        return Answer(message["content"], extras["exit"], tuple(extras["tokens"]), timing, confidence=sure)
+        return answer
 
     def _learn(self, what: str, seconds: float) -> None:
         self._seconds[what] += 0.3 * (seconds - self._seconds[what])

@@ -1,0 +1,122 @@
+"""What an agent's card stands for: a member in this process, or a model behind OpenAI's protocol."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from PIL import Image
+
+from tofc.agents.cards import AgentCard
+from tofc.answer import Answer
+from tofc.errors import UserError, needs_edge, needs_serve
+from tofc.packet import Packet
+
+if TYPE_CHECKING:
+    from tofc.edge import Edge
+    from tofc.serving.client import RemoteEdge
+
+JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A picture in the forms in which agents see it; each is made once, for all of them."""
+
+    packet: Packet | None = None
+    jpeg: bytes | None = None
+
+
+class Endpoint(Protocol):
+    """Whoever answers prompts about what it sees."""
+
+    def ask(self, sight: Sight, prompt: str) -> Answer:
+        """The answer; UserError where there is none."""
+
+    def close(self) -> None:
+        """Lets go of connections."""
+
+
+@dataclass(frozen=True)
+class MemberEndpoint:
+    """A member of a model in this process; members of one model take turns."""
+
+    edge: Edge
+    exit: str
+    turn: threading.Lock
+
+    def ask(self, sight: Sight, prompt: str) -> Answer:
+        """The answer of this member; errors of `Edge.answer`."""
+        assert sight.packet is not None
+        with self.turn:
+            return self.edge.answer(sight.packet, prompt, exit=self.exit)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+@dataclass(frozen=True)
+class RemoteEndpoint:
+    """A model on a server, in one try within its deadline."""
+
+    remote: RemoteEdge
+    card: AgentCard
+
+    def ask(self, sight: Sight, prompt: str) -> Answer:
+        """The answer of the server; EdgeUnreachable for all that is none, UserError where it refuses."""
+        exit = self.card.exit
+        if self.card.sees == "nothing":
+            return self.remote.answer_text(prompt)
+        if self.card.sees == "packet":
+            assert sight.packet is not None
+            return self.remote.answer(sight.packet, prompt, exit=exit)
+        assert sight.jpeg is not None
+        return self.remote.answer_image(sight.jpeg, prompt, exit=exit)
+
+    def close(self) -> None:
+        """Closes its connections."""
+        self.remote.close()
+
+
+def open_endpoints(cards: Iterable[AgentCard]) -> dict[str, Endpoint]:
+    """The endpoints of these agents by name; a model in this process is read once for all its members.
+
+    Raises UserError for a key that is not set, CheckpointError and UserError for models that are not there.
+    """
+    opened: dict[str, Endpoint] = {}
+    edges: dict[str, tuple[Edge, threading.Lock]] = {}
+    for card in cards:
+        if card.url is not None:
+            opened[card.name] = _open_remote(card)
+            continue
+        with needs_edge(f"{card.name}, an agent in this process,"):
+            from tofc.edge import Edge
+        if card.model not in edges:
+            edges[card.model] = Edge.from_pretrained(card.model), threading.Lock()
+        edge, turn = edges[card.model]
+        opened[card.name] = MemberEndpoint(edge, edge.check_exit(card.exit), turn)
+    return opened
+
+
+def _open_remote(card: AgentCard) -> RemoteEndpoint:
+    with needs_serve(who="agents on servers need"):
+        from tofc.serving.client import RemoteEdge
+    assert card.url is not None
+    key = "" if card.key is None else os.environ.get(card.key, "")
+    if card.key is not None and not key:
+        raise UserError(f"{card.name} wants its API key in the environment variable {card.key}: set it")
+    remote = RemoteEdge(card.url, card.model, api_key=key, timeout=card.deadline_ms / 1e3, retries=0)
+    return RemoteEndpoint(remote, card)
+
+
+def look(image: Image.Image, packet: Packet | None, cards: Iterable[AgentCard]) -> Sight:
+    """What these agents see of a picture whose packet is made."""
+    if not any(card.sees == "picture" for card in cards):
+        return Sight(packet)
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=JPEG_QUALITY)
+    return Sight(packet, file.getvalue())
