@@ -22,7 +22,7 @@ from tofc.training.base_model import (
 )
 from tofc.training.data import Turn
 from tofc.training.forward import VisionLanguageModel
-from tofc.training.packing import END_WEIGHT, IGNORED, Packer, attention_mask, position_ids
+from tofc.training.packing import IGNORED, Packer, attention_mask, position_ids
 
 CONFIG = BaseModelConfig(
     image_size=64, vision_width=32, vision_layers=2, vision_heads=2,
@@ -83,7 +83,7 @@ def stock_cost(parts, turns: Sequence[Turn], template: str, pixels: np.ndarray |
         answer = processor.tokenizer(turn.answer + "<|im_end|>").input_ids
         (start,) = [i for i in range(len(ids)) if ids[i : i + len(answer)] == answer]
         for place, token in enumerate(answer):
-            weight = turn.weight * (END_WEIGHT if place == len(answer) - 1 else 1.0)
+            weight = turn.weight * (0.2 if place == len(answer) - 1 else 1.0)
             cost -= weight * float(log_probabilities[start + place - 1, token])
             total += weight
     return cost, total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ import tofc
 from encoders import VisionEncoder
 from entropy import CodecConfig, TrainableCodec
 from tofc.config import CheckpointConfig, MergingConfig
-from tofc.language.load import language_skeleton
-from tofc.model import save_checkpoint, visual_embeddings
+from tofc.language.load import language_skeleton, load_language_side
+from tofc.model import load_base_model, save_checkpoint, visual_embeddings
 from tofc.tiling import tile_layout
 from tofc.training.base_model import CHAT_TEMPLATE
 
@@ -83,6 +84,20 @@ def test_parameter_counts(values: dict[str, Any], projector: float, layer: float
     # The published count has the norm behind the last block, which no feature passes through.
     assert millions(encoder) == 397.7
     assert (encoder.width, encoder.num_tokens, encoder.grid) == (1152, 729, (27, 27))
+
+
+def test_a_model_that_is_tied_by_its_text_config_alone(base_folder: Path, tmp_path: Path) -> None:
+    """As the published 0.5B: `tie_word_embeddings` is false as a whole, and there is no lm_head."""
+    folder = tmp_path / "base"
+    shutil.copytree(base_folder, folder)
+    values = json.loads((folder / "config.json").read_text())
+    assert values["text_config"]["tie_word_embeddings"]
+    (folder / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": False}))
+    models = [load_base_model(where, torch.float32) for where in (base_folder, folder)]
+    models += [load_language_side(where) for where in (base_folder, folder)]
+    first, *others = (model.lm_head.weight for model in models)
+    assert all(torch.equal(first, other) for other in others)
+    assert models[3].lm_head.weight is models[3].model.language_model.embed_tokens.weight
 
 
 @pytest.mark.parametrize("size, tokens", [((384, 384), 1485), ((480, 640), 2929), ((1080, 1920), 7269)])

@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +28,19 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from typer.testing import CliRunner
 
 import tofc
 from tofc.cli.app import app
+from tofc.cli.ui import image_codecs
+from tofc.config import DEFAULT_MODEL
+from tofc.packet import Packet
+from tofc.ui import examples
 from tofc.ui.app import MAX_BODY, STATIC, create_app
-from tofc.ui.studio import Studio
+from tofc.ui.rivals import smallest_file
+from tofc.ui.studio import LONGEST_COMPARED, Studio
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "build" / "screenshots"  # kept by CI
@@ -40,7 +49,7 @@ SECONDS = 60  # the longest that anything on the page may take on a busy machine
 
 @pytest.fixture(scope="module")
 def studio() -> Studio:
-    return Studio.load("scenes-tiny")
+    return Studio.load("scenes-tiny", image_codecs())
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +93,8 @@ def test_an_answer_is_that_of_device_and_edge(client, studio, make_picture, size
     assert said["clusters"]["map"] == studio.device.features(picture, 30).cluster_map.tolist()
     assert len(said["clusters"]["colours"]) == 30
     assert [stage["side"] for stage in said["stages"]] == ["device"] * 4 + ["edge"] * 3
-    given, jpeg, webp, small = said["sizes"]
+    assert Packet.from_bytes(base64.b64decode(said["packet"])) == packet
+    jpeg, webp, small, given = said["sizes"]
     assert given["bytes"] == len(file_of(picture))
     assert jpeg["bytes"] > webp["bytes"] > 100
     assert small["bytes"] < jpeg["bytes"]
@@ -127,6 +137,94 @@ def test_a_drafted_answer_grows_line_by_line(client, studio, make_picture) -> No
     assert "".join(piece["text"] for piece in last["pieces"]).strip() == last["answer"]
     assert 0 < last["drafted"]["stood"] <= last["drafted"]["sent"]
     assert last["bytes"] == plain["bytes"]
+
+
+def test_unsure_answers_are_called_so(client, studio, make_picture, monkeypatch) -> None:
+    answer = studio.edge.answer
+    for confidence, unsure in ((0.9, False), (0.3, True), (None, False)):
+        monkeypatch.setattr(
+            studio.edge, "answer", lambda *a, c=confidence, **k: replace(answer(*a, **k), confidence=c)
+        )
+        said = client.post("/api/ask", json=question(make_picture(50, 50))).json()
+        assert (said["confidence"], said["unsure"]) == (confidence, unsure)
+
+
+def test_the_smallest_file_with_the_same_answer_is_found(client, studio) -> None:
+    data = (STATIC / "examples" / "scene-177.webp").read_bytes()
+    asked = question(data, question="Is the sign on the left?")
+    said = client.post("/api/ask", json=asked).json()
+    assert said["compared"] == ["TOFC packet", "WebP", "JPEG"]
+    del asked["quality"]
+    most = {"TOFC packet": said["bytes"], "WebP": 2000, "JPEG": 3000}
+    for codec in said["compared"]:
+        rival = {**asked, "answer": said["answer"], "codec": codec}
+        assert 20 < client.post("/api/smallest", json=rival).json()["bytes"] <= most[codec]
+    nonsense = {**asked, "answer": "Never said by anyone", "codec": "TOFC packet"}
+    assert client.post("/api/smallest", json=nonsense).json() == {"bytes": None}
+    unknown = client.post("/api/smallest", json={**asked, "answer": "Yes", "codec": "GIF"})
+    assert unknown.status_code == 400
+    assert "WebP, JPEG" in unknown.json()["error"]["message"]
+
+
+def test_image_files_are_tried_larger_only_where_small_ones_lose_the_answer(make_picture) -> None:
+    """A file of a pixel a byte, and conditions on the side of what is decoded."""
+    picture = make_picture(1000, 500)
+
+    def search(image: Image.Image, keeps: Callable[[Image.Image], bool]) -> int | None:
+        tried.append(image.width)
+        return image.width * image.height if keeps(image) else None
+
+    cases = [(0, 112 * 56, [112, 224]), (200, 224 * 112, [112, 224]), (900, None, [112, 224, 448])]
+    for least, size, sides in cases:
+        tried: list[int] = []
+        assert smallest_file(picture, 224, search, lambda image, least=least: image.width > least) == size
+        assert tried == sides
+
+
+def test_long_answers_are_not_compared_to_the_letter(client, studio) -> None:
+    data = (STATIC / "examples" / "scene-177.webp").read_bytes()
+    said = client.post("/api/ask", json=question(data, question="Describe the picture.")).json()
+    assert len(studio.edge.tokenizer(said["answer"])["input_ids"]) > LONGEST_COMPARED
+    assert said["compared"] == []
+
+
+# -- what the page begins with --
+
+
+def test_scenes_tiny_begins_with_drawn_streets(client: TestClient) -> None:
+    options = client.get("/api/options").json()
+    assert len(options["examples"]) == 3
+    for one in options["examples"]:
+        response = client.get(f"/examples/{one['name']}")
+        assert Image.open(io.BytesIO(response.content)).size == (448, 448)
+        assert Path(one["path"]).read_bytes() == response.content
+        assert one["questions"]
+
+
+def test_other_models_begin_with_the_photographs_that_are_installed(studio: Studio) -> None:
+    found = examples.examples_for("photos-tiny")
+    assert list(found) == [one.name for one in examples.PHOTOGRAPHS if find_spec(one.package)]
+    for example, file in found.values():
+        with Image.open(file) as photograph:
+            assert min(photograph.size) > 200
+        assert example.questions
+    assert set(examples.questions_for("photos-tiny")) != set(examples.questions_for("scenes-tiny"))
+
+
+def test_without_photographs_there_are_questions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "find_spec", lambda name: None)
+    assert examples.examples_for("photos-tiny") == {}
+    assert examples.questions_for("photos-tiny")
+
+
+def test_files_beside_the_examples_are_not_given(client: TestClient) -> None:
+    for name in ("chelsea.png", "..%2Fapp.py", "%2Fetc%2Fpasswd"):
+        assert client.get(f"/examples/{name}").status_code == 404
+
+
+def test_where_files_lie_is_told_on_this_machine_alone(studio: Studio) -> None:
+    elsewhere = TestClient(create_app(studio, "0.0.0.0"), base_url="http://10.0.0.1")
+    assert all(one["path"] == one["name"] for one in elsewhere.get("/api/options").json()["examples"])
 
 
 def test_more_bytes_than_allowed_are_not_read(client: TestClient) -> None:
@@ -236,16 +334,17 @@ def test_the_command_serves_the_page() -> None:
             said = next(line for line in running.stderr if line.startswith("open "))
             address = said.split()[1]
             with urllib.request.urlopen(f"{address}api/options", timeout=SECONDS) as response:
-                assert json.load(response)["model"] == "scenes-tiny"
+                assert json.load(response)["model"] == DEFAULT_MODEL
         finally:
             running.terminate()
     assert "Traceback" not in said
 
 
-def test_a_port_that_is_taken_is_said_before_a_model_is_loaded() -> None:
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(monkeypatch) -> None:
+    monkeypatch.setattr(Studio, "load", lambda *_: pytest.fail("a model was loaded"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = CliRunner().invoke(app, ["demo-ui", "--port", port, "--model", "there-is-none"])
+        done = CliRunner().invoke(app, ["demo-ui", "--port", port])
     assert done.exit_code == 2
     assert f"cannot listen at 127.0.0.1:{port}" in done.stderr
 
@@ -311,6 +410,11 @@ class Page:
         return not busy and self.find("answered").is_displayed()
 
     @property
+    def compared(self) -> bool:
+        """Whether the smallest image files stand beside the packet."""
+        return self.answered and "…" not in self.find("equal-bars").text
+
+    @property
     def packet_bytes(self) -> str:
         return str(self.find("saving").text.split(" travelled")[0])
 
@@ -327,6 +431,11 @@ class Page:
             name, value,
         )  # fmt: skip
 
+    @property
+    def chips(self) -> list[str]:
+        """The questions that are proposed."""
+        return [one.text for one in self.browser.find_elements(By.CSS_SELECTOR, "#chips button")]
+
     def tokens(self) -> int:
         return len(self.browser.find_elements(By.CSS_SELECTOR, "#clusters .cell"))
 
@@ -341,11 +450,15 @@ def test_the_page_shows_an_answer_and_what_it_took(browser, address, studio) -> 
     page = Page(browser, address, 1280, 900)
     assert page.find("answer").text
     assert page.tokens() == studio.edge.config.merging.tokens
-    names = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "#bars .what")]
-    assert names[0] == "TOFC packet"
-    assert {name.split(",")[0] for name in names[1:]} == {"the file you gave", "JPEG", "WebP"}
-    widths = [e.size["width"] for e in browser.find_elements(By.CSS_SELECTOR, "#bars .fill")]
-    assert widths[0] < min(widths[1:])
+    page.wait(lambda: page.compared)
+    for bars, rivals in (("equal-bars", 2), ("bars", 4)):
+        names = [e.text for e in browser.find_elements(By.CSS_SELECTOR, f"#{bars} .what")]
+        assert "TOFC packet" in names[0]
+        assert len(names) == 1 + rivals
+        widths = [e.size["width"] for e in browser.find_elements(By.CSS_SELECTOR, f"#{bars} .fill")]
+        assert widths[0] < min(widths[1:])
+    assert page.find("equal-note").text
+    assert page.find("knows").text.endswith(studio.device.config.knows)
     assert {e.text for e in browser.find_elements(By.CSS_SELECTOR, "#stages .name")}
     shot = Image.open(page.shoot("demo-ui.png"))
     assert shot.width == 1280
@@ -421,17 +534,74 @@ def test_pointing_at_a_token_shows_what_it_stands_for(browser, address, studio) 
     assert "chosen" not in page.find("clusters").get_dom_attribute("class")
 
 
-def test_a_picture_of_ones_own_is_asked_about(browser, address, make_picture, tmp_path) -> None:
+def test_tokens_are_reached_by_the_keyboard(browser, address) -> None:
     page = Page(browser, address, 1280, 900)
+    page.find("show-picture").send_keys(Keys.SHIFT, Keys.TAB)  # tokens stand before the switch
+    seen = []
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_UP):
+        here = browser.switch_to.active_element
+        seen.append(here.get_dom_attribute("data-token"))
+        patches = here.get_dom_attribute("d").count("M")
+        assert page.find("hint").text == f"This one token stands for {patches} of 196 patches."
+        here.send_keys(key)
+    assert len(set(seen)) == 4
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert "became" in page.find("hint").text
+    page.find("show-picture").click()
+    assert not browser.find_element(By.CSS_SELECTOR, "#clusters .cell").is_displayed()
+
+
+def test_a_new_picture_clears_question_and_answer(browser, address, make_picture, tmp_path) -> None:
+    page = Page(browser, address, 1280, 900)
+    before = page.chips
     make_picture(300, 150).save(tmp_path / "mine.png")
-    page.after(lambda: page.find("file").send_keys(str(tmp_path / "mine.png")))
-    assert page.find("clusters").get_dom_attribute("viewBox") == "0 0 300 150"
+    page.find("file").send_keys(str(tmp_path / "mine.png"))
+    page.wait(lambda: not page.find("answered").is_displayed())
+    assert page.find("question").get_property("value") == ""
+    assert page.find("waiting").is_displayed()
+    assert page.tokens() == 0
+    assert page.chips != before
     box = page.find("picture").size
     assert box["width"] == pytest.approx(2 * box["height"], abs=2)
-    page.find("question").clear()
     page.find("question").send_keys("Is there a bus in the picture?")
     page.after(page.find("send").click)
+    assert page.find("clusters").get_dom_attribute("viewBox") == "0 0 300 150"
     assert page.find("answer").text
+    second = browser.find_elements(By.CSS_SELECTOR, "#examples button")[1]
+    page.after(second.click)
+    assert page.find("question").get_property("value") == page.chips[0]
+    assert second.get_dom_attribute("aria-pressed") == "true"
+
+
+def test_an_unsure_answer_is_marked(browser, address, studio, monkeypatch) -> None:
+    answer = studio.edge.answer
+    monkeypatch.setattr(studio.edge, "answer", lambda *a, **k: replace(answer(*a, **k), confidence=0.3))
+    page = Page(browser, address, 1280, 900)
+    assert page.find("unsure").text == "unsure"
+    assert page.find("unsure").location["y"] < page.find("saving").location["y"]
+    monkeypatch.setattr(studio.edge, "answer", lambda *a, **k: replace(answer(*a, **k), confidence=0.9))
+    page.after(page.find("send").click)
+    assert not page.find("unsure").is_displayed()
+
+
+def test_the_packet_and_the_command_can_be_taken_away(browser, address, studio, tmp_path) -> None:
+    browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
+    )
+    page = Page(browser, address, 1280, 900)
+    (name,) = [f"{Path(one).stem}.tofc" for one in list(studio.examples)[:1]]
+    browser.execute_script("arguments[0].click()", page.find("download"))
+    page.wait(lambda: (tmp_path / name).exists())
+    packet = Packet.from_bytes((tmp_path / name).read_bytes())
+    asked = page.find("question").get_property("value")
+    assert studio.edge.answer(packet, asked).text == page.find("answer").text
+    words = shlex.split(page.find("command").text)
+    assert words[:2] == ["tofc", "ask"]
+    done = CliRunner().invoke(app, [*words[1:], "--json"])
+    assert json.loads(done.stdout)["answer"] == page.find("answer").text
+    browser.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+    browser.execute_script("arguments[0].click()", page.find("copy"))
+    page.wait(lambda: page.find("copy").text != "Copy as command")
 
 
 def test_the_camera_takes_a_picture(browser, address) -> None:
@@ -439,28 +609,79 @@ def test_the_camera_takes_a_picture(browser, address) -> None:
     page = Page(browser, address, 1280, 900)
     page.find("camera").click()
     page.wait(lambda: page.find("shoot").get_attribute("open") is not None)
-    page.after(page.find("camera-take").click)
+    page.find("camera-take").click()
+    page.wait(lambda: not page.find("answered").is_displayed())
+    page.after(browser.find_element(By.CSS_SELECTOR, "#chips button").click)
     width, height = map(int, page.find("clusters").get_dom_attribute("viewBox").split()[2:])
     assert (width, height) != (448, 448)
     assert page.find("shoot").get_attribute("open") is None
 
 
-def test_what_is_no_picture_is_said(browser, address, tmp_path) -> None:
+def test_what_is_no_picture_is_said_and_changes_nothing(browser, address, tmp_path) -> None:
     page = Page(browser, address, 1280, 900)
+    answer, asked = page.find("answer").text, page.find("question").get_property("value")
     (tmp_path / "letter.png").write_text("Dear all")
     page.find("file").send_keys(str(tmp_path / "letter.png"))
-    page.wait(lambda: page.find("trouble").is_displayed())
-    assert "cannot show that file" in page.find("trouble").text
+    page.wait(lambda: page.find("picture-trouble").is_displayed())
+    assert "cannot show that file" in page.find("picture-trouble").text
+    assert page.find("picture").get_property("naturalWidth") == 448
+    assert (page.find("answer").text, page.find("question").get_property("value")) == (answer, asked)
 
 
-def test_the_page_fits_a_phone(browser, address) -> None:
-    page = Page(browser, address, 390, 844)
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-    for name in ("question", "send", "quality", "tokens", "exit", "draft", "answer", "camera"):
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_can_be_read_in_light_and_dark(browser, address, width, scheme) -> None:
+    """Nothing is wider than the screen, and text stands out from what is behind it."""
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    page = Page(browser, address, width, 844)
+    page.wait(lambda: page.compared)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    for name in (
+        "question",
+        "send",
+        "quality",
+        "tokens",
+        "exit",
+        "draft",
+        "answer",
+        "camera",
+        "command",
+        "copy",
+    ):
         element = page.find(name)
         assert element.is_displayed()
-        assert element.location["x"] + element.size["width"] <= 390, name
-    page.shoot("demo-ui-phone.png")
+        assert element.location["x"] + element.size["width"] <= width, name
+    for name in ("question", "send", "answer", "saving", "knows", "camera", "command", "hint", "exit"):
+        assert browser.execute_script(CONTRAST, page.find(name)) >= 4.5, name
+    dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", dark)[:3])) < 200) == (scheme == "dark")
+    page.shoot(f"demo-ui-{width}-{scheme}.png")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+# The contrast of an element's text as WCAG defines it, against the first background behind it.
+CONTRAST = """
+const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const luminance = (colour) => numbers(colour).slice(0, 3).map((value) => value / 255)
+  .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+let behind = arguments[0];
+while ((numbers(getComputedStyle(behind).backgroundColor)[3] ?? 1) < 1) behind = behind.parentElement;
+const both = [getComputedStyle(arguments[0]).color, getComputedStyle(behind).backgroundColor].map(luminance);
+return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+"""
+
+
+def test_asking_goes_to_the_answer_on_a_small_screen(browser, address) -> None:
+    page = Page(browser, address, 360, 700)
+    assert page.find("answer").rect["y"] > 700
+    page.after(page.find("send").click)
+    page.wait(
+        lambda: 0 <= browser.execute_script(
+            "return document.getElementById('answer').getBoundingClientRect().top") < 350
+    )  # fmt: skip
 
 
 def test_the_browser_has_nothing_to_complain_about(browser, address) -> None:

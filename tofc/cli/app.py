@@ -10,7 +10,7 @@ import typer
 from tofc import __version__
 from tofc.cli import agents, ask, evaluations, example, export, familial, packets, serve, training, ui
 from tofc.cli.options import HELP_OPTIONS, HELP_STYLE, command_of
-from tofc.cli.report import report_fault, reports_user_errors, show_notes
+from tofc.cli.report import USER_ERROR, note, report_fault, reports_user_errors, show_notes
 
 app = typer.Typer(
     name="tofc",
@@ -57,6 +57,8 @@ app.command(epilog=export.BENCH_EXAMPLES)(export.bench_device)
 app.command(epilog=training.PRETRAIN_EXAMPLES)(training.pretrain)
 app.command(epilog=training.TRAIN_EXAMPLES)(training.train)
 app.command(epilog=training.FAMILIAL_EXAMPLES)(training.train_familial)
+app.command(epilog=training.MERGE_EXAMPLES)(training.merge)
+app.command(epilog=training.IMPORT_EXAMPLES)(training.import_tower)
 app.add_typer(familial.app)
 app.add_typer(agents.app)
 app.add_typer(evaluations.app)
@@ -72,5 +74,8 @@ def help_(words: Annotated[list[str] | None, typer.Argument(metavar="COMMAND")] 
 def run() -> None:
     """Runs the command that the process was started with."""
     sys.excepthook = report_fault
+    if sys.stdout is None:
+        note("tofc: standard output is closed; send it somewhere, such as > /dev/null")
+        raise SystemExit(USER_ERROR)
     # The command itself, not the Typer around it: that would put its own exception hook in place of ours.
     command_of(app)(prog_name="tofc")

@@ -38,12 +38,18 @@ class DraftedAnswers:
         self._pool = ThreadPoolExecutor(limits.drafted, thread_name_prefix="tofc-drafted")
         self._opening = asyncio.Semaphore(_OPENING)
         self._growing = 0
-        self._giving: asyncio.Future[None] | None = None
+        self._giving: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Drops what has not begun."""
+        if self._giving is not None:
+            self._giving.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._verifiers.close()
+
+    def _give_back(self) -> None:
+        self._giving = None
+        self._pool.submit(give_back)
 
     async def grow(self, socket: WebSocket) -> None:
         """One answer, from its question to its end; raises ApiError for what is wrong."""
@@ -62,8 +68,8 @@ class DraftedAnswers:
             peer.forget()
             self._growing -= 1
             self._metrics.drafted.set(self._growing)
-            if self._giving is None or self._giving.done():
-                self._giving = asyncio.ensure_future(_give_back_soon())
+            if self._giving is None:  # a second later what has ended is forgotten
+                self._giving = asyncio.get_running_loop().call_later(1, self._give_back)
 
     async def _answer(self, peer: _Peer) -> None:
         asked = await self._heard(peer, "text", self._limits.body_seconds)
@@ -171,11 +177,6 @@ class _Peer:
         if self._coming is None:
             self._coming = asyncio.ensure_future(self.socket.receive())
         return self._coming
-
-
-async def _give_back_soon() -> None:
-    await asyncio.sleep(1)  # what has ended is forgotten by then
-    await asyncio.to_thread(give_back)
 
 
 def _close_unwanted(opening: asyncio.Future[Verification]) -> None:

@@ -68,7 +68,7 @@ def device_edge(family_folder: Path) -> tofc.Edge:
 
 @pytest.fixture
 def remote(server: Running) -> Iterator[RemoteEdge]:
-    with RemoteEdge(server.url, "tiny", timeout=5, retries=0) as found:
+    with RemoteEdge(server.url, "tiny", timeout=60, retries=0) as found:
         yield found
 
 

@@ -88,6 +88,19 @@ def test_calibrated_exits_are_written_and_used(made: Made, picture_file: Path, t
     assert tofc_command("familial", "calibrate", folder, "--member", "e1", "--keep", "2").exit_code == 2
 
 
+def test_any_data_calibrates_with_its_options(made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(made.folder, folder)
+    words = ("familial", "calibrate", folder, "--member", "e1", "--pictures", 1)
+    words = (*words, "--data", "eval.rate.scenes:ScenesData")
+    done = tofc_command(*words, "--option", "split=validation", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["policy"]["stages"][0]["member"] == "e1"
+    for wrong in ("path=there", "split", "split=[", "split=nowhere"):
+        assert tofc_command(*words, "--option", wrong).exit_code == 2
+    assert tofc_command(*words[:-1], "nothing.at.all:Data").exit_code == 2
+
+
 def test_only_ruyi_checkpoints_are_imported(deep_base: Path, tmp_path: Path) -> None:
     done = tofc_command("familial", "import", deep_base, tmp_path / "out")
     assert done.exit_code == 2

@@ -6,21 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
 import tofc
 import tofc.config
 from eval.scenes.corpus import SceneCorpus
 from eval.scenes.world import make_scene
 from tofc import familial
+from tofc.cli.app import app
 from tofc.config import from_mapping
 from tofc.errors import ConfigError, UserError
+from tofc.familial.branches import count_parameters
 from tofc.model import save_checkpoint
 from tofc.training.base_model import BaseModelConfig, build_model, build_processor, build_tokenizer
+from tofc.training.codec import run as train_codec
 from tofc.training.family import FamilyRun, run
 from tofc.training.family_settings import FamilyConfig
+from tofc.training.hpcd import HpcdRun
+from tofc.training.settings import TrainConfig
 
 SETTINGS: dict[str, Any] = {
     "seed": 3,
@@ -114,7 +121,7 @@ def test_branches_start_as_the_next_block_and_the_full_model_as_its_teacher(
     made = make_run(base, tmp_path / "run")
     examples = [made.corpus.picture("train", index, 3) for index in range(4)]
     task = made.task.eval()
-    visual, packed = made.see(examples, 0)
+    visual, packed = made.see(examples, 0, 0)
     found = task(visual, packed, list(made.roster), task.teach(visual, packed))
     assert float(found["full"].divergence.detach()) == pytest.approx(0.0, abs=1e-5)
     assert float(found["e1"].divergence.detach()) > 1e-4
@@ -173,3 +180,105 @@ def test_the_bundled_recipe_makes_the_bundled_branches() -> None:
     bundled = {spec.name: (spec.exit_layer, spec.ratios) for spec in index.branches}
     made = {branch.called: (branch.exit, tuple(sorted(branch.ratios))) for branch in config.branches}
     assert made == bundled
+
+
+HPCD = {"components": 3, "ratio": 1.2, "steps": 12, "tuning_steps": 2, "tuning_lr": 1e-4}
+
+
+def test_components_are_trained_one_after_another(base: Path, tmp_path: Path) -> None:
+    """Earlier components stand still, later ones are nothing yet, and members get better with each."""
+    changes = {
+        "hpcd": HPCD,
+        "branches": [],
+        "main": "frozen",
+        "kl": 0.4,
+        "adamw_lr": 3e-4,
+        "total_steps": None,
+    }
+    config = from_mapping(FamilyConfig, {**SETTINGS, **changes, "base": str(base)}, "test")
+    made = HpcdRun(config, tmp_path / "run", Console(quiet=True))
+    assert made.total_steps == 3 * 14
+    members = [name for name in made.roster.names if name != "full"]
+    assert members == ["h-33", "h-67", "h"]
+    examples = [made.corpus.picture("train", index, 3) for index in range(4)]
+    layers = [layer for _, _, layer in made.components._layers]
+    size = [layer.rank // 3 for layer in layers]
+    stages = []
+    for _ in range(made.total_steps):
+        number, at, _, tuned = made.stage()
+        if at == 0:
+            before = [layer.down.clone() for layer in layers]
+        made.train_step(examples)
+        made.step += 1
+        stages.append((number, tuned))
+        moved = [(layer.down != old).any(1) for layer, old in zip(layers, before, strict=True)]
+        for layer, s, changed in zip(layers, size, moved, strict=True):
+            others = torch.ones(layer.rank, dtype=torch.bool)
+            others[(number - 1) * s : number * s] = False
+            assert not changed[others].any()
+            assert tuned or not layer.down[number * s :].any()
+    assert stages[::12][:3] == [(1, False), (2, False), (3, False)]
+    assert stages[-6::2] == [(1, True), (2, True), (3, True)]
+    folder = tmp_path / "out"
+    made.write(folder)
+    assert [m.name for m in familial.family(folder)] == ["h-33", "h-67", "full", "h"]
+    edge = tofc.Edge.from_pretrained(folder, "h-67")
+    assert edge.answer(tofc.Device.from_pretrained(folder).encode(picture()), "How many?").exit == "h-67"
+
+
+def picture() -> Any:
+    return PIL.Image.fromarray(make_scene("test", 0)[1])
+
+
+def test_a_resumed_run_of_components_ends_as_the_whole_one(base: Path, tmp_path: Path) -> None:
+    changes = {"hpcd": {**HPCD, "steps": 2, "tuning_steps": 1}, "branches": [], "main": "frozen", "kl": 0.4}
+    changes |= {"total_steps": None, "save_every": 4, "log_every": 2, "base": str(base)}
+    config = from_mapping(FamilyConfig, {**SETTINGS, **changes}, "test")
+    whole = HpcdRun(config, tmp_path / "a", Console(quiet=True))
+    whole.run()
+    first = HpcdRun(config, tmp_path / "b", Console(quiet=True))
+    first.total_steps = 4
+    first.run()
+    again = HpcdRun(config, tmp_path / "b", Console(quiet=True))
+    assert again.step == 4
+    again.run()
+    for one, other in zip(whole.components.parameters(), again.components.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_adaptive_ranks_keep_the_budget_and_lose_less(base: Path, tmp_path: Path) -> None:
+    equal, adaptive = (
+        make_run(base, tmp_path / kind, ranks=kind).branches[0] for kind in ("equal", "adaptive")
+    )
+    sizes = [count_parameters(branch) for branch in (equal, adaptive)]
+    assert 0.95 * sizes[0] < sizes[1] <= sizes[0]
+    ranks = [{n: m.rank for n, m in b.named_modules() if hasattr(m, "rank")} for b in (equal, adaptive)]
+    assert ranks[0] != ranks[1]
+
+
+def test_adapters_are_merged_into_the_base(base: Path, tmp_path: Path) -> None:
+    """A checkpoint with adapters answers alike when they are merged, and then families can start from it."""
+    config = from_mapping(TrainConfig, {**ADAPTED, "base": str(base / "base")}, "test")
+    with_adapters = train_codec(config, tmp_path / "adapted", Console(quiet=True))
+    with pytest.raises(UserError, match="tofc merge"):
+        make_run(with_adapters, tmp_path / "run")
+    done = CliRunner().invoke(app, ["merge", str(with_adapters), str(tmp_path / "merged")])
+    assert done.exit_code == 0, done.output
+    merged = tmp_path / "merged"
+    device, other = tofc.Device.from_pretrained(with_adapters), tofc.Device.from_pretrained(merged)
+    packet = device.encode(picture())
+    assert bytes(other.encode(picture())) == bytes(packet)
+    said = [tofc.Edge.from_pretrained(f).answer(packet, "How many?").text for f in (with_adapters, merged)]
+    assert said[0] == said[1]
+    assert make_run(merged, tmp_path / "run").total_steps == SETTINGS["total_steps"]
+    assert CliRunner().invoke(app, ["merge", str(merged), str(tmp_path / "again")]).exit_code == 2
+
+
+ADAPTED = {
+    **{key: SETTINGS[key] for key in ("seed", "data", "precision", "validation_pictures")},
+    "merge_adapters": False, "tokens": {"12": 1.0}, "init_pictures": 4, "feature_steps": 1, "total_steps": 2,
+    "codec": {"width": 32, "experts": 2, "hyper": 4, "analysis_hidden": 16, "synthesis_hidden": 16,
+              "router_hidden": 8},
+    "adapters": {"rank": 4, "alpha": 8, "learning_rate": 5e-2}, "batch_size": 2,
+    "checkpoint": {"merging": {"tokens": 12}, "default_quality": 3}, "log_every": 2, "save_every": 2,
+}  # fmt: skip
