@@ -9,6 +9,7 @@ has imported everything, so that kills strike work and not imports.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -178,10 +179,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _prepare(folder: Path) -> None:
-    """Writes configurations and a picture, and imports what the commands do."""
-    from tofc.training import codec, family, pretrain  # noqa: F401  for the processes that are forked
-    from tofc.training.forward import read_base  # noqa: F401  likewise
-
+    """Writes configurations and a picture, and imports what the commands do, for the forked processes."""
+    for module in ("cli.app", "training.codec", "training.family", "training.pretrain", "edge"):
+        importlib.import_module(f"tofc.{module}")
     for name, values in CONFIGS.items():
         paths = {key: str(folder / value) for key, value in values.items() if str(value).startswith("whole/")}
         write_whole(folder / f"{name}.yaml", yaml.safe_dump(values | paths))
@@ -219,8 +219,6 @@ def _run(command: str, folder: Path, after: float | None) -> float:
 
 def _become(command: str, folder: Path, log: Path) -> None:
     """Turns a forked process into a command; does not return."""
-    from tofc.cli.app import run
-
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -228,7 +226,7 @@ def _become(command: str, folder: Path, log: Path) -> None:
     sys.argv, sys.stdout, sys.stderr = ["tofc", *command.split()], os.fdopen(1, "w"), os.fdopen(2, "w")
     code: Any = 1
     try:
-        run()
+        importlib.import_module("tofc.cli.app").run()
     except SystemExit as end:
         code = end.code or 0
     except BaseException:  # what would end a process of its own
