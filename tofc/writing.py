@@ -51,6 +51,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     It ends as `path` does: libraries tell formats by that. Missing folders are made. Raises UserError where
     the system refuses (no space, no permission).
     """
+    path = path.resolve() if path.is_symlink() else path
     with _faults_named(path):
         draft = _begin(path)
         try:
@@ -69,6 +70,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     Where the block fails, what was there stays. Missing folders above it are made. Errors of `whole_file`.
     """
+    folder = folder.resolve() if folder.is_symlink() else folder
     with _faults_named(folder):
         draft, aside = _begin(folder), _beside(folder, "old", os.getpid())
         try:
@@ -93,20 +95,21 @@ def _faults_named(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = disk_fault(error, path.parent)
+        reason = disk_fault(error, path)
         if reason is None:
             raise
         raise UserError(f"cannot write {path}: {reason}; make room there, or choose another place") from error
 
 
-def disk_fault(error: BaseException, folder: Path | None = None) -> str | None:
+def disk_fault(error: BaseException, path: Path | None = None) -> str | None:
     """What the system says of a disk that is full, read-only or damaged; None where that is not the error.
 
-    With `folder`, all that it refuses below that counts. Libraries in Rust tell the number in their text.
+    With `path`, all counts that it refuses to that, its draft and the folders above it. Libraries in Rust
+    tell the number in their text.
     """
     if isinstance(error, OSError):
-        below = folder is not None and isinstance(error.filename, (str, os.PathLike))
-        if error.errno in _DISK_FAULTS or (below and Path(error.filename).is_relative_to(str(folder))):
+        refused = Path(error.filename) if path and isinstance(error.filename, (str, os.PathLike)) else None
+        if error.errno in _DISK_FAULTS or (path and refused and _belongs(refused, path)):
             return error.strerror
         return None
     told = re.search(r"\(os error (\d+)\)", str(error))
@@ -135,6 +138,10 @@ def _begin(path: Path) -> Path:
 
 def _beside(path: Path, kind: str, process: int | str) -> Path:
     return path.with_name(f".{kind}-{process}-{path.name[-_NAME_LENGTH:]}")
+
+
+def _belongs(file: Path, path: Path) -> bool:
+    return path.is_relative_to(file) or file.is_relative_to(_beside(path, "new", os.getpid()))
 
 
 def _runs(process: int) -> bool:

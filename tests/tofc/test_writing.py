@@ -113,8 +113,20 @@ def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
 
 def test_other_faults_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / "file"):
-        (tmp_path.parent / "nowhere" / "x").read_bytes()
+        (tmp_path / "nowhere").read_bytes()
     assert names(tmp_path) == []
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "file").symlink_to(tmp_path / "real" / "file")
+    with whole_folder(tmp_path / "link") as draft:
+        (draft / "new.txt").write_text("new")
+    write_whole(tmp_path / "file", "text")
+    assert names(tmp_path) == ["file", "link", "real"]
+    assert names(tmp_path / "real") == ["file", "new.txt"]
+    assert (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize("target", ["folder", "folder/state.safetensors"])

@@ -89,7 +89,7 @@ def write_output(target: str, data: bytes) -> None:
             with path.open("wb") as stream:
                 stream.write(data)
             return
-        write_whole(path.resolve(), data)
+        write_whole(path, data)
     except BrokenPipeError:
         raise
     except OSError as error:
