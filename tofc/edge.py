@@ -5,16 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    LlavaOnevisionForConditionalGeneration,
-    PreTrainedTokenizerBase,
-)
 
 from entropy import FeatureCodec
 from tofc.answer import Answer
@@ -27,12 +22,11 @@ from tofc.familial.policy import Policy
 from tofc.familial.store import index_of, loader
 from tofc.familial.views import Family
 from tofc.features import Features
-from tofc.hub import small_files
 from tofc.images import MAX_PIXELS
 from tofc.language.batch import Batch, Generation
 from tofc.language.generate import Generated, generate, generate_by_choice, generate_with_settings
-from tofc.language.load import load_edge_model
 from tofc.language.model import FULL, LanguageModel
+from tofc.language.plain import read_plain
 from tofc.language.prompt import Prompt, chat_template, end_ids
 from tofc.language.text import TextStream, answer_text
 from tofc.model import choose_device, choose_dtype, load_base_config, load_codec, visual_embeddings
@@ -40,6 +34,12 @@ from tofc.packet import Packet
 from tofc.unpack import codec_of, unpack
 
 if TYPE_CHECKING:
+    from transformers import (
+        GenerationConfig,
+        LlavaOnevisionForConditionalGeneration,
+        PreTrainedTokenizerBase,
+    )
+
     from tofc.device import Device
 
 MAX_NEW_TOKENS = 80
@@ -56,7 +56,7 @@ class Edge:
 
     `codec` is None for a plain LLaVA-OneVision model, which answers about features and images only. `family`
     are the exits that can answer, `exit` the one that does unless a request says otherwise, `model` that one
-    as a stock model.
+    as a model of transformers where the edge `is_stock`.
     """
 
     def __init__(
@@ -85,15 +85,8 @@ class Edge:
         self.exit = self.family.default
         self.ends = end_ids(tokenizer, model)
         self._device_side = device_side
-        self.model: LlavaOnevisionForConditionalGeneration = self.family.model()
-        # Published generation settings sample; answers here are greedy unless the caller says otherwise.
-        padding = tokenizer.pad_token_id
-        self._defaults = GenerationConfig(
-            max_new_tokens=MAX_NEW_TOKENS,
-            do_sample=False,
-            eos_token_id=sorted(self.ends),
-            pad_token_id=min(self.ends) if padding is None else padding,
-        )
+        self.is_stock = hasattr(model, "generate")
+        self.model: LlavaOnevisionForConditionalGeneration = self.family.model() if self.is_stock else model
 
     @classmethod
     def from_pretrained(
@@ -104,6 +97,7 @@ class Edge:
         images: bool = False,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str | None = None,
+        stock: bool = True,
     ) -> Edge:
         """Loads the edge side of a bundled name, a folder or a hub id.
 
@@ -111,8 +105,10 @@ class Edge:
         the member of the family that answers (`tofc.familial.family(src)` lists them): only the blocks of
         the language model that it needs are read. Requests may name any other member that these blocks
         reach; its branch is read when it is first named. `dtype`: float32 on a CPU and the checkpoint's own
-        elsewhere, unless given. Raises UserError for an unknown exit, CheckpointError where the checkpoint
-        is not whole.
+        elsewhere, unless given. With `stock` false a language model of a known kind is made of plain torch
+        modules, which load in a third of the time: answers are the same, but `model` is no model of
+        transformers, and `generate` has no settings. Raises UserError for an unknown exit, CheckpointError
+        where the checkpoint is not whole.
         """
         checkpoint = resolve(src)
         check_exit(checkpoint, exit)
@@ -122,22 +118,27 @@ class Edge:
         # One block at least: it shows of what kind those of branches are.
         num_layers = None if member is None else max(1, member.exit_layer)
         codec = load_codec(checkpoint) if checkpoint.has_codec else None
-        chosen = choose_dtype(dtype, where, load_base_config(base))
-        model = load_edge_model(checkpoint, where, chosen, num_layers)
+        plain = None
+        if not (stock or images or where.type != "cpu" or dtype is not None):
+            plain = read_plain(checkpoint, num_layers)
+        seeing = None
+        if plain is not None:
+            model, tokenizer, template = plain
+        else:
+            from tofc.language.load import load_edge_model, load_tokenizer
+
+            chosen = choose_dtype(dtype, where, load_base_config(base))
+            model = load_edge_model(checkpoint, where, chosen, num_layers)
+            tokenizer = load_tokenizer(base)
+            template = chat_template(base, tokenizer)
+            if images:
+                from tofc.device import Device
+
+                seeing = Device.from_checkpoint(checkpoint, codec, where, chosen)
         family = None
         if index is not None and checkpoint.family is not None:
             load = loader(checkpoint.family, model)
             family = Family(model, roster=index.roster, load=load, default=FULL if exit == AUTO else exit)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(small_files(base), trust_remote_code=False)
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{base}: no tokenizer: {' '.join(str(error).split())}") from error
-        seeing = None
-        if images:
-            from tofc.device import Device
-
-            seeing = Device.from_checkpoint(checkpoint, codec, where, chosen)
-        template = chat_template(base, tokenizer)
         policy = None if index is None else index.policy
         edge = cls(model, tokenizer, template, checkpoint.config, codec, seeing, family, policy)
         edge.exit = edge.check_exit(exit)
@@ -275,6 +276,19 @@ class Edge:
         answer = self.answer_features(features, question, exit=exit, **generation)[0]
         return replace(answer, timing={**features.timing, **answer.timing})
 
+    @cached_property
+    def _defaults(self) -> GenerationConfig:
+        """Published settings sample; answers here are greedy unless the caller says otherwise."""
+        from transformers import GenerationConfig
+
+        padding = self.tokenizer.pad_token_id
+        return GenerationConfig(
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            eos_token_id=sorted(self.ends),
+            pad_token_id=min(self.ends) if padding is None else padding,
+        )
+
     def _check_generation(self, generation: Mapping[str, Any]) -> None:
         for key in generation:
             if not hasattr(self._defaults, key):
@@ -332,6 +346,8 @@ class Edge:
             assert self.policy is not None
             stages = self.policy.exits(self.family)
             found = generate_by_choice(language, stages, prompts, self.ends, most, batch_size)
+        elif unusual and not self.is_stock:
+            raise UserError(f"{unusual[0]} takes a model of transformers: load the edge with stock=True")
         elif unusual:
             stock = copy.copy(self.family.model(exit))  # what was given keeps settings of its own
             stock.generation_config = self._defaults

@@ -6,16 +6,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    LlavaOnevisionProcessor,
-    ProcessorMixin,
-)
 
 from entropy import FeatureCodec
 from entropy.storage import FILE_NAME
@@ -26,6 +20,9 @@ from tofc.features import Features
 from tofc.hub import fetch, read_json
 from tofc.writing import whole_folder
 
+if TYPE_CHECKING:
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, ProcessorMixin
+
 LARGE_TOWER = 100_000_000  # weights of a vision tower from which on its products are all of its time
 
 
@@ -34,6 +31,8 @@ def load_base_config(base: str | Path) -> LlavaOnevisionConfig:
 
     The published 0.5B is tied by its text_config alone and brings no lm_head; as a whole it says it is not.
     """
+    from transformers import LlavaOnevisionConfig
+
     values = read_json(fetch(base, CONFIG_NAME))
     if values.get("model_type") != "llava_onevision":
         raise CheckpointError(
@@ -48,6 +47,8 @@ def load_base_config(base: str | Path) -> LlavaOnevisionConfig:
 
 def load_base_model(base: str | Path, dtype: torch.dtype | str) -> LlavaOnevisionForConditionalGeneration:
     """The whole base model (folder or hub id) in this type, "auto" for its own."""
+    from transformers import LlavaOnevisionForConditionalGeneration
+
     return LlavaOnevisionForConditionalGeneration.from_pretrained(
         base, dtype=dtype, config=load_base_config(base)
     )
@@ -205,6 +206,8 @@ def merge_checkpoint(source: str | Path, folder: Path) -> Path:
     The whole base is loaded, in its own precision. UserError where `source` has no adapters, CheckpointError
     where its parts do not fit.
     """
+    from transformers import LlavaOnevisionProcessor
+
     checkpoint = resolve(source)
     if checkpoint.adapters is None:
         raise UserError(f"{source} has no adapters: its base is whole as it is")

@@ -74,3 +74,11 @@ def test_nothing_slow_is_imported(words: str, code: int, folder: Path) -> None:
     assert not imported & SLOW
     if code:
         assert len(said.splitlines()) == 1
+
+
+def test_an_answer_imports_torch_and_little_more(folder: Path) -> None:
+    """Of transformers nothing, nor what it brings; coding takes numba, reading a packet does not."""
+    found, imported, said = start(folder, "answer", "street.tofc", "What?", "--model", "scenes-tiny")
+    assert found == 0, said
+    assert "torch" in imported
+    assert not imported & (SLOW - {"torch"})

@@ -74,8 +74,9 @@ def load_edge(model: str, exit_: str) -> Edge:
     from tofc.edge import Edge
 
     with working(f"loading the edge side of {model}"):
-        quieten_libraries()
-        edge = Edge.from_pretrained(model, exit_)
+        edge = Edge.from_pretrained(model, exit_, stock=False)
+        if edge.is_stock:
+            quieten_libraries()
         _suit_threads(edge.model)
         return edge
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionProcessor,
-    PreTrainedTokenizerBase,
-)
 
 from tofc.errors import CheckpointError, UserError
 from tofc.hub import checkpoint_faults, small_files
+
+if TYPE_CHECKING:
+    from transformers import LlavaOnevisionConfig, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -120,6 +118,8 @@ class Prompt:
 
 def chat_template(base: str | Path, tokenizer: PreTrainedTokenizerBase) -> str:
     """The chat template of a checkpoint: its processor's, where it has one, else its tokenizer's."""
+    from transformers import LlavaOnevisionProcessor
+
     with checkpoint_faults():
         values, _ = LlavaOnevisionProcessor.get_processor_dict(str(small_files(base)))
     template = values.get("chat_template") or tokenizer.chat_template
