@@ -43,7 +43,7 @@ def find_codec(packet: Packet, model: str | None) -> FeatureCodec | None:
         codecs = (FeatureCodec.load(ASSETS / name) for name in bundled_names())
         return next((codec for codec in codecs if codec.fingerprint.startswith(packet.model_tag)), None)
     from tofc.config import resolve
-    from tofc.model import load_codec
+    from tofc.hub import load_codec
 
     codec = load_codec(resolve(model))
     if codec.fingerprint.startswith(packet.model_tag):

@@ -111,7 +111,8 @@ class Device:
         if choose_runtime(runtime, asked) == "onnxruntime":
             return cls(*load_checkpoint(src))
         with needs_edge(f"a checkpoint such as {src}, run by torch,"):
-            from tofc.model import choose_device, load_codec
+            from tofc.hub import load_codec
+            from tofc.model import choose_device
 
             checkpoint = resolve(src)
             codec = load_codec(checkpoint) if checkpoint.has_codec else None

@@ -22,6 +22,7 @@ from tofc.familial.policy import Policy
 from tofc.familial.store import index_of, loader
 from tofc.familial.views import Family
 from tofc.features import Features
+from tofc.hub import load_codec
 from tofc.images import MAX_PIXELS
 from tofc.language.batch import Batch, Generation
 from tofc.language.generate import Generated, generate, generate_by_choice, generate_with_settings
@@ -29,7 +30,7 @@ from tofc.language.model import FULL, LanguageModel
 from tofc.language.plain import read_plain
 from tofc.language.prompt import Prompt, chat_template, end_ids
 from tofc.language.text import TextStream, answer_text
-from tofc.model import choose_device, choose_dtype, load_base_config, load_codec, visual_embeddings
+from tofc.model import choose_device, choose_dtype, load_base_config, visual_embeddings
 from tofc.packet import Packet
 from tofc.unpack import codec_of, unpack
 

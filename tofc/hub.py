@@ -13,6 +13,9 @@ from tofc.errors import CheckpointError, UserError
 if TYPE_CHECKING:
     import torch
 
+    from entropy import FeatureCodec
+    from tofc.config import Checkpoint
+
 
 def fetch(source: str | Path, name: str) -> Path:
     """Path of the file `name` of a folder or hub repository; CheckpointError where it cannot be had."""
@@ -44,6 +47,20 @@ def read_tensors(
     """Yields (name, tensor) of a safetensors checkpoint, reading no byte of what is not `wanted`."""
     with checkpoint_faults():
         yield from files.read_tensors(source, wanted, device)
+
+
+def load_codec(checkpoint: Checkpoint) -> FeatureCodec:
+    """The codec of a checkpoint; CheckpointError where it has none."""
+    from entropy import FeatureCodec  # which takes longer to import than all else here
+    from entropy.storage import FILE_NAME
+
+    if not checkpoint.has_codec:
+        raise CheckpointError(
+            f"{checkpoint.name} is a plain LLaVA-OneVision model without codec: it gives features and "
+            "answers, but no packets. Give a checkpoint of tofc that has it as its base"
+        )
+    with checkpoint_faults():
+        return FeatureCodec.load(fetch(checkpoint.folder, FILE_NAME))
 
 
 @contextmanager

@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from entropy import FeatureCodec
-from entropy.storage import FILE_NAME
 from tofc.adapters import CONFIG_FILE, LANGUAGE_SIDE, TOWER, WEIGHTS_FILE, add_adapters
-from tofc.config import CODEC_WEIGHTS, CONFIG_NAME, Checkpoint, CheckpointConfig, resolve, write_config
+from tofc.config import CODEC_WEIGHTS, CONFIG_NAME, CheckpointConfig, resolve, write_config
 from tofc.errors import CheckpointError, UserError
 from tofc.features import Features
-from tofc.hub import fetch, read_json
+from tofc.hub import fetch, load_codec, read_json
 from tofc.writing import whole_folder
 
 if TYPE_CHECKING:
@@ -136,19 +135,6 @@ def visual_embeddings(
         parts = projected.split([tokens[i].shape[0] for i in merged])
         out |= {i: torch.cat([part, newline[None].to(part)]) for i, part in zip(merged, parts, strict=True)}
     return [out[i] for i in range(len(pictures))]
-
-
-def load_codec(checkpoint: Checkpoint) -> FeatureCodec:
-    """The codec of a checkpoint; CheckpointError where it has none."""
-    if not checkpoint.has_codec:
-        raise CheckpointError(
-            f"{checkpoint.name} is a plain LLaVA-OneVision model without codec: it gives features and "
-            "answers, but no packets. Give a checkpoint of tofc that has it as its base"
-        )
-    try:
-        return FeatureCodec.load(fetch(checkpoint.folder, FILE_NAME))
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint.name}: {error}") from error
 
 
 def save_checkpoint(

@@ -27,7 +27,7 @@ from eval.lab.curves import Curve, accuracy_at, front
 from eval.lab.intervals import Estimate, NotComputable, resamples
 from eval.lab.tables import table
 from tofc.config import MergingConfig, resolve
-from tofc.model import load_codec
+from tofc.hub import load_codec
 from tofc.training.data import Corpus, load_corpus
 from tofc.training.forward import Merge, VisionLanguageModel, merge_as, pixels_of, read_base
 from tofc.training.packing import Packer

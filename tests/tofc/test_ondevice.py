@@ -525,7 +525,7 @@ def test_nothing_else_is_overwritten(anyres_folder: Path, exported_folder: Path,
 
 
 def test_plain_models_have_nothing_to_export(base_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(tofc.CheckpointError, match="no codec"):
+    with pytest.raises(tofc.CheckpointError, match="without codec"):
         export_device(base_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

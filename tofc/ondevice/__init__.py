@@ -12,7 +12,8 @@ from entropy import FeatureCodec
 from entropy.storage import FILE_NAME
 from tofc.config import DEVICE_CONFIG, CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError, is_installed
-from tofc.ondevice.checkpoint import describe, read_codec, read_weights
+from tofc.hub import load_codec
+from tofc.ondevice.checkpoint import describe, read_weights
 from tofc.ondevice.config import read_device_config
 from tofc.ondevice.vision import OnnxVision
 
@@ -64,7 +65,7 @@ def load_checkpoint(src: str | Path) -> tuple[OnnxVision, CheckpointConfig, Feat
     MissingLibraryError without ONNX Runtime and onnx.
     """
     checkpoint = resolve(src)
-    codec = read_codec(checkpoint)
+    codec = load_codec(checkpoint) if checkpoint.has_codec else None
     weights = read_weights(checkpoint)
     if weights.shape.block_parameters > _LARGEST:
         millions = weights.shape.block_parameters / 1e6

@@ -8,7 +8,6 @@ from typing import Any
 
 from encoders import files
 from entropy import FeatureCodec
-from entropy.storage import FILE_NAME
 from tofc.config import CONFIG_NAME, Checkpoint
 from tofc.errors import CheckpointError
 from tofc.hub import checkpoint_faults, fetch, read_json
@@ -24,14 +23,6 @@ _KINDS = (
     "LlavaOnevisionImageProcessorFast",
     "LlavaOnevisionImageProcessorPil",
 )
-
-
-def read_codec(checkpoint: Checkpoint) -> FeatureCodec | None:
-    """The codec of a checkpoint, None where it has none; CheckpointError where it is damaged."""
-    if not checkpoint.has_codec:
-        return None
-    with checkpoint_faults():
-        return FeatureCodec.load(fetch(checkpoint.folder, FILE_NAME))
 
 
 def read_weights(checkpoint: Checkpoint) -> TowerWeights:

@@ -18,9 +18,10 @@ from PIL import Image
 
 from tofc.config import resolve
 from tofc.errors import CheckpointError, MissingLibraryError, UserError
+from tofc.hub import load_codec
 from tofc.images import open_image
 from tofc.ondevice import is_export
-from tofc.ondevice.checkpoint import describe, read_codec, read_weights
+from tofc.ondevice.checkpoint import describe, read_weights
 from tofc.ondevice.config import PRECISIONS, TOWER_FILE, DeviceConfig, write_device_config
 from tofc.ondevice.pixels import cut
 from tofc.ondevice.weights import TowerWeights
@@ -74,9 +75,7 @@ def export_device(
     if is_export(src):
         raise CheckpointError(f"{src} is an export itself; give the checkpoint that it was made from")
     checkpoint = resolve(src)
-    codec = read_codec(checkpoint)
-    if codec is None:
-        raise CheckpointError(f"{src} has no codec: give a checkpoint of tofc that has it as its base")
+    codec = load_codec(checkpoint)
     weights = read_weights(checkpoint)
     config = replace(describe(checkpoint, weights, codec), precision=precision)
     with whole_folder(folder) as draft:

@@ -29,9 +29,9 @@ from tofc.familial.decomposition import Covariance, rank_for_ratio, share_ranks
 from tofc.familial.members import Member, Roster
 from tofc.familial.store import save_family
 from tofc.familial.views import branch_spec, main_spec
-from tofc.hub import read_tensors
+from tofc.hub import load_codec, read_tensors
 from tofc.language.model import FULL, text_model
-from tofc.model import load_codec, save_base, save_checkpoint
+from tofc.model import save_base, save_checkpoint
 from tofc.training.adapters import attach
 from tofc.training.data import Corpus, Example
 from tofc.training.family_settings import FamilyConfig
