@@ -127,9 +127,9 @@ PHOTOGRAPHS = (
         "sklearn",
         "datasets/images/china.jpg",
         (
-            "Is there a train in the picture?",
             "Are there any people?",
             "Is there a sofa?",
+            "Is there a train in the picture?",
             "What is in this picture?",
         ),
     ),
