@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tofc.cli.options import ModelOption
-from tofc.cli.report import reports_user_errors
+from tofc.cli.report import note, reports_user_errors
 from tofc.cli.steps import check_model
 from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError, needs_serve
@@ -230,10 +231,21 @@ def serve(
         from tofc.serving.output import json_output
         from tofc.serving.run import serve as run
         from tofc.serving.verification import Upstream
-    with bound(listen, limits) as listener, json_output():
-        above = None if tier.upstream is None else Upstream.reach(tier.upstream, model, tier.exit)
-        models = ServedModels.load(model, images=compute.images, device=compute.device)
-        run(models, listen, limits, keys, compute.threads, above, listener)
+    with bound(listen, limits) as listener:
+        if sys.stderr.isatty():
+            note(f"when the model is ready, ask it: {_request(listen, listener.getsockname()[1])}")
+        with json_output():
+            above = None if tier.upstream is None else Upstream.reach(tier.upstream, model, tier.exit)
+            models = ServedModels.load(model, images=compute.images, device=compute.device)
+            run(models, listen, limits, keys, compute.threads, above, listener)
+
+
+def _request(listen: Listen, port: int) -> str:
+    """A command that asks the server that listens there."""
+    host = "127.0.0.1" if listen.is_loopback or listen.host == "0.0.0.0" else listen.host
+    tls = "" if listen.tls_certificate is None else f" --ca {listen.tls_certificate}"
+    scheme = "https" if tls else "http"
+    return f"tofc ask street.jpg 'How many cars are there?' --edge {scheme}://{host}:{port}{tls}"
 
 
 def _serve_replicas(

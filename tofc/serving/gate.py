@@ -18,7 +18,7 @@ from tofc.serving.logs import log
 from tofc.serving.metrics import Metrics
 from tofc.serving.settings import Limits
 
-_OPEN = ("/health", "/ready", "/openapi.json")  # no key is asked for
+_OPEN = ("/", "/health", "/ready", "/openapi.json")  # no key is asked for
 ROUTES = ("/v1/chat/completions", "/v1/answers", "/v1/models", "/v1/probe", "/metrics", *_OPEN)
 _MOST_BODIES = 16  # of the largest size, that are held at a time
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)

@@ -280,6 +280,15 @@ def _add_the_rest(app: FastAPI, service: Service, figures: Callable[[], Awaitabl
         await request.body()
         return Response(status_code=204)
 
+    @app.get("/", response_class=PlainTextResponse, include_in_schema=False)
+    async def start() -> str:
+        """What this is, for whoever opens the address in a browser."""
+        return (
+            f"A server of tofc {__version__}, for {', '.join(models.members)}.\n"
+            "Ask it: tofc ask street.jpg 'How many cars are there?' --edge ADDRESS\n"
+            "What it understands: /openapi.json\n"
+        )
+
     @app.get("/health", response_class=PlainTextResponse, tags=["operation"])
     async def health() -> str:
         """Whether the process lives."""
