@@ -333,6 +333,7 @@ def test_only_keys_get_in(strict, asked) -> None:
     context = ssl.create_default_context(cafile=str(strict.ca))
     assert httpx.get(f"{strict.url}/metrics", verify=context).status_code == 401
     assert httpx.get(f"{strict.url}/health", verify=context).text == "alive"
+    assert "tofc ask" in httpx.get(strict.url, verify=context).text  # for a person with a browser
     log = strict.log.read_text()
     assert '"client": "camera"' in log
     assert '"client": "key2"' in log
