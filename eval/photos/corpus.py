@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from eval.asking.question import Question
 from eval.photos.balance import Balance
 from eval.photos.facts import View
 from eval.photos.names import COCO, class_names
-from eval.photos.patches import patches
+from eval.photos.patches import patches, which_half
 from eval.photos.people import people_questions
 from eval.photos.photo import WHOLE, Photo, Region
+from eval.photos.questions import HEIGHTS, SIDES
 from eval.photos.records import read_set
 from eval.photos.sets import SPLITS, folder_of, has_split, split_named
 from eval.photos.training import ask
@@ -36,9 +38,8 @@ _ASPECT = 1.25  # most that a crop's shape differs from the picture's
 class Photograph:
     """A picture at the tower's size, uint8 [3, S, S], with what is asked about it.
 
-    `labels["kind"]` is int64 [N]: of each patch its object's place in `PhotoCorpus.kind_names` + 1, 0 for
-    none,
-    -100 where nobody knows.
+    `labels` are int64 [N] by the names of `PhotoCorpus.patch_words`: of each patch the place of its object's
+    word there + 1; 0 for none, and -100 where nobody knows.
     """
 
     pixels: np.ndarray
@@ -73,7 +74,7 @@ class PhotoCorpus:
         self._photos: dict[str, tuple[Photo, ...]] = {}
         self._balances: dict[frozenset[str], Balance] = {}
 
-    kind_names = COCO
+    patch_words: ClassVar = {"kind": COCO, "side": SIDES, "height": HEIGHTS}
 
     def photos(self, split: str) -> tuple[Photo, ...]:
         """The photographs of an epoch of `split` of which something can be asked, in a fixed mixed order.
@@ -110,8 +111,10 @@ class PhotoCorpus:
         if not turns:  # nothing sure is left in the crop
             crop = WHOLE
             turns = self.turns(photo, rng, self.questions, crop, flip)
-        kind, _ = patches(View(photo, crop, flip), self.size // self.patch)
-        return Photograph(load(photo, self.size, crop, flip), turns, {"kind": kind})
+        kind, regions = patches(View(photo, crop, flip), self.size // self.patch)
+        side, height = (which_half(regions[:, axis]) for axis in (0, 1))
+        labels = {"kind": kind, "side": side, "height": height}
+        return Photograph(load(photo, self.size, crop, flip), turns, labels)
 
     def augmentation(self, rng: np.random.Generator) -> tuple[Region, bool]:
         """A random crop, in shares of the picture, and whether to mirror it."""

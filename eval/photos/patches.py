@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.photos.facts import View, area
+from eval.photos.facts import MIDDLE_BAND, View, area
 from eval.photos.names import COCO
 from eval.photos.photo import WHOLE
 
@@ -18,6 +18,12 @@ def presence(view: View) -> np.ndarray:
     for names, value in ((view.absent, 0.0), (view.present, 1.0)):
         present[[NUMBER[name] for name in names if name in NUMBER]] = value
     return present
+
+
+def which_half(centres: np.ndarray) -> np.ndarray:
+    """The half in which each of objects' centres lies: int64 1 or 2; 0 near the middle and for NaN."""
+    low, high = MIDDLE_BAND
+    return np.where(centres < low, 1, np.where(centres > high, 2, 0)).astype(np.int64)
 
 
 def patches(view: View, side: int) -> tuple[np.ndarray, np.ndarray]:

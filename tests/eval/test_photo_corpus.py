@@ -14,7 +14,8 @@ from eval.photos.corpus import PhotoCorpus
 from eval.photos.facts import View, half
 from eval.photos.names import SYNONYMS, canonical, class_names
 from eval.photos.paraphrases import paraphrases, with_slip
-from eval.photos.photo import Photo, PhotoObject
+from eval.photos.patches import patches, which_half
+from eval.photos.photo import WHOLE, Photo, PhotoObject
 from eval.photos.phrases import Namer
 from eval.photos.questions import Asker
 from eval.photos.records import ENVIRONMENT, read_set
@@ -108,6 +109,15 @@ def test_pictures_show_what_their_boxes_say_after_the_crop(corpus: PhotoCorpus) 
         assert abs(int(pixels[0, row, column]) - int(greys[photo.things[0].name])) < 12
         checked += 1
     assert checked > 10
+
+
+def test_patches_say_on_which_side_their_object_is() -> None:
+    view = View(Photo("made", Path("one.jpg"), things=(PhotoObject("dog", (0.0, 0.5, 0.25, 1.0)),)), WHOLE, True)
+    _, regions = patches(view, 8)
+    side, height = (which_half(regions[:, axis]).reshape(8, 8) for axis in (0, 1))
+    assert side[4:, 6:].tolist() == [[2, 2]] * 4  # mirrored
+    assert height[4:, 6:].tolist() == [[2, 2]] * 4
+    assert side.sum() == height.sum() == 2 * 4 * 2
 
 
 def worded(wording: str) -> str:

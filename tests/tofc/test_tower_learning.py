@@ -153,8 +153,8 @@ def test_pictures_of_a_batch_are_merged_in_the_ways_in_turn():
 
 
 def test_projected_patches_become_the_words_for_their_objects():
-    names = ("dog", "dining table", "bus")
-    tokenizer = build_tokenizer((f"{name}\n {name}" for name in names for _ in range(50)), 400)
+    names, sides = ("dog", "dining table", "bus"), ("left", "right")
+    tokenizer = build_tokenizer((f"{name}\n {name}" for name in (*names, *sides) for _ in range(50)), 400)
     geometry = BaseModelConfig(
         image_size=64,
         vision_width=WIDTH,
@@ -165,20 +165,25 @@ def test_projected_patches_become_the_words_for_their_objects():
         text_heads=2,
     )
     model = build_model(geometry, tokenizer, 0)
-    ids = word_ids(tokenizer, names)
-    assert tokenizer.convert_ids_to_tokens(ids[0].tolist()) == ["Ġdog", "Ġdining", "Ġbus"]
-    assert tokenizer.convert_ids_to_tokens(ids[1].tolist()) == ["dog", "dining", "bus"]
+    ids = word_ids(tokenizer, {"kind": names, "side": sides})
+    assert tokenizer.convert_ids_to_tokens(ids["kind"][0].tolist()) == ["Ġdog", "Ġdining", "Ġbus"]
+    assert tokenizer.convert_ids_to_tokens(ids["kind"][1].tolist()) == ["dog", "dining", "bus"]
     rng = np.random.default_rng(5)
     kinds = rng.integers(-1, 4, (6, SIDE**2))
     kinds[kinds < 0] = -100
-    features = torch.from_numpy(rng.normal(size=(5, WIDTH))[np.maximum(kinds, 0)]).float()
-    known = [GroundedPicture(np.zeros((3, 8, 8), np.uint8), {"kind": row}, np.zeros(0), ()) for row in kinds]
+    halves = rng.integers(0, 3, kinds.shape)
+    told = rng.normal(size=(5, WIDTH))[np.maximum(kinds, 0)] + rng.normal(size=(3, WIDTH))[halves]
+    features = torch.from_numpy(told).float()
+    known = [
+        GroundedPicture(np.zeros((3, 8, 8), np.uint8), {"kind": kind, "side": half}, np.zeros(0), ())
+        for kind, half in zip(kinds, halves, strict=True)
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(30):
+    for _ in range(40):
         loss, right = word_loss(model, known, features, ids)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert right == 1.0
-    nothing = [GroundedPicture(known[0].pixels, {"kind": 0 * kinds[0]}, np.zeros(0), ())]
+    assert right == {"kind": 1.0, "side": 1.0}
+    nothing = [GroundedPicture(known[0].pixels, dict.fromkeys(ids, 0 * kinds[0]), np.zeros(0), ())]
     assert word_loss(model, nothing, features[:1], ids)[0].item() == 0.0

@@ -5,7 +5,7 @@ Questions alone ground a small tower very slowly; labels at every patch, or a te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -176,37 +176,42 @@ def average_precision(scores: Tensor, present: Tensor) -> dict[str, float]:
     }
 
 
-def word_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Tensor:
-    """First tokens [2, K] of names, behind a space and at the beginning of a text."""
-    return torch.tensor(
-        [[tokenizer(f"{before}{name}").input_ids[0] for name in names] for before in (" ", "")]
-    )
+def word_ids(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """First tokens [2, K] of the words of each label, behind a space and at the beginning of a text."""
+    return {
+        label: torch.tensor(
+            [[tokenizer(f"{before}{name}").input_ids[0] for name in names] for before in (" ", "")]
+        )
+        for label, names in words.items()
+    }
 
 
 def word_loss(
     model: LlavaOnevisionForConditionalGeneration,
     pictures: list[GroundedPicture],
     features: Tensor,
-    words: Tensor,
-) -> tuple[Tensor, float]:
-    """Cross-entropy of words [2, K] for patches' objects (label "kind"), and the share that is right.
+    words: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of each label's words [2, K] for the patches it knows; of each label, the share right.
 
     `features` [B, N, C] go through the projector and are read as the last block's output is. A language
-    model for which a patch is its object's word has only to compare words, and learns to in a few hundred
-    steps instead of thousands.
+    model for which a patch is its object's word, and the word for where that is, has only to compare words,
+    and learns to in a few hundred steps instead of thousands.
     """
-    kinds = torch.stack([torch.from_numpy(picture.labels["kind"]) for picture in pictures])
-    kinds = kinds.to(features.device)
-    shown = kinds > 0
-    if not bool(shown.any()):
-        return features.new_zeros(()), 0.0
     inner = model.model
-    hidden = inner.language_model.norm(inner.multi_modal_projector(features[shown]))
     table = inner.language_model.get_input_embeddings().weight
-    target = kinds[shown] - 1
-    scores = [(hidden @ table[ids].to(hidden.dtype).T).float() for ids in words]
-    loss = torch.stack([functional.cross_entropy(score, target) for score in scores]).mean()
-    return loss, (scores[0].argmax(-1) == target).float().mean().item()
+    loss, right = features.new_zeros(()), {}
+    for label, ids in words.items():
+        numbers = torch.stack([torch.from_numpy(picture.labels[label]) for picture in pictures])
+        shown = (numbers > 0).to(features.device)
+        if not bool(shown.any()):
+            continue
+        hidden = inner.language_model.norm(inner.multi_modal_projector(features[shown]))
+        target = numbers.to(features.device)[shown] - 1
+        scores = [(hidden @ table[row].to(hidden.dtype).T).float() for row in ids.to(features.device)]
+        loss = loss + torch.stack([functional.cross_entropy(score, target) for score in scores]).mean()
+        right[label] = (scores[0].argmax(-1) == target).float().mean().item()
+    return loss, right
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class PretrainConfig(RunConfig):
     `dense_steps` steps of `dense_batch` pictures teach the tower alone, the rest up to `total_steps`, of
     `answer_batch` pictures, teach all with the dense loss at `dense_weight`, which is the sum of the targets'
     losses, each by its weight in `dense_weights` (1 where it has none). `word_weight` is that of a loss
-    beside the answers: what the projector makes of a patch should be the word for its object. `mimetic` gives
+    beside the answers: what the projector makes of a patch should be the words for its object and for
+    the side of the picture on which that is (the corpus' `patch_words`). `mimetic` gives
     tower and language model the first weights of `tofc.training.initial` in the place of random ones.
     `layouts` maps a token layout ("stock", as the unmodified processor has it, or a number of merged tokens)
     to how often it is drawn; the pictures of a batch are merged in the `ways` in turn, those of validation in
