@@ -59,12 +59,16 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def example() -> Image:
-    """A picture to try things on, 448x448; the command `tofc example` writes it as street.jpg."""
-    from tofc.config import EXAMPLE
+def example(name: str = "cat.png") -> Image:
+    """A picture to try things on, by its name; the command `tofc example` writes it.
+
+    "cat.png" is a photograph that scikit-image ships (`tofc[demo]`), "street.jpg" a bundled drawing for
+    scenes-tiny. Raises `UserError` for another name, and where scikit-image is missing.
+    """
+    from tofc.examples import example_bytes
     from tofc.images import open_image
 
-    return open_image(EXAMPLE)
+    return open_image(example_bytes(name))
 
 
 def __dir__() -> list[str]:

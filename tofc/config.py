@@ -22,13 +22,12 @@ CONFIG_NAME = "config.json"
 CODEC_WEIGHTS = "codec.safetensors"  # in floats, to go on training with; entropy names what codes
 DEVICE_CONFIG = "device.json"  # of an exported device, which is no checkpoint
 TILINGS = ("base", "anyres")
-DEFAULT_MODEL = "scenes-tiny"  # of every command that asks about any picture
+DEFAULT_MODEL = "photos-tiny"  # of every command that asks about any picture
 MERGINGS = ("dpc_knn", "spread", "blocks")  # ways of `encoders.merging.cluster_tokens`
 QUALITIES = range(1, 9)
 
 _PACKAGE = Path(__file__).resolve().parent
 ASSETS = _PACKAGE / "assets"
-EXAMPLE = ASSETS / "street.jpg"  # drawn by eval.scenes: test scene 511
 # An installation carries the configs inside the package; the source tree keeps them in their own room.
 CONFIG_FOLDERS = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
 

@@ -15,7 +15,7 @@ from tofc.cli.report import USER_ERROR, note, report_fault, reports_user_errors,
 app = typer.Typer(
     name="tofc",
     help="Ask a vision-language model about a picture through a bitstream of a few hundred bytes.",
-    epilog="Start here: tofc example, then tofc ask street.jpg 'How many cars are there?'",
+    epilog="Start here: tofc example, then tofc ask cat.png 'How many cats are there?'",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

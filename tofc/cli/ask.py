@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     from tofc.serving.client import RemoteEdge
 
 EXAMPLES = (
-    "Examples:\n\ntofc ask street.jpg 'How many cars are there?'\n\n"
-    "tofc ask street.jpg 'Is there a bus?' --max-bytes 300 --json\n\n"
-    "tofc ask street.jpg 'Is there a bus?' --edge https://edge.example:8080 --deadline-ms 300\n\n"
-    "tofc ask street.jpg 'Describe the picture.' --tiers device,edge --edge https://edge.example:8080"
+    "Examples:\n\ntofc ask cat.png 'How many cats are there?'\n\n"
+    "tofc ask cat.png 'Is there a bus?' --max-bytes 300 --json\n\n"
+    "tofc ask cat.png 'Is there a bus?' --edge https://edge.example:8080 --deadline-ms 300\n\n"
+    "tofc ask cat.png 'Describe the picture.' --tiers device,edge --edge https://edge.example:8080"
 )
 
 

@@ -11,22 +11,27 @@ from tofc.cli.files import check_output, read_input, write_output
 from tofc.cli.report import note, reports_user_errors
 from tofc.errors import UserError
 
-EXAMPLES = "Examples:\n\ntofc example\n\ntofc ask street.jpg 'How many cars are there?'"
-_NAME = "street.jpg"
+EXAMPLES = (
+    "Examples:\n\ntofc example\n\ntofc ask cat.png 'What animal is this?'\n\n"
+    "tofc example street.jpg\n\ntofc ask street.jpg 'How many cars are there?' --model scenes-tiny"
+)
 
 
 @reports_user_errors
 def example(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="cat.png, a photograph, or street.jpg, a drawing.")
+    ] = "cat.png",
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Where the picture goes.")
-    ] = _NAME,
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where it goes; else NAME.")
+    ] = None,
 ) -> None:
-    """Write street.jpg, a picture to try the other commands on."""
-    from tofc.config import EXAMPLE
+    """Write a picture to try the other commands on."""
+    from tofc.examples import example_bytes
 
-    picture = EXAMPLE.read_bytes()
+    picture, output = example_bytes(name), output or name
     check_output(output)
     if Path(output).is_file() and read_input(output, "picture") != picture:
         raise UserError(f"{output} is another picture; choose a name with -o")
     write_output(output, picture)
-    note(f"wrote {output}; now: tofc ask {output} 'How many cars are there?'")
+    note(f"wrote {output}; now: tofc ask {output} 'What do you see?'")

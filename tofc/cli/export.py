@@ -17,12 +17,12 @@ from tofc.errors import UserError
 EXAMPLES = (
     "Examples:\n\ntofc export-device scenes-tiny --out camera\n\n"
     "On the device, after pip install 'tofc\\[device]':\n\n"
-    "tofc encode street.jpg -o street.tofc --model camera"
+    "tofc encode cat.png -o cat.tofc --model camera"
 )
 
 BENCH_EXAMPLES = (
     "Examples:\n\ntofc bench-device scenes-tiny\n\n"
-    "tofc bench-device camera --picture street.jpg --quality 4 --json"
+    "tofc bench-device camera --picture cat.png --quality 4 --json"
 )
 
 

@@ -42,13 +42,13 @@ from tofc.contents import byte_sections, find_codec, packet_fields
 from tofc.errors import UserError
 
 ENCODE_EXAMPLES = (
-    "Examples:\n\ntofc encode street.jpg -o street.tofc --quality 4\n\n"
-    "tofc encode street.jpg -o - --max-bytes 400 | ssh edge tofc answer - 'How many cars are there?'"
+    "Examples:\n\ntofc encode cat.png -o cat.tofc --quality 4\n\n"
+    "tofc encode cat.png -o - --max-bytes 400 | ssh edge tofc answer - 'How many cats are there?'"
 )
-INFO_EXAMPLES = "Examples:\n\ntofc info street.tofc\n\ncat street.tofc | tofc info - --json"
+INFO_EXAMPLES = "Examples:\n\ntofc info cat.tofc\n\ncat cat.tofc | tofc info - --json"
 ANSWER_EXAMPLES = (
-    "Examples:\n\ntofc answer street.tofc 'Is there a bus in the picture?'\n\n"
-    "cat street.tofc | tofc answer - 'What does the sign say?' --json"
+    "Examples:\n\ntofc answer cat.tofc 'Is there a bus in the picture?'\n\n"
+    "cat cat.tofc | tofc answer - 'What does the sign say?' --json"
 )
 
 

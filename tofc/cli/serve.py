@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "Examples:\n\ntofc serve    (this machine only, port 8080)\n\n"
     "tofc serve --host 0.0.0.0 --api-keys keys.txt --tls-cert edge.pem --tls-key edge.key\n\n"
-    "Ask it:\n\ntofc ask street.jpg 'How many cars are there?' --edge http://127.0.0.1:8080"
+    "Ask it:\n\ntofc ask cat.png 'How many cats are there?' --edge http://127.0.0.1:8080"
 )
 
 

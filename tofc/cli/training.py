@@ -23,13 +23,13 @@ PRETRAIN_EXAMPLES = (
 )
 TRAIN_EXAMPLES = (
     "Examples:\n\ntofc train first-codec --out runs/mine    (small, and done in minutes)\n\n"
-    "tofc ask street.jpg 'Is there a bus?' --model runs/mine"
+    "tofc ask cat.png 'Is there a bus?' --model runs/mine"
 )
 
 
 FAMILIAL_EXAMPLES = (
     "Examples:\n\ntofc train-familial first-family --out runs/family    (small, and done in minutes)\n\n"
-    "tofc ask street.jpg 'Is there a bus?' --model runs/family --exit e2-50"
+    "tofc ask cat.png 'Is there a bus?' --model runs/family --exit e2-50"
 )
 
 IMPORT_EXAMPLES = (
