@@ -22,6 +22,7 @@ EVALUATIONS = {
     "ablation": "What each part of the codec and of merging brings.",
     "bench": "Speed of the coder, of merging and of a whole device.",
     "demo": "A few pictures with questions, through the bitstream, as a drawing.",
+    "house": "The rooms of the source tree as one picture.",
 }
 
 app = typer.Typer(
