@@ -112,7 +112,8 @@ def test_pictures_show_what_their_boxes_say_after_the_crop(corpus: PhotoCorpus) 
 
 
 def test_patches_say_on_which_side_their_object_is() -> None:
-    view = View(Photo("made", Path("one.jpg"), things=(PhotoObject("dog", (0.0, 0.5, 0.25, 1.0)),)), WHOLE, True)
+    dog = PhotoObject("dog", (0.0, 0.5, 0.25, 1.0))
+    view = View(Photo("made", Path("one.jpg"), things=(dog,)), WHOLE, True)
     _, regions = patches(view, 8)
     side, height = (which_half(regions[:, axis]).reshape(8, 8) for axis in (0, 1))
     assert side[4:, 6:].tolist() == [[2, 2]] * 4  # mirrored
