@@ -8,6 +8,7 @@ from pathlib import Path
 
 from eval.demo.drawing import require_matplotlib
 from eval.house.rooms import Room, direct, floors
+from tofc.writing import whole_file
 
 WIDTH, FLOOR, BOX, GAP = 17.0, 1.05, 0.62, 0.18  # inches
 LEAST = 1.15  # width of a box, so that its name fits
@@ -53,7 +54,8 @@ def draw(rooms: Mapping[str, Room], path: Path) -> None:
     total = f"{sum(r.modules for r in rooms.values())} files, {sum(r.lines for r in rooms.values()):,} lines"
     title = f"The rooms: each imports what is below it ({total}; lines that others stand for are left out)"
     axes.text(WIDTH / 2, FLOOR * rows + 0.6, title, ha="center", fontsize=13, color="#1f2933")
-    figure.savefig(path, format="png")
+    with whole_file(path) as draft:
+        figure.savefig(draft, format="png")
 
 
 def _rectangle(corner: tuple[float, float], width: float, colour: str) -> object:
