@@ -24,7 +24,7 @@ def outcome(edge, asked, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     answers = edge.answer_many(asked)
     known = [LoadQuestion(*pair, answer.text) for pair, answer in zip(asked, answers, strict=True)]
     broken = {"malformed": 0.2, "cut": 0.1, "twice": 0.05}
-    load = Load(clients=12, seconds=15, **broken, restarts=1, faults=0.05, drafting=1, deadline=30)
+    load = Load(clients=12, seconds=15, **broken, restarts=1, faults=0.05, drafting=1, deadline=60)
     return soak(load, tmp_path_factory.mktemp("soak"), known)
 
 
