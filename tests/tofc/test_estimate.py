@@ -274,6 +274,28 @@ def test_the_command_estimates_without_training(base_folder, tmp_path: Path, arg
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
+def test_families_are_estimated_before_there_is_a_checkpoint(base_folder, tmp_path: Path) -> None:
+    """Branches cost what they are: a second one adds its block's parameters and its passes."""
+    config = tmp_path / "family.yaml"
+    found = []
+    for exits in ((1,), (1, 1)):
+        branches = [{"exit": exit, "name": f"b{n}"} for n, exit in enumerate(exits)]
+        config.write_text(
+            f"base: nowhere\nshape_of: {base_folder}\nbranches: {json.dumps(branches)}\nmain: lora\n"
+            "adapters: {rank: 2, tower: false, projector: false}\ntokens: {'12': 1.0}\n"
+            "data: {source: nothing:Nothing}\ntotal_steps: 5\nbatch_size: 4\nmax_text_tokens: 16\n"
+        )
+        result = CliRunner().invoke(app, ["train-familial", str(config), "--estimate", "--json"])
+        assert result.exit_code == 0, result.output
+        found.append(json.loads(result.stdout))
+    one, two = found
+    assert one["pictures"] == two["pictures"] == 20
+    assert one["frozen"] == two["frozen"] > 0
+    block = 2 * (32 * 32 + 32 * 16) + 3 * 32 * 64  # its matrices: query, output, key, value; three of the MLP
+    assert block < two["trained"] - one["trained"] < 1.1 * block
+    assert two["mean_flops"] > one["mean_flops"]
+
+
 if __name__ == "__main__":
     for on in (False, True):
         print(resident_growth(real_task(small_config(gradient_checkpointing=on))))

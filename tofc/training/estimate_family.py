@@ -82,7 +82,7 @@ def estimate_family(
         grown = (max(shares) + longest) / (max(shares) + text_tokens)
         logits = LOGITS * micro * longest * text.vocab_size
         activations[checkpointing] = peak + at_once * (micro * grown * block.peak + logits)
-    branches = round(len(config.branches) * (block.frozen + block.trained))
+    branches = round(len(config.branches) * block.frozen)
     if pictures is None:
         per_epoch = config.total_steps * config.batch_size if config.total_steps else LLAVA_ROWS
         pictures = per_epoch if config.total_steps else math.ceil(config.epochs * per_epoch)
