@@ -39,7 +39,7 @@ _RECIPE = "llava-onevision-7b"  # so400m's shape, and the codec that goes with i
 _TOKENS, _QUALITY = 64, 4
 _ROUNDS = 3
 _TILES = (1, 5, 10)
-_PICTURES = 100
+_SCENES, _PHOTOGRAPHS = 100, 100
 _PRECISIONS = ("float32", "int8")
 
 # A process of its own for each peak, without torch.
@@ -156,14 +156,14 @@ def _answers(scratch: Path) -> dict[str, Any]:
 
 def _scenes(answerer: PipelineAnswerer) -> Iterator[tuple[int, int]]:
     """What is right, of how much, scene by scene."""
-    for some in answer_scenes(answerer, "test", _PICTURES):
+    for some in answer_scenes(answerer, "test", _SCENES):
         yield sum(one.correct for one in some), sum(one.total for one in some)
 
 
 def _photographs(answerer: PipelineAnswerer) -> Iterator[tuple[int, int]]:
     """The same of photographs, where there are any: TOFC_PHOTOS names their folder."""
     benchmark = Benchmark(benchmark_photos("test")[0])
-    for number in range(_PICTURES):
+    for number in range(_PHOTOGRAPHS):
         questions = list(benchmark.questions(number))
         (answers,) = answerer.answer([open_photo(benchmark.photos[number])], [questions])
         pairs = zip(questions, answers, strict=True)

@@ -42,6 +42,8 @@ class TowerWeights:
                 f"{base}: the tower's activation is {files.shape.activation}; without PyTorch a device has "
                 f"{', '.join(ACTIVATIONS)}: encode with tofc[edge]"
             )
+        if not files.shape.depth:
+            raise CheckpointError(f"{base}: vision_feature_layer asks for the state before the first block")
         found = [] if adapters is None else read_adapters(adapters, TOWER)
         changes = {_INNER.sub("", change.name): change for change in found}
         for name in changes.keys() - files.weights.keys():
