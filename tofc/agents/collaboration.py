@@ -112,7 +112,7 @@ class Agents:
         """
         if not question.strip():
             raise UserError("the question is empty; ask something about the picture")
-        watch, seconds = Stopwatch(), {}
+        watch, seconds = Stopwatch(), dict[str, float]()
         sight = self.see(image, max_pixels)
         seconds["encode"] = watch.lap()
         selected = self.select(question)

@@ -93,13 +93,17 @@ def open_endpoints(cards: Iterable[AgentCard]) -> dict[str, Endpoint]:
         if card.url is not None:
             opened[card.name] = _open_remote(card)
             continue
-        with needs_edge(f"{card.name}, an agent in this process,"):
-            from tofc.edge import Edge
         if card.model not in edges:
-            edges[card.model] = Edge.from_pretrained(card.model), threading.Lock()
+            edges[card.model] = _open_edge(card), threading.Lock()
         edge, turn = edges[card.model]
         opened[card.name] = MemberEndpoint(edge, edge.check_exit(card.exit), turn)
     return opened
+
+
+def _open_edge(card: AgentCard) -> Edge:
+    with needs_edge(f"{card.name}, an agent in this process,"):
+        from tofc.edge import Edge
+    return Edge.from_pretrained(card.model)
 
 
 def _open_remote(card: AgentCard) -> RemoteEndpoint:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tofc.cli.options import ConfigArgument, ImageArgument, JsonOption, MaxPixelsOption, QuestionArgument
+from tofc.cli.options import (
+    HELP_STYLE,
+    ConfigArgument,
+    ImageArgument,
+    JsonOption,
+    MaxPixelsOption,
+    QuestionArgument,
+)
 from tofc.cli.report import milliseconds, note, print_json, reports_user_errors, timing_line, working
 from tofc.cli.steps import check_question, open_picture, quieten_libraries
 
@@ -21,7 +28,7 @@ app = typer.Typer(
     name="agents",
     help="Ask several agents, each with a model of its own, and aggregate what they say.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=HELP_STYLE,
 )
 
 

@@ -16,6 +16,7 @@ EVALUATIONS = {
     "latency": "Time from a picture to an answer, stage by stage, over links of many rates.",
     "drafting": "Device, edge and cloud together: tokens a second, equal answers, states on the wire.",
     "familial": "Accuracy, speed and memory of a family's members, and of exits chosen by question.",
+    "agents": "Agents alone, together, with fewer of them, revised, and by votes.",
     "serving": "A server under load, with and without batches, and over a thin link.",
     "scenes": "The scenes benchmark: look at it, export it, let a checkpoint answer it.",
     "photos": "Questions about photographs: look at them, export them, let a model answer.",

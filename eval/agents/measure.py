@@ -1,0 +1,129 @@
+"""Every system's answers to a block of pictures, as rows.
+
+Systems, where N is a number of agents, the best first by the selector's scores, and A an agent's name:
+`A` and `server` alone; `majority N`, `confidence N` and `together N`, the server with N answers in its
+prompt; `together without A` and `together with A alone` (table VI); `A revised` (table IV). A failed answer
+is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eval.agents.config import AgentsRow
+from eval.rate.data import AskedPicture, ScoredQuestion
+from tofc.agents import Agents, Reply, confidence_vote, majority_vote
+from tofc.agents.collecting import collect
+from tofc.agents.endpoints import MemberEndpoint, Sight
+from tofc.agents.prompts import aggregate_prompt, revise_prompt
+
+AT_ONCE = 8  # questions on their way to one server
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question about one picture, and what each agent says to it alone, in the order of the cards."""
+
+    picture: str
+    number: int
+    sight: Sight
+    question: ScoredQuestion
+    replies: tuple[Reply, ...] = ()
+
+
+def ask_many(agents: Agents, name: str, cases: Sequence[Case], prompts: Sequence[str]) -> list[Reply]:
+    """One agent's, or the server's, replies to many prompts: in batches where it is in this process."""
+    endpoint = agents.endpoints[name]
+    if isinstance(endpoint, MemberEndpoint):
+        most = max(case.question.max_new_tokens for case in cases)
+        seen: list[tuple[Any, str]] = [(c.sight.packet, p) for c, p in zip(cases, prompts, strict=True)]
+        answers = endpoint.edge.answer_many(seen, exit=endpoint.exit, max_new_tokens=most)
+        return [Reply.of(name, answer, 0.0) for answer in answers]
+    requests = [agents.request(name, case.sight, p) for case, p in zip(cases, prompts, strict=True)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [reply for (reply,) in pool.map(lambda request: collect([request]), requests)]
+
+
+def ask_alone(agents: Agents, pictures: Sequence[AskedPicture]) -> list[Case]:
+    """All questions about these pictures, with what each agent alone says."""
+    cases = []
+    for picture in pictures:
+        sight = agents.see(picture.image)
+        cases += [Case(picture.name, n, sight, question) for n, question in enumerate(picture.questions)]
+    prompts = [case.question.prompt for case in cases]
+    said = [ask_many(agents, card.name, cases, prompts) for card in agents.config.agents]
+    whole = zip(cases, zip(*said, strict=True), strict=True)
+    return [Case(case.picture, case.number, case.sight, case.question, tuple(r)) for case, r in whole]
+
+
+def right_alone(cases: Sequence[Case]) -> np.ndarray:
+    """The share of each question that each agent got right, [cases, agents], for the selector to learn."""
+    shares = [[np.divide(*_score(case, reply)) for reply in case.replies] for case in cases]
+    return np.array(shares)
+
+
+class Measurement:
+    """Rows of all systems about some pictures."""
+
+    def __init__(self, agents: Agents, pictures: Sequence[AskedPicture]) -> None:
+        self.agents, self.cases = agents, ask_alone(agents, pictures)
+        self.rows: list[AgentsRow] = []
+        scores = agents.selector.scores([case.question.prompt for case in self.cases])
+        order = np.argsort(-scores, axis=1, kind="stable")  # the best agent first
+        self.ranked = [[case.replies[n] for n in row] for case, row in zip(self.cases, order, strict=True)]
+
+    def run(self, numbers: Sequence[int]) -> list[AgentsRow]:
+        """All of it; `numbers` are the N of the systems that have one."""
+        names = [card.name for card in self.agents.config.agents]
+        for number, name in enumerate(names):
+            self._add(name, [case.replies[number] for case in self.cases])
+        self._together("server", [[] for _ in self.cases])
+        for count in numbers:
+            first = [said[:count] for said in self.ranked]
+            self._add(f"majority {count}", [Reply("", majority_vote(said)) for said in first])
+            self._add(f"confidence {count}", [Reply("", confidence_vote(said)) for said in first])
+            whole = self._together(f"together {count}", first)
+        for name in names:
+            others = [[one for one in said if one.name != name] for said in self.ranked]
+            self._together(f"together without {name}", others)
+            alone = [[one for one in said if one.name == name] for said in self.ranked]
+            self._together(f"together with {name} alone", alone)
+        for number, name in enumerate(names):
+            self._revised(number, name, whole)
+        return self.rows
+
+    def _together(self, system: str, said: Sequence[Sequence[Reply]]) -> list[Reply]:
+        """The server with these answers in its prompt."""
+        pairs = zip(self.cases, said, strict=True)
+        prompts = [aggregate_prompt(case.question.prompt, replies) for case, replies in pairs]
+        replies = ask_many(self.agents, self.agents.config.server.name, self.cases, prompts)
+        self._add(system, replies)
+        return replies
+
+    def _revised(self, number: int, name: str, whole: Sequence[Reply]) -> None:
+        """An agent that has seen what all together came to; its first answer where it fails now."""
+        prompts = [
+            revise_prompt(case.question.prompt, case.replies[number].text, reply.text)
+            for case, reply in zip(self.cases, whole, strict=True)
+        ]
+        replies = ask_many(self.agents, name, self.cases, prompts)
+        firsts = (case.replies[number] for case in self.cases)
+        self._add(
+            f"{name} revised",
+            [new if new.is_answer else old for new, old in zip(replies, firsts, strict=True)],
+        )
+
+    def _add(self, system: str, replies: Sequence[Reply]) -> None:
+        for case, reply in zip(self.cases, replies, strict=True):
+            right, of = _score(case, reply)
+            where = (case.picture, case.number, case.question.category, system)
+            self.rows.append(AgentsRow(*where, right, of, reply.text, reply.fault))
+
+
+def _score(case: Case, reply: Reply) -> tuple[int, int]:
+    return case.question.score(reply.text if reply.is_answer else "")
