@@ -13,9 +13,9 @@ from eval.serving.kills import content, differences, kill_all, torn_files
 
 def test_encode_is_killed_at_any_moment(checkpoint_folder: Path, tmp_path: Path) -> None:
     command = f"encode ../../picture.png -o picture.tofc --model {checkpoint_folder}"
-    outcome = kill_all(tmp_path, {"encode": 4}, commands={"encode": command})["encode"]
+    outcome = kill_all(tmp_path, {"encode": 2}, commands={"encode": command})["encode"]
     assert outcome.faults == []
-    assert outcome.kills + outcome.ended == 4
+    assert outcome.kills + outcome.ended == 2
     assert (tmp_path / "broken" / "encode" / "picture.tofc").is_file()
 
 
