@@ -17,7 +17,7 @@ import numpy as np
 
 from eval.agents.config import AgentsRow
 from eval.rate.data import AskedPicture, ScoredQuestion
-from tofc.agents import Agents, Reply, confidence_vote, majority_vote
+from tofc.agents import AgentReply, Agents, confidence_vote, majority_vote
 from tofc.agents.collecting import collect
 from tofc.agents.endpoints import MemberEndpoint, Sight
 from tofc.agents.prompts import aggregate_prompt, revise_prompt
@@ -33,17 +33,17 @@ class Case:
     number: int
     sight: Sight
     question: ScoredQuestion
-    replies: tuple[Reply, ...] = ()
+    replies: tuple[AgentReply, ...] = ()
 
 
-def ask_many(agents: Agents, name: str, cases: Sequence[Case], prompts: Sequence[str]) -> list[Reply]:
+def ask_many(agents: Agents, name: str, cases: Sequence[Case], prompts: Sequence[str]) -> list[AgentReply]:
     """One agent's, or the server's, replies to many prompts: in batches where it is in this process."""
     endpoint = agents.endpoints[name]
     if isinstance(endpoint, MemberEndpoint):
         most = max(case.question.max_new_tokens for case in cases)
         seen: list[tuple[Any, str]] = [(c.sight.packet, p) for c, p in zip(cases, prompts, strict=True)]
         answers = endpoint.edge.answer_many(seen, exit=endpoint.exit, max_new_tokens=most)
-        return [Reply.of(name, answer, 0.0) for answer in answers]
+        return [AgentReply.of(name, answer, 0.0) for answer in answers]
     requests = [agents.request(name, case.sight, p) for case, p in zip(cases, prompts, strict=True)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return [reply for (reply,) in pool.map(lambda request: collect([request]), requests)]
@@ -85,8 +85,8 @@ class Measurement:
         self._together("server", [[] for _ in self.cases])
         for count in numbers:
             first = [said[:count] for said in self.ranked]
-            self._add(f"majority {count}", [Reply("", majority_vote(said)) for said in first])
-            self._add(f"confidence {count}", [Reply("", confidence_vote(said)) for said in first])
+            self._add(f"majority {count}", [AgentReply("", majority_vote(said)) for said in first])
+            self._add(f"confidence {count}", [AgentReply("", confidence_vote(said)) for said in first])
             whole = self._together(f"together {count}", first)
         for name in names:
             others = [[one for one in said if one.name != name] for said in self.ranked]
@@ -97,7 +97,7 @@ class Measurement:
             self._revised(number, name, whole)
         return self.rows
 
-    def _together(self, system: str, said: Sequence[Sequence[Reply]]) -> list[Reply]:
+    def _together(self, system: str, said: Sequence[Sequence[AgentReply]]) -> list[AgentReply]:
         """The server with these answers in its prompt."""
         pairs = zip(self.cases, said, strict=True)
         prompts = [aggregate_prompt(case.question.prompt, replies) for case, replies in pairs]
@@ -105,7 +105,7 @@ class Measurement:
         self._add(system, replies)
         return replies
 
-    def _revised(self, number: int, name: str, whole: Sequence[Reply]) -> None:
+    def _revised(self, number: int, name: str, whole: Sequence[AgentReply]) -> None:
         """An agent that has seen what all together came to; its first answer where it fails now."""
         prompts = [
             revise_prompt(case.question.prompt, case.replies[number].text, reply.text)
@@ -118,12 +118,12 @@ class Measurement:
             [new if new.is_answer else old for new, old in zip(replies, firsts, strict=True)],
         )
 
-    def _add(self, system: str, replies: Sequence[Reply]) -> None:
+    def _add(self, system: str, replies: Sequence[AgentReply]) -> None:
         for case, reply in zip(self.cases, replies, strict=True):
             right, of = _score(case, reply)
             where = (case.picture, case.number, case.question.category, system)
             self.rows.append(AgentsRow(*where, right, of, reply.text, reply.fault))
 
 
-def _score(case: Case, reply: Reply) -> tuple[int, int]:
+def _score(case: Case, reply: AgentReply) -> tuple[int, int]:
     return case.question.score(reply.text if reply.is_answer else "")

@@ -16,7 +16,7 @@ from eval.photos import questions as asking
 from eval.photos.balance import Balance
 from eval.photos.facts import MARGIN, View, area, half
 from eval.photos.photo import Photo
-from eval.photos.pope import Asked, existence_plan
+from eval.photos.pope import ExistenceQuestion, existence_plan
 from eval.photos.questions import Asker
 from eval.photos.wordings import SUFFIXES, carelessly
 
@@ -53,8 +53,8 @@ class Benchmark:
         return spaces
 
     @cached_property
-    def _existence(self) -> dict[int, list[Asked]]:
-        planned: dict[int, list[Asked]] = defaultdict(list)
+    def _existence(self) -> dict[int, list[ExistenceQuestion]]:
+        planned: dict[int, list[ExistenceQuestion]] = defaultdict(list)
         for numbers in self._spaces.values():
             for asked in existence_plan([self.views[number] for number in numbers]):
                 planned[numbers[asked.picture]].append(asked)
@@ -143,7 +143,7 @@ class Benchmark:
             yield partial(asking.contents, view=view)
 
 
-def _existence(asked: Asked, asker: Asker) -> Question:
+def _existence(asked: ExistenceQuestion, asker: Asker) -> Question:
     question = asking.existence(asker, asked.name, asked.there, asked.way)
     return replace(question, pair=asked.pair)
 

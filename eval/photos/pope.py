@@ -20,7 +20,7 @@ WAYS = ("random", "popular", "adversarial")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExistenceQuestion:
     """A class asked for in picture number `picture`; `pair` is shared by a yes and its no."""
 
     picture: int
@@ -30,13 +30,13 @@ class Asked:
     pair: int
 
 
-def existence_plan(views: Sequence[View]) -> list[Asked]:
+def existence_plan(views: Sequence[View]) -> list[ExistenceQuestion]:
     """All that is asked for over pictures that share one label space; the same for the same pictures."""
     present = [set(view.present) & view.photo.labelled for view in views]
     absent = [set(view.absent) for view in views]
     frequency = Counter(name for names in present for name in names)
     beside = Counter((one, other) for names in present for one in names for other in names if one != other)
-    plan: list[Asked] = []
+    plan: list[ExistenceQuestion] = []
     for name in sorted(frequency):
         yes = sorted((p for p in range(len(views)) if name in present[p]), key=lambda p: _lot(views[p], name))
         free = {p for p in range(len(views)) if name in absent[p]}
@@ -54,7 +54,10 @@ def existence_plan(views: Sequence[View]) -> list[Asked]:
             other = min(free, key=lambda p: order[p])
             free.remove(other)
             pair = len(plan) // 2
-            plan += [Asked(picture, name, True, way, pair), Asked(other, name, False, way, pair)]
+            plan += [
+                ExistenceQuestion(picture, name, True, way, pair),
+                ExistenceQuestion(other, name, False, way, pair),
+            ]
     return plan
 
 

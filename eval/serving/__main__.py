@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -10,6 +11,19 @@ from eval.lab.commands import evaluation, needs_extra
 from tofc.cli.report import print_json, reports_user_errors
 
 app = evaluation("A real server under load, with and without batches, and over a thin link.")
+
+
+@dataclass(frozen=True)
+class TroubleOptions:
+    """What goes wrong while clients ask."""
+
+    restarts: Annotated[
+        int, typer.Option(min=0, metavar="N", help="kill -9 the server so often, and start it anew.")
+    ] = 0
+    faults: Annotated[
+        float,
+        typer.Option(min=0, max=1, metavar="SHARE", help="Of what good clients send, broken by a proxy."),
+    ] = 0.0
 
 
 @app.command()
@@ -21,13 +35,8 @@ def soak(
     pause: Annotated[
         float, typer.Option(min=0, metavar="S", help="Of a client between questions, at most.")
     ] = 0.0,
-    restarts: Annotated[
-        int, typer.Option(min=0, metavar="N", help="kill -9 the server so often, and start it anew.")
-    ] = 0,
-    faults: Annotated[
-        float,
-        typer.Option(min=0, max=1, metavar="SHARE", help="Of what good clients send, broken by a proxy."),
-    ] = 0.0,
+    *,
+    trouble: TroubleOptions,
     drafting: Annotated[int, typer.Option(min=0, metavar="N", help="Clients that draft.")] = 0,
     requests: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after so many good answers.")
@@ -48,8 +57,8 @@ def soak(
         clients,
         seconds,
         pause,
-        restarts=restarts,
-        faults=faults,
+        restarts=trouble.restarts,
+        faults=trouble.faults,
         drafting=drafting,
         requests=requests,
         deadline=deadline,
@@ -86,9 +95,9 @@ def kills(
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
-    from eval.serving.kills import COMMANDS, Outcome, kill_all
+    from eval.serving.kills import COMMANDS, KillOutcome, kill_all
 
-    def told(name: str, outcome: Outcome) -> None:
+    def told(name: str, outcome: KillOutcome) -> None:
         print(
             f"{name:>15}  {outcome.kills} kills, {outcome.ended} ended before; {len(outcome.faults)} faults"
         )

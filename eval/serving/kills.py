@@ -82,7 +82,7 @@ VARYING = ("tensorboard", "pictures_per_second")
 
 
 @dataclass
-class Outcome:
+class KillOutcome:
     """What became of a command: kills, runs that ended before theirs, and all that was not as it must be."""
 
     kills: int = 0
@@ -95,9 +95,9 @@ def kill_all(
     folder: Path,
     kills: Mapping[str, int],
     seed: int = 0,
-    told: Callable[[str, Outcome], object] = lambda name, outcome: None,
+    told: Callable[[str, KillOutcome], object] = lambda name, outcome: None,
     commands: Mapping[str, str] = COMMANDS,
-) -> dict[str, Outcome]:
+) -> dict[str, KillOutcome]:
     """Kills each command so many times; `told` hears of each command that is done.
 
     What a command needs of those before it is made by unbroken runs of them, in `folder`, which must be new.
@@ -106,7 +106,7 @@ def kill_all(
     outcomes = {}
     draw = random.Random(seed)
     for name, command in commands.items():
-        outcome = outcomes[name] = Outcome()
+        outcome = outcomes[name] = KillOutcome()
         outcome.seconds = _run(command, folder / "whole" / name, None)
         broken = folder / "broken" / name
         for _ in range(kills.get(name, 0)):

@@ -5,17 +5,17 @@ Source: AI Flow (arXiv 2506.12479), section IV-A.
 
 from tofc.agents.cards import AgentCard, AgentsConfig
 from tofc.agents.collaboration import Agents, Collaboration
-from tofc.agents.collecting import Reply
+from tofc.agents.collecting import AgentReply
 from tofc.agents.selection import LearnedSelector, TfidfSelector
 from tofc.agents.voting import confidence_vote, majority_vote
 
 __all__ = [
     "AgentCard",
+    "AgentReply",
     "Agents",
     "AgentsConfig",
     "Collaboration",
     "LearnedSelector",
-    "Reply",
     "TfidfSelector",
     "confidence_vote",
     "majority_vote",

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tofc.agents.cards import AgentCard, AgentsConfig
-from tofc.agents.collecting import Reply, Request, collect
+from tofc.agents.collecting import AgentReply, AgentRequest, collect
 from tofc.agents.endpoints import Endpoint, Sight, look, open_endpoints
 from tofc.agents.prompts import aggregate_prompt, revise_prompt
 from tofc.agents.selection import LearnedSelector, Selector, TfidfSelector, choose
@@ -38,9 +38,9 @@ class Collaboration:
     """
 
     selected: Mapping[str, float]
-    replies: tuple[Reply, ...]
-    aggregate: Reply
-    revised: tuple[Reply, ...]
+    replies: tuple[AgentReply, ...]
+    aggregate: AgentReply
+    revised: tuple[AgentReply, ...]
     packet_bytes: int
     seconds: Mapping[str, float]
 
@@ -145,11 +145,11 @@ class Agents:
             )
         return {config.agents[number].name: scores[number] for number in chosen}
 
-    def answer(self, sight: Sight, question: str, names: Sequence[str]) -> list[Reply]:
+    def answer(self, sight: Sight, question: str, names: Sequence[str]) -> list[AgentReply]:
         """What these agents say, asked at the same time, each within its deadline."""
         return collect([self.request(name, sight, question) for name in names])
 
-    def aggregate(self, sight: Sight, question: str, replies: Sequence[Reply]) -> Reply:
+    def aggregate(self, sight: Sight, question: str, replies: Sequence[AgentReply]) -> AgentReply:
         """One answer out of many: the server's model with the answers in its prompt, or a vote.
 
         Where the server does not answer, the majority does, and the reply's name says so.
@@ -168,9 +168,11 @@ class Agents:
         if not text:
             faults = "; ".join(f"{one.name}: {one.fault}" for one in replies)
             raise EdgeUnreachable(f"nobody answered ({who}; {faults}); see that the agents run")
-        return Reply(who, text)
+        return AgentReply(who, text)
 
-    def revise(self, sight: Sight, question: str, replies: Sequence[Reply], aggregate: Reply) -> list[Reply]:
+    def revise(
+        self, sight: Sight, question: str, replies: Sequence[AgentReply], aggregate: AgentReply
+    ) -> list[AgentReply]:
         """What each agent that answered says when it sees what all came to; its first answer if it fails."""
         first = [reply for reply in replies if reply.is_answer]
         revised = collect(
@@ -188,9 +190,9 @@ class Agents:
         """The card of an agent, or of the server."""
         return next(card for card in self.config.everybody if card.name == name)
 
-    def request(self, name: str, sight: Sight, prompt: str) -> Request:
+    def request(self, name: str, sight: Sight, prompt: str) -> AgentRequest:
         """What asks this agent, or the server, when it is called."""
         card = self.card(name)
         asked = f"{card.role}\n\n{prompt}" if card.role else prompt
         ask = functools.partial(self.endpoints[name].ask, sight, asked)
-        return Request(name, ask, card.deadline_ms / 1e3)
+        return AgentRequest(name, ask, card.deadline_ms / 1e3)

@@ -13,7 +13,7 @@ from tofc.errors import UserError
 
 
 @dataclass(frozen=True)
-class Reply:
+class AgentReply:
     """What came of asking one agent: its text, or the `fault` for which it is left out.
 
     `confidence` is in 0..1, None where it is not told; `seconds` since it was asked; `sent` and `received`
@@ -34,7 +34,7 @@ class Reply:
         return not self.fault
 
     @classmethod
-    def of(cls, name: str, answer: Answer, seconds: float) -> Reply:
+    def of(cls, name: str, answer: Answer, seconds: float) -> AgentReply:
         """The reply that an answer is; one without text is a fault."""
         fault = "" if answer.text.strip() else "it said nothing"
         traffic = (answer.sent, answer.received)
@@ -42,7 +42,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Request:
+class AgentRequest:
     """An agent to be asked: what asks it, and the seconds that it has."""
 
     name: str
@@ -50,7 +50,7 @@ class Request:
     seconds: float
 
 
-def collect(requests: Sequence[Request]) -> list[Reply]:
+def collect(requests: Sequence[AgentRequest]) -> list[AgentReply]:
     """A reply of everybody, in order, not later than the latest deadline.
 
     Who hangs goes on hanging in a thread that holds up neither this call nor the end of the process. A fault
@@ -69,7 +69,7 @@ def collect(requests: Sequence[Request]) -> list[Reply]:
 
     for number, request in enumerate(requests):
         threading.Thread(target=work, args=(number,), name=f"agent {request.name}", daemon=True).start()
-    replies: dict[int, Reply] = {}
+    replies: dict[int, AgentReply] = {}
     while waiting := [r.seconds for n, r in enumerate(requests) if n not in replies]:
         left = begin + max(waiting) - time.monotonic()
         try:
@@ -80,17 +80,17 @@ def collect(requests: Sequence[Request]) -> list[Reply]:
     return [replies.get(n) or _late(request) for n, request in enumerate(requests)]
 
 
-def _reply(request: Request, found: Answer | Exception, seconds: float) -> Reply:
+def _reply(request: AgentRequest, found: Answer | Exception, seconds: float) -> AgentReply:
     if seconds > request.seconds:
         return _late(request)
     if isinstance(found, UserError):
-        return Reply(request.name, seconds=seconds, fault=" ".join(str(found).split()))
+        return AgentReply(request.name, seconds=seconds, fault=" ".join(str(found).split()))
     if isinstance(found, Exception):
         raise found
-    return Reply.of(request.name, found, seconds)
+    return AgentReply.of(request.name, found, seconds)
 
 
-def _late(request: Request) -> Reply:
-    return Reply(
+def _late(request: AgentRequest) -> AgentReply:
+    return AgentReply(
         request.name, seconds=request.seconds, fault=f"no answer within {1e3 * request.seconds:.0f} ms"
     )

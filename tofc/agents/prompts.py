@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from tofc.agents.collecting import Reply
+from tofc.agents.collecting import AgentReply
 
 MAX_QUOTED = 300  # characters of an answer
 _MARKUP = re.compile(r"[<>\[\]{}|\\`#*_~^=\"]+")
@@ -27,7 +27,7 @@ def quoted(text: str, most: int = MAX_QUOTED) -> str:
     return f'"{plain}"'
 
 
-def aggregate_prompt(question: str, replies: Sequence[Reply]) -> str:
+def aggregate_prompt(question: str, replies: Sequence[AgentReply]) -> str:
     """The question to the server, behind what was answered; without any answers the question alone."""
     said = [f"{reply.name}{_sure(reply)}: {quoted(reply.text)}" for reply in replies if reply.is_answer]
     if not said:
@@ -47,6 +47,6 @@ def revise_prompt(question: str, own: str, aggregate: str) -> str:
     )
 
 
-def _sure(reply: Reply) -> str:
+def _sure(reply: AgentReply) -> str:
     confidence = reply.confidence
     return "" if confidence is None else f" ({100 * confidence:.0f} % sure)"

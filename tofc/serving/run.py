@@ -12,7 +12,7 @@ from PIL import Image
 
 from tofc.errors import UserError
 from tofc.language.batch import Generation
-from tofc.serving.connections import BACKLOG, Listener, Server
+from tofc.serving.connections import BACKLOG, LimitedServer, Listener
 from tofc.serving.keys import Keys
 from tofc.serving.logs import log, write_json_lines
 from tofc.serving.models import ServedModels
@@ -58,7 +58,7 @@ def serve(
         ws_per_message_deflate=False,  # rounds are a few bytes each
     )
     try:
-        Server(config, listener, limits).run()
+        LimitedServer(config, listener, limits).run()
     except OSError as error:  # a certificate that is none
         raise UserError(f"the server cannot start: {error}") from error
 

@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 
 from tofc.edge import Edge
-from tofc.familial.calibrate import Asked
+from tofc.familial.calibrate import ScoredQuestion
 from tofc.training.data import corpus_class, load_corpus
 
-Questions = Iterator[tuple[Image.Image, Sequence[Asked]]]
+Questions = Iterator[tuple[Image.Image, Sequence[ScoredQuestion]]]
 
 
 def questions_of(source: str, options: Mapping[str, Any], edge: Edge, pictures: int) -> Questions:
@@ -39,7 +39,7 @@ def _of_corpus(corpus: Any, edge: Edge, pictures: int) -> Questions:
             continue
         lengths = [len(tokenizer(turn.answer)["input_ids"]) + 1 for turn in turns]
         asked = [
-            Asked(turn.prompt, length, functools.partial(_same, turn.answer))
+            ScoredQuestion(turn.prompt, length, functools.partial(_same, turn.answer))
             for turn, length in zip(turns, lengths, strict=True)
         ]
         yield Image.fromarray(example.pixels.transpose(1, 2, 0)), asked
@@ -52,7 +52,9 @@ def _of_data(data: Any, pictures: int) -> Questions:
         yield (
             example.image,
             [
-                Asked(question.prompt, question.max_new_tokens, functools.partial(_whole, question.score))
+                ScoredQuestion(
+                    question.prompt, question.max_new_tokens, functools.partial(_whole, question.score)
+                )
                 for question in example.questions
             ],
         )

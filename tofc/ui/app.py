@@ -43,7 +43,7 @@ _HEADERS = {
 }
 
 
-class Asked(BaseModel):
+class PageRequest(BaseModel):
     """A picture (a file in base64), a question, the tokens it is answered from, and who answers."""
 
     image: str
@@ -61,7 +61,7 @@ class Asked(BaseModel):
             raise UserError("the picture is not base64; send the bytes of its file that way") from error
 
 
-class PageQuestion(Asked):
+class PageQuestion(PageRequest):
     """The same through a packet of this quality.
 
     With `draft`, a member, `exit` verifies what that one drafts, over a link of this round trip: the answer
@@ -73,7 +73,7 @@ class PageQuestion(Asked):
     round_trip_ms: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
-class SameAnswer(Asked):
+class SameAnswer(PageRequest):
     """The same through the smallest packet, or file of an image codec, that leads to `answer`."""
 
     answer: Annotated[str, Field(max_length=2000)]

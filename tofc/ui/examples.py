@@ -15,7 +15,7 @@ DRAWN_FOR = "scenes-tiny"
 
 
 @dataclass(frozen=True)
-class Example:
+class PageExample:
     """A picture: the file `path` inside an installed `package`, what it shows, and questions about it."""
 
     title: str
@@ -39,7 +39,7 @@ class Example:
 
 
 SCENES = (
-    Example(
+    PageExample(
         "A purple bus and an orange sign",
         "tofc",
         "ui/static/examples/scene-177.webp",
@@ -51,7 +51,7 @@ SCENES = (
             "Describe the picture.",
         ),
     ),
-    Example(
+    PageExample(
         "A white truck and two people",
         "tofc",
         "ui/static/examples/scene-86.webp",
@@ -63,7 +63,7 @@ SCENES = (
             "What is in this picture?",
         ),
     ),
-    Example(
+    PageExample(
         "A blue bus and a bin",
         "tofc",
         "ui/static/examples/scene-126.webp",
@@ -77,7 +77,7 @@ SCENES = (
     ),
 )
 PHOTOGRAPHS = (
-    Example(
+    PageExample(
         "A cat",
         "skimage",
         "data/chelsea.png",
@@ -89,7 +89,7 @@ PHOTOGRAPHS = (
             "What is in this picture?",
         ),
     ),
-    Example(
+    PageExample(
         "A motorcycle in a garage",
         "skimage",
         "data/motorcycle_left.png",
@@ -100,7 +100,7 @@ PHOTOGRAPHS = (
             "Is there a horse in the picture?",
         ),
     ),
-    Example(
+    PageExample(
         "An astronaut",
         "skimage",
         "data/astronaut.png",
@@ -111,7 +111,7 @@ PHOTOGRAPHS = (
             "What is in this picture?",
         ),
     ),
-    Example(
+    PageExample(
         "A cup of coffee",
         "skimage",
         "data/coffee.png",
@@ -122,7 +122,7 @@ PHOTOGRAPHS = (
             "What is on the table?",
         ),
     ),
-    Example(
+    PageExample(
         "A palace in China",
         "sklearn",
         "datasets/images/china.jpg",
@@ -146,7 +146,7 @@ QUESTIONS: Mapping[bool, tuple[str, ...]] = {
 }
 
 
-def examples_for(model: str) -> dict[str, tuple[Example, Path]]:
+def examples_for(model: str) -> dict[str, tuple[PageExample, Path]]:
     """The examples of a model, a name or a folder, that are there, by the names of their files."""
     chosen = SCENES if _is_drawn(model) else PHOTOGRAPHS
     return {example.name: (example, file) for example in chosen if (file := example.find()) is not None}

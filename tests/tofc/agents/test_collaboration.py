@@ -14,7 +14,7 @@ from PIL import Image
 import tofc
 from tests.tofc.agents.misbehaving import BODIES, INJECTED
 from tofc.agents import AgentCard, Agents, AgentsConfig
-from tofc.agents.collecting import Request, collect
+from tofc.agents.collecting import AgentRequest, collect
 from tofc.answer import Answer
 from tofc.config import load_yaml
 from tofc.errors import EdgeUnreachable, UserError
@@ -138,7 +138,7 @@ def test_faults_of_ours_are_not_hidden() -> None:
         raise RuntimeError("ours")
 
     with pytest.raises(RuntimeError, match="ours"):
-        collect([Request("one", fails, 60.0)])
+        collect([AgentRequest("one", fails, 60.0)])
 
 
 def test_everybody_is_asked_at_the_same_time() -> None:
@@ -149,7 +149,7 @@ def test_everybody_is_asked_at_the_same_time() -> None:
         together.wait()
         return Answer("Yes", "", ())
 
-    replies = collect([Request(str(n), answer, 120.0) for n in range(5)])
+    replies = collect([AgentRequest(str(n), answer, 120.0) for n in range(5)])
     assert [reply.name for reply in replies] == list("01234")
     assert all(reply.is_answer for reply in replies)
 

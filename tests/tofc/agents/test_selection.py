@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tofc.agents import AgentCard, LearnedSelector, Reply, TfidfSelector, confidence_vote, majority_vote
+from tofc.agents import AgentCard, AgentReply, LearnedSelector, TfidfSelector, confidence_vote, majority_vote
 from tofc.agents.prompts import MAX_QUOTED, aggregate_prompt, quoted
 from tofc.agents.selection import choose
 from tofc.errors import UserError
@@ -59,8 +59,8 @@ def test_choice_by_score_number_and_price() -> None:
     assert choose([0.0, 0.0, 0.0], CARDS, 2, None) == [0, 1]
 
 
-def said(*given: tuple[str, float | None]) -> list[Reply]:
-    return [Reply(f"a{n}", text, sure) for n, (text, sure) in enumerate(given)]
+def said(*given: tuple[str, float | None]) -> list[AgentReply]:
+    return [AgentReply(f"a{n}", text, sure) for n, (text, sure) in enumerate(given)]
 
 
 def test_votes() -> None:
@@ -69,7 +69,7 @@ def test_votes() -> None:
     assert confidence_vote(replies) == "no"
     assert majority_vote(said(("Yes", 0.6), ("No", 0.9))) == "No"
     assert confidence_vote(said(("Yes", None), ("No", 0.49))) == "Yes"
-    assert majority_vote([Reply("late", fault="no answer"), *said(("No", None))]) == "No"
+    assert majority_vote([AgentReply("late", fault="no answer"), *said(("No", None))]) == "No"
     assert majority_vote([]) == confidence_vote([]) == ""
 
 
@@ -103,5 +103,5 @@ def test_plain_answers_are_quoted_as_they_are() -> None:
 
 
 def test_the_server_is_asked_as_ever_where_nobody_answered() -> None:
-    assert aggregate_prompt("Why?", [Reply("a", fault="late")]) == "Why?"
+    assert aggregate_prompt("Why?", [AgentReply("a", fault="late")]) == "Why?"
     assert aggregate_prompt("Why?", said(("Yes", 0.5))).splitlines()[1:] == ['a0 (50 % sure): "Yes"', "Why?"]
