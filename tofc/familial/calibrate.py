@@ -46,7 +46,7 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
-class ScoredQuestion:
+class CalibrationQuestion:
     """One question about a picture: how long an answer may get, and whether one is right."""
 
     prompt: str
@@ -58,7 +58,7 @@ def ask(
     device: Device,
     edge: Edge,
     members: Sequence[str],
-    pictures: Iterable[tuple[Image.Image, Sequence[ScoredQuestion]]],
+    pictures: Iterable[tuple[Image.Image, Sequence[CalibrationQuestion]]],
 ) -> MemberAnswers:
     """Lets each member answer the questions about pictures, which travel as packets do by default."""
     names = [*members, FULL]
@@ -77,7 +77,7 @@ def ask(
 
 
 def _alone(
-    edge: Edge, name: str, prompts: Sequence[Prompt], asked: Sequence[ScoredQuestion]
+    edge: Edge, name: str, prompts: Sequence[Prompt], asked: Sequence[CalibrationQuestion]
 ) -> list[tuple[float, ...]]:
     """What one member makes of the prompts: right, confidence, cost, and the shared part of it."""
     policy = Policy(()) if name == FULL else Policy((Stage(name, 0.0),))

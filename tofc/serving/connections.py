@@ -126,7 +126,7 @@ def _descriptors(wanted: int) -> int:
     return raised
 
 
-class LimitedServer(uvicorn.LimitedServer):
+class LimitedServer(uvicorn.Server):
     """uvicorn's, on a `Listener`; it cuts connections whose peer only takes up their places.
 
     A peer has `header_seconds` for the header of a request, and `send_seconds` to read what it is sent.

@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 
 from tofc.edge import Edge
-from tofc.familial.calibrate import ScoredQuestion
+from tofc.familial.calibrate import CalibrationQuestion
 from tofc.training.data import corpus_class, load_corpus
 
-Questions = Iterator[tuple[Image.Image, Sequence[ScoredQuestion]]]
+Questions = Iterator[tuple[Image.Image, Sequence[CalibrationQuestion]]]
 
 
 def questions_of(source: str, options: Mapping[str, Any], edge: Edge, pictures: int) -> Questions:
@@ -39,7 +39,7 @@ def _of_corpus(corpus: Any, edge: Edge, pictures: int) -> Questions:
             continue
         lengths = [len(tokenizer(turn.answer)["input_ids"]) + 1 for turn in turns]
         asked = [
-            ScoredQuestion(turn.prompt, length, functools.partial(_same, turn.answer))
+            CalibrationQuestion(turn.prompt, length, functools.partial(_same, turn.answer))
             for turn, length in zip(turns, lengths, strict=True)
         ]
         yield Image.fromarray(example.pixels.transpose(1, 2, 0)), asked
@@ -52,7 +52,7 @@ def _of_data(data: Any, pictures: int) -> Questions:
         yield (
             example.image,
             [
-                ScoredQuestion(
+                CalibrationQuestion(
                     question.prompt, question.max_new_tokens, functools.partial(_whole, question.score)
                 )
                 for question in example.questions
