@@ -83,6 +83,7 @@ def chat_answer(body: bytes) -> Answer:
 
 
 def _of_type(kind: type[T], value: Any) -> T:
-    if isinstance(value, kind) or (kind is float and type(value) is int):
-        return value
-    raise ValueError(f"{type(value).__name__} in place of {kind.__name__}")
+    fits = isinstance(value, kind) or (kind is float and type(value) is int)
+    if not fits:
+        raise ValueError(f"{type(value).__name__} in place of {kind.__name__}")
+    return value
