@@ -22,7 +22,7 @@ from tofc.cli.steps import check_question, open_picture, quieten_libraries
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tofc.agents import Collaboration, Reply
+    from tofc.agents import AgentReply, Collaboration
 
 app = typer.Typer(
     name="agents",
@@ -106,7 +106,7 @@ def _table(found: Collaboration) -> Table:
     return table
 
 
-def _row(reply: Reply, score: str = "") -> Sequence[Any]:
+def _row(reply: AgentReply, score: str = "") -> Sequence[Any]:
     """Who, what and how; agents' words come as quotations, which no terminal obeys."""
     from rich.text import Text
 

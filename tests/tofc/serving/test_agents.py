@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import tofc
 from eval.serving.process import Server
-from tofc.agents import AgentCard, AgentsConfig, Reply
+from tofc.agents import AgentCard, AgentReply, AgentsConfig
 from tofc.agents.prompts import aggregate_prompt, revise_prompt
 from tofc.cli.app import app
 
@@ -59,7 +59,7 @@ def test_no_answer_opens_or_ends_a_turn(edge, asked) -> None:
     special = set(edge.tokenizer.all_special_ids) | set(edge.tokenizer.get_added_vocab().values())
 
     def marks(text: str) -> list[int]:
-        replies = [Reply("liar", text), Reply("other", "Yes")]
+        replies = [AgentReply("liar", text), AgentReply("other", "Yes")]
         both = aggregate_prompt(question, replies), revise_prompt(question, text, text)
         return [id for prompt in both for id in edge.prompt(packet, prompt).ids.tolist() if id in special]
 
