@@ -126,8 +126,9 @@ class Bench:
 
 def report(results: Sequence[MergingResult], title: str) -> tuple[list[Table], dict[str, Any]]:
     """Tables at equal tokens and at equal bytes, each with the gain over density peaks; their figures."""
-    tables, told = zip(_equal_tokens(results, title), _equal_bytes(results, title), strict=True)
-    return list(tables), {"mergings": told[0], "equal_bytes": told[1]}
+    by_tokens, mergings = _equal_tokens(results, title)
+    by_bytes, equal_bytes = _equal_bytes(results, title)
+    return [by_tokens, by_bytes], {"mergings": mergings, "equal_bytes": equal_bytes}
 
 
 def _equal_tokens(results: Sequence[MergingResult], title: str) -> tuple[Table, list[dict[str, Any]]]:
