@@ -70,16 +70,18 @@ def start_server(
 ) -> Server:
     """Starts `tofc serve` with these arguments and variables, its log in `folder`; returns when it is ready.
 
+    It answers with scenes-tiny, where the arguments name no model.
     `tls` has the certificates with which to ask; None for none, and any of the server's. `core` is the one
     that it is kept on. `output` is a descriptor, or subprocess.PIPE, in place of the log's file. UserError
     with the end of its log where it does not come up within `patience` seconds.
     """
     port = free_port() if port is None else port
+    model = () if {"--model", "-m"} & set(arguments) else ("--model", "scenes-tiny")
     log = folder / f"server-{port}.log"
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tofc", "serve", "--port", str(port), *arguments],
+            [sys.executable, "-m", "tofc", "serve", "--port", str(port), *model, *arguments],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": paths, **environment},
             stdout=out,
