@@ -7,11 +7,11 @@ about what is there and what is not. The model has been trained on none of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 
 from PIL import Image
 
 from tofc.errors import UserError
+from tofc.examples import shipped
 from tofc.images import open_image
 
 
@@ -78,12 +78,10 @@ def demo_pictures() -> tuple[DemoPicture, ...]:
 
 
 def _photograph(module: str, path: str) -> Image.Image:
-    try:
-        folder = files(module)
-    except ModuleNotFoundError:
+    file = shipped(module, path)
+    if file is None:
         raise UserError(
             f"{PACKAGES[module]} is not installed; photographs of the demo come with it: "
             "pip install 'tofc[demo]'"
-        ) from None
-    with (folder / path).open("rb") as file:
-        return open_image(file)
+        )
+    return open_image(file)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
+
+from tofc.examples import shipped
 
 DRAWN_FOR = "scenes-tiny"
 
@@ -29,13 +30,8 @@ class PageExample:
         return Path(self.path).name
 
     def find(self) -> Path | None:
-        """The file; None where its package is not installed or ships it no more.
-
-        The package is looked up and not imported: importing scikit-learn takes longer than an answer.
-        """
-        spec = find_spec(self.package)
-        folders = [] if spec is None else spec.submodule_search_locations or []
-        return next((file for folder in folders if (file := Path(folder, self.path)).is_file()), None)
+        """The file; None where its package is not installed or ships it no more."""
+        return shipped(self.package, self.path)
 
 
 SCENES = (
