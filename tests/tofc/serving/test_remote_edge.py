@@ -149,7 +149,7 @@ def test_the_device_answers_where_nobody_else_does_and_says_so(edge, asked) -> N
 def test_the_command_line_asks_far_away(server: Server, edge, device, scenes, tmp_path) -> None:
     image, prompts = scenes[0]
     image.save(tmp_path / "street.png")
-    ask = ["ask", str(tmp_path / "street.png"), prompts[0], "--json", "--edge"]
+    ask = ["ask", str(tmp_path / "street.png"), prompts[0], "--json", "--model", "scenes-tiny", "--edge"]
     expected = edge.answer(device.encode(image), prompts[0])
     done = CliRunner().invoke(app, [*ask, server.url])
     given = json.loads(done.stdout)
