@@ -94,12 +94,13 @@ def test_the_wheel_holds_every_file_of_the_rooms(distributions: tuple[Path, Path
 
 def test_an_installation_answers_as_the_checkout_does(installed: Path, tmp_path: Path) -> None:
     import tofc
+    from tofc.config import DEFAULT_MODEL
 
     assert run([installed / "tofc", "--version"], tmp_path).split()[-1] == tofc.__version__
     question = "How many cars are there?"
     asked = json.loads(run([installed / "tofc", "ask", PICTURE, question, "--json"], tmp_path))
-    packet = tofc.Device.from_pretrained("scenes-tiny").encode(PICTURE)
-    answer = tofc.Edge.from_pretrained("scenes-tiny").answer(packet, question)
+    packet = tofc.Device.from_pretrained(DEFAULT_MODEL).encode(PICTURE)
+    answer = tofc.Edge.from_pretrained(DEFAULT_MODEL).answer(packet, question)
     assert (asked["answer"], asked["bytes"]) == (answer.text, len(bytes(packet)))
 
 

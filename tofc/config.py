@@ -229,9 +229,9 @@ def _convert_plain(hint: Any, value: Any, where: str) -> Any:
     raise ConfigError(f"{where} is {_shown(value)}; give a value of type {hint.__name__}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, most: int = 60) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def load_yaml(path: str | Path, cls: type[T]) -> T:
@@ -282,7 +282,7 @@ def resolve(src: str | Path) -> Checkpoint:
         return _read_checkpoint(text, ASSETS / text)
     if not is_hub_id(text) or os.path.exists(src):
         raise CheckpointError(
-            f"no checkpoint {_shown(text)}{_how_to_make(text)}. "
+            f"no checkpoint {_shown(text, most=400)}{_how_to_make(text)}. "
             f"Bundled: {', '.join(bundled_names()) or 'none'}. Or give a folder with a config.json, "
             "or a hub id such as owner/name"
         )
@@ -294,8 +294,16 @@ def resolve(src: str | Path) -> Checkpoint:
 
 
 def find_base(source: str) -> str:
-    """The base model to train on, a folder or a hub id: of a checkpoint, its own; errors of `resolve`."""
-    return source if is_hub_id(source) and not Path(source).is_dir() else resolve(source).base
+    """The base model to train on, a folder or a hub id: of a checkpoint, its own.
+
+    Raises `CheckpointError` as `resolve` does, with what makes a base.
+    """
+    if is_hub_id(source) and not Path(source).is_dir():
+        return source
+    try:
+        return resolve(source).base
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (tofc pretrain makes a base)") from error
 
 
 def _how_to_make(path: str) -> str:

@@ -117,7 +117,7 @@ def test_a_merging_gains_what_it_always_gained() -> None:
     more = [min(6.0, of + (uniform(11, i) < 0.4)) for i, of in enumerate(right)]
     asked = np.full(40, 6.0)
     base, better = (
-        MergingResult("", 4, asked, asked, asked, np.array(some, dtype=float)) for some in (right, more)
+        MergingResult("", 4, 5, asked, asked, asked, np.array(some, dtype=float)) for some in (right, more)
     )
     found, (low, high) = better.gain(base), GOLDEN["mergings"]
     assert close(asdict(found), {"value": found.value, "low": low, "high": high})

@@ -95,11 +95,11 @@ def train(
         from tofc.training.codec import run
         from tofc.training.settings import TrainConfig
     settings = load_yaml(config, TrainConfig)
+    folder = checkpoint_folder(out, find_config(config).stem)
     settings = replace(settings, base=find_base(settings.base))
     if estimate_:
         _show_estimate(settings, json_)
         return
-    folder = checkpoint_folder(out, find_config(config).stem)
     checkpoint = run(settings, folder, Console(stderr=True))
     report_folder(checkpoint, json_)
 
