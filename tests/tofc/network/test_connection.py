@@ -22,8 +22,20 @@ GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 LONG = 60.0  # seconds, in which no test ends
 
 
+MADE: list[Connection] = []
+
+
 def connection(url: str, timeout: float = 30.0, retries: int | None = None) -> Connection:
-    return Connection(url, None, None, None, timeout, 3.0, retries, seed=0)
+    MADE.append(Connection(url, None, None, None, timeout, 3.0, retries, seed=0))
+    return MADE[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Or sockets would be left to the garbage collector, which says so in whatever test it runs in."""
+    yield
+    while MADE:
+        MADE.pop().close()
 
 
 @contextmanager
