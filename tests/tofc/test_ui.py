@@ -212,7 +212,7 @@ def test_other_models_begin_with_the_photographs_that_are_installed(studio: Stud
 
 
 def test_without_photographs_there_are_questions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examples, "find_spec", lambda name: None)
+    monkeypatch.setattr("tofc.examples.find_spec", lambda name: None)
     assert examples.examples_for("photos-tiny") == {}
     assert examples.questions_for("photos-tiny")
 
