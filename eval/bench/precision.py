@@ -113,7 +113,7 @@ def _times(files: dict[str, Path], codec: Any) -> dict[str, Any]:
         codec.encode(merged, _QUALITY)
 
     calls: dict[str, Callable[[], object]] = {
-        name: lambda session=session: session.run(["features"], {"pixels": pixels})  # type: ignore[misc]
+        name: lambda session=session: session.run(["features"], {"pixels": pixels})  # type: ignore[misc]  # the default binds it
         for name, session in sessions.items()
     }
     calls["merging and coding"] = after

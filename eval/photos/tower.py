@@ -42,7 +42,7 @@ class TowerCorpus:
     sparse_labels = frozenset({"kind"})
     region_size = 4  # centre x, centre y, width, height: fractions of the view
     label_classes = {"kind": len(COCO) + 1}  # noqa: RUF012 - a constant of the protocol
-    map_sizes = {"stride_16": STRIDE_16, "stride_32": STRIDE_32}  # noqa: RUF012 - likewise
+    map_sizes = {"stride_16": STRIDE_16, "stride_32": STRIDE_32}  # noqa: RUF012 - a constant of the protocol
     num_present = len(COCO)
     num_categories = CLASSES
 

@@ -63,7 +63,7 @@ class LoopbackProxy:
 
     def _ways(self, reader: Any, writer: Any, far_reader: Any, far_writer: Any) -> tuple[Any, Any]:
         """What carries bytes to the server, and back; both ends are cut when one of them raises OSError."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of fault has its own
 
 
 @dataclass

@@ -28,7 +28,7 @@ if __name__ == "__main__":
     INSTRUMENTED = ("stream", "order", "varint", "stream_reference", "rans_reference")
     with atheris.instrument_imports(include=[f"entropy.{name}" for name in INSTRUMENTED] + ["tofc.packet"]):
         import entropy.stream_reference
-        import tofc.packet  # noqa: F401  likewise
+        import tofc.packet  # noqa: F401  what the target imports is then instrumented
 
 import numpy as np
 

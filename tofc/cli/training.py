@@ -22,13 +22,13 @@ PRETRAIN_EXAMPLES = (
     "tofc pretrain scenes-tiny --out runs/again    (a bundled configuration, by its name)"
 )
 TRAIN_EXAMPLES = (
-    "Examples:\n\ntofc train first-codec --out runs/mine    (small, and done in minutes)\n\n"
+    "Examples:\n\ntofc train first-codec --out runs/mine    (small: few steps)\n\n"
     "tofc ask cat.png 'Is there a bus?' --model runs/mine"
 )
 
 
 FAMILIAL_EXAMPLES = (
-    "Examples:\n\ntofc train-familial first-family --out runs/family    (small, and done in minutes)\n\n"
+    "Examples:\n\ntofc train-familial first-family --out runs/family    (small: few steps)\n\n"
     "tofc ask cat.png 'Is there a bus?' --model runs/family --exit e2-50"
 )
 
@@ -95,9 +95,9 @@ def train(
         from tofc.training.codec import run
         from tofc.training.settings import TrainConfig
     settings = load_yaml(config, TrainConfig)
-    folder = checkpoint_folder(out, find_config(config).stem)
+    folder = None if estimate_ else checkpoint_folder(out, find_config(config).stem)
     settings = replace(settings, base=find_base(settings.base))
-    if estimate_:
+    if folder is None:
         _show_estimate(settings, json_)
         return
     checkpoint = run(settings, folder, Console(stderr=True))
