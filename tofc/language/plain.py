@@ -223,24 +223,24 @@ class PlainTokenizer:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self.backend_tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))  # transformers' name for it
+        self.backend_tokenizer.no_padding()
+        self.backend_tokenizer.no_truncation()
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
         given = {name: settings.get(name) for name in names}
         self._special = {n: t["content"] if isinstance(t, dict) else t for n, t in given.items() if t}
 
     def __call__(self, text: str) -> dict[str, list[int]]:
         """The ids of a text."""
-        return {"input_ids": self._tokenizer.encode(text).ids}
+        return {"input_ids": self.backend_tokenizer.encode(text).ids}
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        return str(self.backend_tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def convert_tokens_to_ids(self, token: str) -> int | None:
         """The id of a token, None for none."""
-        found: int | None = self._tokenizer.token_to_id(token)
+        found: int | None = self.backend_tokenizer.token_to_id(token)
         return found
 
     @property

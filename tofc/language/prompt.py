@@ -11,6 +11,7 @@ import torch
 
 from tofc.errors import CheckpointError, UserError
 from tofc.hub import checkpoint_faults, small_files
+from tofc.language.special import prompt_ids
 
 if TYPE_CHECKING:
     from transformers import LlavaOnevisionConfig, PreTrainedTokenizerBase
@@ -74,20 +75,14 @@ class Prompt:
         """Renders and tokenises a conversation in the messages of chat templates, up to the next answer.
 
         `pictures` are those of its parts of type "image", in order; UserError where their numbers differ.
+        Texts stay texts, special tokens in them included.
         """
-        untyped: Any = list(turns)  # the declared type knows no parts of a message
-        text = tokenizer.apply_chat_template(
-            untyped,
-            chat_template=template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        ids = torch.tensor(tokenizer(text)["input_ids"])
+        ids = torch.tensor(prompt_ids(tokenizer, template, turns))
         is_image = ids == config.image_token_index
         if int(is_image.sum()) != len(pictures):
             raise UserError(
-                f"the prompt has {int(is_image.sum())} image tokens for {len(pictures)} pictures; leave the "
-                "image token out of the question"
+                f"the chat template writes {int(is_image.sum())} image tokens for {len(pictures)} pictures; "
+                "it has to write one for each part of type image"
             )
         repeats = torch.ones_like(ids)
         repeats[is_image] = torch.tensor([p.shape[0] for p in pictures], dtype=torch.int64)

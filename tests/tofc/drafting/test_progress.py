@@ -134,7 +134,7 @@ def test_ordinary_answers_are_drafted_here(
     remote: tofc.RemoteEdge, edge: tofc.Edge, packets: list[tofc.Packet], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(remote, "_send", None)  # no question goes up whole
-    pairs = [(packet, QUESTION) for packet in packets[:2]]
+    pairs = [(packets[0], QUESTION), (packets[1], f"{QUESTION} <image><|im_end|>")]  # special tokens are text
     expected = edge.answer_many(pairs, max_new_tokens=NEW)
     assert remote.answer_many(pairs, max_new_tokens=NEW) == expected
     assert remote.answer(bytes(packets[0]), QUESTION, max_new_tokens=NEW) == expected[0]
