@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -14,6 +14,9 @@ from eval.lab.tables import show, table
 from tofc.cli.options import ConfigArgument, JsonOption, OutOption
 from tofc.cli.report import note, print_json, reports_user_errors
 from tofc.config import find_config, load_yaml
+
+if TYPE_CHECKING:
+    from eval.drafting.capacity import CountedLoad, ServedLoad
 
 app = evaluation("Device, edge and cloud together: tokens a second, equal answers, states on the wire.")
 
@@ -81,6 +84,41 @@ def states(
     print_json(told)
 
 
+@app.command()
+@reports_user_errors
+@needs_extra("eval,serve")
+def capacity(
+    config: Annotated[str, typer.Option(help="Names the model and the large shapes.")] = "decoding-scenes",
+    draft: Annotated[
+        list[str] | None, typer.Option("--draft", metavar="MEMBER", help="Once for each; else e1, e2-50.")
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, metavar="N", help="Devices that ask at once.")] = 16,
+    pictures: Annotated[int, typer.Option(min=1, metavar="N")] = 12,
+    json_: JsonOption = False,
+) -> None:
+    """What a saturated edge serves, with devices that draft and without: really, and at large shapes."""
+    from dataclasses import asdict
+
+    from eval.drafting.capacity import count_load, serve_load
+    from eval.drafting.config import DraftingConfig
+
+    settings = load_yaml(config, DraftingConfig)
+    served = list(serve_load(settings.model, draft or ("e1", "e2-50"), clients, pictures))
+    large = settings.counted
+    shapes = () if large is None else large.shapes
+    counted = [
+        load
+        for shape in shapes[1:]
+        for load in count_load(shape, large.rates, large.context, (1, 8, 32, 128, 512), settings.shares)
+    ]
+    if json_:
+        print_json({"served": [asdict(row) for row in served], "counted": [asdict(row) for row in counted]})
+        return
+    show(_served(settings.model, clients, served))
+    for shape in shapes[1:]:
+        show(_counted([load for load in counted if load.model == shape.name]))
+
+
 @app.command(epilog="Example:\n\ntofc eval drafting text math500.jsonl --tier models/1.5B --tier models/7B")
 @reports_user_errors
 @needs_extra()
@@ -113,6 +151,43 @@ def text(
         print_json(found)
         return
     show(text_table(rows, len(asked)))
+
+
+def _served(model: str, clients: int, rows: Sequence[ServedLoad]) -> Table:
+    columns = (
+        "answers",
+        "tokens",
+        "edge's processor, ms an answer",
+        "answers per core second",
+        "of no drafts",
+    )
+    alone = {row.kind: row.answers_per_core_second for row in rows if row.draft is None}
+    lines = [
+        (
+            f"{row.kind}, {'no drafts' if row.draft is None else f'{row.draft} drafts'}",
+            f"{row.answers}",
+            f"{row.tokens}",
+            f"{1000 * row.processor_seconds / row.answers:.1f}",
+            f"{row.answers_per_core_second:.1f}",
+            f"{row.answers_per_core_second / alone[row.kind]:.2f}",
+        )
+        for row in rows
+    ]
+    return table(f"{model}, {clients} devices at once", ["asked"], columns, lines)
+
+
+def _counted(rows: Sequence[CountedLoad]) -> Table:
+    shares = list(dict.fromkeys(row.share for row in rows))
+    lines = []
+    for number in dict.fromkeys(row.rows for row in rows):
+        here = [row for row in rows if row.rows == number]
+        lines.append(
+            (f"{number}", f"{here[0].alone:.0f}", *(f"{row.ratio:.2f} ({row.drafts})" for row in here))
+        )
+    title = f"{rows[0].model}, counted: capacity with drafts over that without (drafts a round)"
+    return table(
+        title, ["answers at once"], ["tokens/s alone", *(f"{100 * s:g} % stand" for s in shares)], lines
+    )
 
 
 def _tables(summary: Mapping[str, Any]) -> Iterator[Table]:

@@ -31,6 +31,14 @@ def of_counted(counted: CountedTiers, shares: Sequence[float], tokens: int) -> I
 
 def pass_costs(shape: ModelShape, rates: Rates, context: int) -> TierCosts:
     """One token behind `context` others, and what each further one in the same pass adds."""
+    one = counts_of(shape).next_token(context)
+    many = 64  # weights, keys and values are read once for all
+    seconds = [Work(n * one.flops, one.read).timing(rates).seconds for n in (1, many)]
+    return TierCosts(seconds[0], (seconds[1] - seconds[0]) / (many - 1))
+
+
+def counts_of(shape: ModelShape) -> Counts:
+    """Operations and bytes of a language model of these sizes."""
     config = LlavaOnevisionConfig(
         vision_config={"model_type": "siglip_vision_model", "num_hidden_layers": 1},  # not asked for
         text_config={
@@ -44,10 +52,7 @@ def pass_costs(shape: ModelShape, rates: Rates, context: int) -> TierCosts:
             "tie_word_embeddings": shape.tied,
         },
     )
-    one = Counts(config).next_token(context)
-    many = 64  # weights, keys and values are read once for all
-    seconds = [Work(n * one.flops, one.read).timing(rates).seconds for n in (1, many)]
-    return TierCosts(seconds[0], (seconds[1] - seconds[0]) / (many - 1))
+    return Counts(config)
 
 
 def _rows(costs: Sequence[TierCosts], shares: Sequence[float], tokens: int) -> Iterator[dict[str, Any]]:
