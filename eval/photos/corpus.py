@@ -29,7 +29,7 @@ from tofc.training.data import Turn, resize
 SETS = ("voc", "coco", "coco-more", "voc2012-animals", "flickr8k", "daquar", "caltech101", "imagenette")
 LIST_WEIGHT = 0.4  # of each token of a list, which has several where other answers have one
 SIDES_WEIGHT = (
-    2.0  # of left or right, top or bottom: seldom asked, since they need a single thing off the middle
+    4.0  # of left or right, top or bottom: seldom asked, since they need a single thing off the middle
 )
 _ASPECT = 1.25  # most that a crop's shape differs from the picture's
 
@@ -38,8 +38,8 @@ _ASPECT = 1.25  # most that a crop's shape differs from the picture's
 class Photograph:
     """A picture at the tower's size, uint8 [3, S, S], with what is asked about it.
 
-    `labels` are int64 [N] by the names of `PhotoCorpus.patch_words`: of each patch the place of its object's
-    word there + 1; 0 for none, and -100 where nobody knows.
+    `labels` are int64 [N] by the names of `PhotoCorpus.patch_words`: of each patch the place of its word
+    there, and -100 where nobody knows or there is none.
     """
 
     pixels: np.ndarray
@@ -74,7 +74,8 @@ class PhotoCorpus:
         self._photos: dict[str, tuple[Photo, ...]] = {}
         self._balances: dict[frozenset[str], Balance] = {}
 
-    patch_words: ClassVar = {"kind": COCO, "side": SIDES, "height": HEIGHTS}
+    patch_words: ClassVar = {"kind": ("nothing", *COCO), "side": SIDES, "height": HEIGHTS}
+    sparse_labels: ClassVar = frozenset({"kind"})  # whose first word is that for nothing
 
     def photos(self, split: str) -> tuple[Photo, ...]:
         """The photographs of an epoch of `split` of which something can be asked, in a fixed mixed order.

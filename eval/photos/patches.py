@@ -21,9 +21,9 @@ def presence(view: View) -> np.ndarray:
 
 
 def which_half(centres: np.ndarray) -> np.ndarray:
-    """The half in which each of objects' centres lies: int64 1 or 2; 0 near the middle and for NaN."""
+    """The half in which each of objects' centres lies: int64 0 or 1; -100 near the middle and for NaN."""
     low, high = MIDDLE_BAND
-    return np.where(centres < low, 1, np.where(centres > high, 2, 0)).astype(np.int64)
+    return np.where(centres < low, 0, np.where(centres > high, 1, UNKNOWN)).astype(np.int64)
 
 
 def patches(view: View, side: int) -> tuple[np.ndarray, np.ndarray]:

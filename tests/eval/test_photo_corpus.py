@@ -116,9 +116,9 @@ def test_patches_say_on_which_side_their_object_is() -> None:
     view = View(Photo("made", Path("one.jpg"), things=(dog,)), WHOLE, True)
     _, regions = patches(view, 8)
     side, height = (which_half(regions[:, axis]).reshape(8, 8) for axis in (0, 1))
-    assert side[4:, 6:].tolist() == [[2, 2]] * 4  # mirrored
-    assert height[4:, 6:].tolist() == [[2, 2]] * 4
-    assert side.sum() == height.sum() == 2 * 4 * 2
+    assert side[4:, 6:].tolist() == [[1, 1]] * 4  # mirrored
+    assert height[4:, 6:].tolist() == [[1, 1]] * 4
+    assert (side >= 0).sum() == (height >= 0).sum() == 4 * 2
 
 
 def worded(wording: str) -> str:

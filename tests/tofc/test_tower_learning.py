@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_pictures_of_a_batch_are_merged_in_the_ways_in_turn():
 
 
 def test_projected_patches_become_the_words_for_their_objects():
-    names, sides = ("dog", "dining table", "bus"), ("left", "right")
+    names, sides = ("nothing", "dog", "dining table", "bus"), ("left", "right")
     tokenizer = build_tokenizer((f"{name}\n {name}" for name in (*names, *sides) for _ in range(50)), 400)
     geometry = BaseModelConfig(
         image_size=64,
@@ -166,13 +167,14 @@ def test_projected_patches_become_the_words_for_their_objects():
     )
     model = build_model(geometry, tokenizer, 0)
     ids = word_ids(tokenizer, {"kind": names, "side": sides})
-    assert tokenizer.convert_ids_to_tokens(ids["kind"][0].tolist()) == ["Ġdog", "Ġdining", "Ġbus"]
-    assert tokenizer.convert_ids_to_tokens(ids["kind"][1].tolist()) == ["dog", "dining", "bus"]
+    assert tokenizer.convert_ids_to_tokens(ids["kind"][0].tolist()) == ["Ġnothing", "Ġdog", "Ġdining", "Ġbus"]
+    assert tokenizer.convert_ids_to_tokens(ids["kind"][1].tolist()) == ["nothing", "dog", "dining", "bus"]
     rng = np.random.default_rng(5)
     kinds = rng.integers(-1, 4, (6, SIDE**2))
     kinds[kinds < 0] = -100
-    halves = rng.integers(0, 3, kinds.shape)
-    told = rng.normal(size=(5, WIDTH))[np.maximum(kinds, 0)] + rng.normal(size=(3, WIDTH))[halves]
+    halves = rng.integers(0, 2, kinds.shape)
+    told = rng.normal(size=(5, WIDTH))[np.maximum(kinds, 0)] + rng.normal(size=(2, WIDTH))[halves]
+    halves[kinds < 1] = -100
     features = torch.from_numpy(told).float()
     known = [
         GroundedPicture(np.zeros((3, 8, 8), np.uint8), {"kind": kind, "side": half}, np.zeros(0), ())
@@ -180,10 +182,19 @@ def test_projected_patches_become_the_words_for_their_objects():
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(40):
-        loss, right = word_loss(model, known, features, ids)
+        loss, right = word_loss(model, known, features, ids, {"kind"})
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     assert right == {"kind": 1.0, "side": 1.0}
-    nothing = [GroundedPicture(known[0].pixels, dict.fromkeys(ids, 0 * kinds[0]), np.zeros(0), ())]
-    assert word_loss(model, nothing, features[:1], ids)[0].item() == 0.0
+    # Patches with nothing weigh as much as all others together, however few they are.
+    shuffled, kind = features.roll(1, 0), {"kind": ids["kind"]}
+
+    def loss_of(*kept: int) -> torch.Tensor:
+        some = [np.where(np.isin(one.labels["kind"], kept), one.labels["kind"], -100) for one in known]
+        seen = [replace(one, labels={"kind": labels}) for one, labels in zip(known, some, strict=True)]
+        return word_loss(model, seen, shuffled, kind, {"kind"})[0]
+
+    torch.testing.assert_close(loss_of(0, 1, 2, 3), loss_of(0) + loss_of(1, 2, 3))
+    unknown = [replace(known[0], labels=dict.fromkeys(ids, np.full(SIDE**2, -100)))]
+    assert word_loss(model, unknown, features[:1], ids, {"kind"})[0].item() == 0.0

@@ -5,7 +5,7 @@ Questions alone ground a small tower very slowly; labels at every patch, or a te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -191,26 +191,30 @@ def word_loss(
     pictures: list[GroundedPicture],
     features: Tensor,
     words: Mapping[str, Tensor],
+    sparse: Collection[str],
 ) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of each label's words [2, K] for the patches it knows; of each label, the share right.
 
     `features` [B, N, C] go through the projector and are read as the last block's output is. A language
     model for which a patch is its object's word, and the word for where that is, has only to compare words,
-    and learns to in a few hundred steps instead of thousands.
+    and learns to in a few hundred steps instead of thousands. The first word of a label in `sparse` is that
+    for nothing: without it patches beside an object become the object's word too, and who looks for that
+    word finds it everywhere. Weighed as in `dense_losses`; labels of -100 do not count.
     """
     inner = model.model
-    table = inner.language_model.get_input_embeddings().weight
+    hidden = inner.language_model.norm(inner.multi_modal_projector(features))
+    table = inner.language_model.get_input_embeddings().weight.to(hidden.dtype)
     loss, right = features.new_zeros(()), {}
     for label, ids in words.items():
-        numbers = torch.stack([torch.from_numpy(picture.labels[label]) for picture in pictures])
-        shown = (numbers > 0).to(features.device)
-        if not bool(shown.any()):
+        target = torch.stack([torch.from_numpy(one.labels[label]) for one in pictures]).to(features.device)
+        if not bool((target >= 0).any()):
             continue
-        hidden = inner.language_model.norm(inner.multi_modal_projector(features[shown]))
-        target = numbers.to(features.device)[shown] - 1
-        scores = [(hidden @ table[row].to(hidden.dtype).T).float() for row in ids.to(features.device)]
-        loss = loss + torch.stack([functional.cross_entropy(score, target) for score in scores]).mean()
-        right[label] = (scores[0].argmax(-1) == target).float().mean().item()
+        both = [
+            _label_loss((hidden @ table[row].T).float(), target, label in sparse)
+            for row in ids.to(features.device)
+        ]
+        loss = loss + torch.stack([one for one, _ in both]).mean()
+        right[label] = both[0][1]
     return loss, right
 
 

@@ -68,6 +68,7 @@ class PretrainRun(TrainingRun):
         self.heads = self._heads()
         self.packer = Packer.of(self.processor, config.end_weight)
         self.words = word_ids(tokenizer, getattr(self.corpus, "patch_words", {}))
+        self.sparse: frozenset[str] = getattr(self.corpus, "sparse_labels", frozenset())
         self.merge: Merge = merge_as(MergingConfig(), config.ways)
         self.validation_merge: Merge = merge_as(MergingConfig(), config.ways[:1])
         task = nn.ModuleDict({"model": model} | ({} if self.heads is None else {"heads": self.heads}))
@@ -188,7 +189,7 @@ class PretrainRun(TrainingRun):
                 loss = config.dense_weight * loss + answer.loss
                 scalars["loss/answers"] = answer.loss.item()
                 if config.word_weight:
-                    words, right = word_loss(grounded.model, examples, features, self.words)
+                    words, right = word_loss(grounded.model, examples, features, self.words, self.sparse)
                     scalars |= {f"words/{label}": share for label, share in right.items()}
                     loss = loss + config.word_weight * words
                 scalars["answers/exact"] = answer.exact.float().mean().item()
