@@ -11,8 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 import tofc
 from eval.demo.drawing import draw, require_matplotlib
-from eval.demo.inputs import DemoPicture, demo_pictures
-from eval.demo.measure import PictureResult, measure, steps
+from eval.demo.measure import DemoPicture, PictureResult, demo_pictures, measure, steps
 from eval.demo.table import notes, print_picture, print_summary
 from eval.lab.commands import evaluation, needs_extra
 from tofc.cli.report import reports_user_errors
@@ -82,7 +81,7 @@ def _make_folder(folder: Path) -> None:
 
 def _warm_up(device: tofc.Device, edge: tofc.Edge, picture: DemoPicture, quality: int) -> None:
     """Go once through everything that is compiled or allocated on first use, so that times are of work."""
-    edge.answer(device.encode(picture.image, quality=quality), picture.questions[0].prompt)
+    edge.answer(device.encode(picture.image, quality=quality), next(iter(picture.questions)))
 
 
 def _progress() -> Progress:

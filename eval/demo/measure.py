@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,41 @@ from PIL import Image
 
 import tofc
 from eval.baselines import CodedFile, ImageCodec, Jpeg, WebP, lowest_qualities_keeping
-from eval.demo.inputs import DemoPicture
 from tofc.clusters import tile_box
 from tofc.contents import whole_bytes
+from tofc.errors import UserError
+from tofc.examples import PACKAGES, PHOTOGRAPHS, ExamplePicture
+from tofc.images import open_image
 
 LINK_BITS_PER_SECOND = 100_000
 """The slow uplink that link times are computed for; nothing is sent by the demo."""
 
 PLAIN = "JPEG, quality 90"
 """Label of the size that a picture has when nobody compresses it for a model."""
+
+
+@dataclass(frozen=True)
+class DemoPicture:
+    """A picture, and questions about it with their true answers."""
+
+    name: str
+    image: Image.Image
+    questions: Mapping[str, str]
+
+
+def demo_pictures() -> tuple[DemoPicture, ...]:
+    """All photographs that libraries ship, none left out; UserError where such a library is missing."""
+    return tuple(DemoPicture(one.name, _open(one), one.known) for one in PHOTOGRAPHS)
+
+
+def _open(example: ExamplePicture) -> Image.Image:
+    file = example.find()
+    if file is None:
+        raise UserError(
+            f"{PACKAGES[example.package]} is not installed; photographs of the demo come with it: "
+            "pip install 'tofc[demo]'"
+        )
+    return open_image(file)
 
 
 def link_seconds(num_bytes: int) -> float:
@@ -130,10 +156,10 @@ def measure(
     # What travels is bytes: the edge gets nothing else.
     received = tofc.Packet.from_bytes(bytes(packet))
     answers: list[tofc.Answer] = []
-    for question in picture.questions:
-        answers.append(edge.answer(received, question.prompt))
+    prompts = list(picture.questions)
+    for prompt in prompts:
+        answers.append(edge.answer(received, prompt))
         step()
-    prompts = [question.prompt for question in picture.questions]
     found: dict[str, list[CodedFile | None]] = {}
     for codec in CODECS:
         found[codec.name] = lowest_qualities_keeping(
@@ -154,13 +180,15 @@ def measure(
         sections=whole_bytes(edge.sections(received)),
         questions=tuple(
             QuestionResult(
-                prompt=question.prompt,
+                prompt=prompt,
                 answer=answer.text,
-                truth=question.truth,
+                truth=truth,
                 baselines={codec: points[index] for codec, points in found.items()},
                 seconds=dict(answer.timing),
             )
-            for index, (question, answer) in enumerate(zip(picture.questions, answers, strict=True))
+            for index, ((prompt, truth), answer) in enumerate(
+                zip(picture.questions.items(), answers, strict=True)
+            )
         ),
         baselines={codec: points[-1] for codec, points in found.items()},
         reference_sizes=_reference_sizes(picture.image, features),

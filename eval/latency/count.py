@@ -21,7 +21,7 @@ from tofc.features import Features
 from tofc.language.load import language_skeleton
 from tofc.model import visual_embeddings
 from tofc.tiling import TileLayout, tile_layout
-from tofc.training.operations import count_operations
+from tofc.training.cost import count_operations
 
 _BYTES = 2  # of a number in bfloat16 or float16
 

@@ -52,7 +52,7 @@ def load_pictures(source: str | SweepData, limit: int) -> list[Picture]:
 
         return [Picture(f"scene {i}", Image.fromarray(make_scene("test", i)[1])) for i in range(limit)]
     if source == PHOTOGRAPHS:
-        from eval.demo.inputs import demo_pictures
+        from eval.demo.measure import demo_pictures
 
         found = [Picture(p.name, p.image) for p in demo_pictures() if p.name in SKLEARN]
         return found[:limit]

@@ -16,15 +16,25 @@ from typer.testing import CliRunner
 
 import tofc
 from eval.baselines import CodedFile
-from eval.demo import drawing, inputs
+from eval.demo import drawing
 from eval.demo.__main__ import app
 from eval.demo.drawing import draw
-from eval.demo.inputs import DemoPicture, DemoQuestion, demo_pictures
-from eval.demo.measure import CODECS, PLAIN, PictureResult, QuestionResult, link_seconds, measure, steps
+from eval.demo.measure import (
+    CODECS,
+    PLAIN,
+    DemoPicture,
+    PictureResult,
+    QuestionResult,
+    demo_pictures,
+    link_seconds,
+    measure,
+    steps,
+)
 from eval.demo.table import notes, print_picture, print_summary
 from tofc.clusters import boundaries, tile_box, tinted
 from tofc.config import resolve
 from tofc.errors import UserError
+from tofc.examples import PHOTOGRAPHS
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,11 +66,11 @@ def result(*questions: QuestionResult, webp: int | None = 900) -> PictureResult:
 def test_photographs_are_asked_about_what_is_there_and_what_is_not():
     pictures = demo_pictures()
     assert [picture.name for picture in pictures[-2:]] == ["china.jpg", "flower.jpg"]
-    assert len(pictures) == len({picture.name for picture in pictures}) == len(inputs.PHOTOGRAPHS)
+    assert len(pictures) == len({picture.name for picture in pictures}) == len(PHOTOGRAPHS)
     assert all(len(picture.questions) >= 2 for picture in pictures)
     assert all(min(picture.image.size) >= 300 for picture in pictures)
     # Yes and no both occur, so that a model that always says the same cannot look good.
-    truths = [question.truth for picture in pictures for question in picture.questions]
+    truths = [truth for picture in pictures for truth in picture.questions.values()]
     assert truths.count("Yes") >= 3
     assert truths.count("No") >= 3
 
@@ -133,14 +143,14 @@ def test_measuring_sends_one_packet_and_compares_with_its_answers(checkpoint_fol
         tofc.Device.from_pretrained(checkpoint_folder),
         tofc.Edge.from_pretrained(checkpoint_folder),
     )
-    asked = (DemoQuestion("How many cars are there?", "2"), DemoQuestion("Is there a car?", "Yes"))
+    asked = {"How many cars are there?": "2", "Is there a car?": "Yes"}
     done = []
     demo_picture = DemoPicture("one", picture, asked)
     found = measure(device, edge, demo_picture, 2, lambda: done.append(1))
     packet = device.encode(picture, quality=2)
     assert found.num_bytes == len(bytes(packet))
     assert [answer.answer for answer in found.questions] == [
-        edge.answer(packet, question.prompt).text for question in asked
+        edge.answer(packet, question).text for question in asked
     ]
     assert len(done) == steps(demo_picture)
     assert found.assignment.shape == (6, 6)

@@ -11,8 +11,8 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from encoders.merging_torch import DenseSearch
 from eval.latency.config import Rates
 from eval.latency.count import Counts, Work
+from tofc.training.cost import count_operations
 from tofc.training.estimate import PUBLISHED, base_shape
-from tofc.training.operations import count_operations
 
 RATES = Rates(tflops=100, float64_tflops=1, utilisation=0.5, gigabytes=1000, bandwidth_utilisation=0.8)
 

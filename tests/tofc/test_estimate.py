@@ -23,25 +23,27 @@ from typer.testing import CliRunner
 
 from entropy import CodecConfig
 from tofc.cli.app import app
-from tofc.training import estimate as module
+from tofc.training import cost as module
 from tofc.training.adapters import AdapterConfig, attach
 from tofc.training.codec_task import TaskModel
-from tofc.training.data import DataConfig
-from tofc.training.estimate import (
-    PUBLISHED,
+from tofc.training.cost import (
     Cost,
-    MemoryEstimate,
-    base_shape,
     codec_cost,
     count_live_bytes,
-    estimate,
-    estimate_table,
-    layout_shares,
+    count_operations,
     pass_cost,
     shallow_cost,
 )
+from tofc.training.data import DataConfig
+from tofc.training.estimate import (
+    PUBLISHED,
+    MemoryEstimate,
+    base_shape,
+    estimate,
+    estimate_table,
+    layout_shares,
+)
 from tofc.training.forward import VisionLanguageModel
-from tofc.training.operations import count_operations
 from tofc.training.packing import PackedBatch
 from tofc.training.settings import TrainConfig
 from tofc.training.trainable import make_codec
@@ -237,7 +239,7 @@ def test_the_codec_costs_alike_for_every_token(monkeypatch) -> None:
 
 def test_shares_of_layouts() -> None:
     config = small_config(tokens={"64": 3.0, "all": 1.0, "500": 0.0, "900": 0.0}, uncoded_share=0.2)
-    assert layout_shares(config, 144) == pytest.approx({64: 0.6, 144: 0.4})
+    assert layout_shares(config.tokens, config.uncoded_share, 144) == pytest.approx({64: 0.6, 144: 0.4})
 
 
 def test_hours_and_memory_follow_from_the_parts(found) -> None:

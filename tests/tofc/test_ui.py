@@ -33,11 +33,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 from typer.testing import CliRunner
 
 import tofc
+from tofc import examples
 from tofc.cli.app import app
 from tofc.cli.ui import image_codecs
 from tofc.config import DEFAULT_MODEL
 from tofc.packet import Packet
-from tofc.ui import examples
 from tofc.ui.app import MAX_BODY, STATIC, create_app
 from tofc.ui.rivals import smallest_file
 from tofc.ui.studio import LONGEST_COMPARED, Studio

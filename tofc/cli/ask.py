@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tofc.cli import steps
 from tofc.cli.files import check_input
 from tofc.cli.options import (
     ImageArgument,
@@ -27,15 +28,6 @@ from tofc.cli.report import (
     reports_user_errors,
     timing_line,
     working,
-)
-from tofc.cli.steps import (
-    answer_packet,
-    check_model,
-    check_question,
-    encode_picture,
-    load_device,
-    load_edge,
-    open_picture,
 )
 from tofc.cli.tiers import Drafting, TierOptions, decoding_fields, draft_answer, note_decoding
 from tofc.contents import packet_fields
@@ -121,21 +113,21 @@ def ask(
     json_: JsonOption = False,
 ) -> None:
     """Answer a question about a picture through the bitstream: here, or on an edge far away."""
-    check_question(question)
+    steps.check_question(question)
     if link.deadline_ms is not None and rate.arguments:
         raise UserError(
             "--deadline-ms chooses quality and tokens: leave out --quality, --tokens and --max-bytes"
         )
     # Of a far edge the exits are not known here.
-    check_model(member.model, FULL if link.edge is not None else member.exit)
+    steps.check_model(member.model, FULL if link.edge is not None else member.exit)
     check_input(image, "image")
     drafting = tiers.drafting(member, link.edge is not None, link.deadline_ms)
     remote = _remote_edge(link, member.model, drafting)
     if remote is not None:
         with working(f"reaching {remote.url}"):
             remote.check()
-    picture = open_picture(image, max_pixels)
-    device = load_device(member.model)
+    picture = steps.open_picture(image, max_pixels)
+    device = steps.load_device(member.model)
     decoded = None
     if drafting is not None:
         packet, decoded = draft_answer(remote, device, member.model, picture, question, rate, drafting)
@@ -143,9 +135,9 @@ def ask(
     elif remote is not None:
         packet, answer = _ask_far(remote, device, picture, question, link.deadline_ms, member.exit, rate)
     else:
-        edge = load_edge(member.model, member.exit)
-        packet = encode_picture(device, picture, rate.arguments)
-        answer = answer_packet(edge, packet, question, json_)
+        edge = steps.load_edge(member.model, member.exit)
+        packet = steps.encode_picture(device, picture, rate.arguments)
+        answer = steps.answer_packet(edge, packet, question, json_)
     fields = packet_fields(packet, device.codec)
     timing = {**packet.timing, **answer.timing}
     if json_:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tofc.cli import steps
 from tofc.cli.files import STREAM, check_input, check_output, read_input, write_output
 from tofc.cli.options import (
     ImageArgument,
@@ -27,15 +28,6 @@ from tofc.cli.report import (
     size_table,
     timing_line,
     working,
-)
-from tofc.cli.steps import (
-    answer_packet,
-    check_model,
-    check_question,
-    encode_picture,
-    load_device,
-    load_edge,
-    open_picture,
 )
 from tofc.config import DEFAULT_MODEL
 from tofc.contents import byte_sections, find_codec, packet_fields
@@ -79,10 +71,10 @@ def encode(
         )
     check_input(image, "image")
     check_output(output, inputs=(image,))
-    check_model(model)
-    picture = open_picture(image, max_pixels)
-    device = load_device(model)
-    packet = encode_picture(device, picture, {**rate.arguments, "progressive": progressive})
+    steps.check_model(model)
+    picture = steps.open_picture(image, max_pixels)
+    device = steps.load_device(model)
+    packet = steps.encode_picture(device, picture, {**rate.arguments, "progressive": progressive})
     write_output(output, bytes(packet))
     fields = packet_fields(packet, device.codec)
     if json_:
@@ -136,11 +128,11 @@ def answer(
     """Answer a question from a packet, the way an edge does; reads no vision tower."""
     from tofc.packet import Packet
 
-    check_question(question)
-    check_model(member.model, member.exit)
+    steps.check_question(question)
+    steps.check_model(member.model, member.exit)
     packet = Packet.from_bytes(read_input(file, "packet"))
-    edge = load_edge(member.model, member.exit)
-    result = answer_packet(edge, packet, question, json_)
+    edge = steps.load_edge(member.model, member.exit)
+    result = steps.answer_packet(edge, packet, question, json_)
     if json_:
         fields = packet_fields(packet, edge.codec)
         print_json({**answer_fields(result), **fields, "timing": dict(result.timing)})

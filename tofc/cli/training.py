@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -15,7 +15,11 @@ from tofc.cli.report import print_json, print_table, reports_user_errors, workin
 from tofc.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tofc.training.settings import CodedRunConfig
+
+C = TypeVar("C", bound="CodedRunConfig")
 
 PRETRAIN_EXAMPLES = (
     "Examples:\n\ntofc pretrain configs/scenes-tiny.yaml\n\n"
@@ -63,19 +67,14 @@ def pretrain(
     """Train a small vision-language model from nothing; after a kill it goes on where it last saved."""
     from rich.console import Console
 
-    from tofc.config import find_base, find_config, load_yaml
+    from tofc.config import find_config, load_yaml
 
     find_config(config)
     with needs_train():
         from tofc.training.pretrain import run
         from tofc.training.pretrain_settings import PretrainConfig
     settings = load_yaml(config, PretrainConfig)
-    others = {"start_from": settings.start_from, "tower_from": settings.tower_from}
-    found: dict[str, Any] = {key: find_base(base) for key, base in others.items() if base}
-    settings = replace(settings, **found)
-    folder = run_folder(out, settings.name)
-    checkpoint = run(settings, folder, Console(stderr=True))
-    report_folder(checkpoint, json_)
+    report_folder(run(settings, run_folder(out, settings.name), Console(stderr=True)), json_)
 
 
 @reports_user_errors
@@ -86,22 +85,13 @@ def train(
     json_: JsonOption = False,
 ) -> None:
     """Train a codec for a base model, and write both as a checkpoint for `--model`."""
-    from rich.console import Console
-
-    from tofc.config import find_base, find_config, load_yaml
+    from tofc.config import find_config
 
     find_config(config)
     with needs_train():
         from tofc.training.codec import run
         from tofc.training.settings import TrainConfig
-    settings = load_yaml(config, TrainConfig)
-    folder = None if estimate_ else checkpoint_folder(out, find_config(config).stem)
-    settings = replace(settings, base=find_base(settings.base))
-    if folder is None:
-        _show_estimate(settings, json_)
-        return
-    checkpoint = run(settings, folder, Console(stderr=True))
-    report_folder(checkpoint, json_)
+    _train(config, TrainConfig, run, estimate_, out, json_)
 
 
 @reports_user_errors
@@ -112,20 +102,41 @@ def train_familial(
     json_: JsonOption = False,
 ) -> None:
     """Train smaller members of a checkpoint's language model; after a kill it goes on where it last saved."""
-    from rich.console import Console
-
-    from tofc.config import find_config, load_yaml
+    from tofc.config import find_config
 
     find_config(config)
     with needs_train():
         from tofc.training.family_settings import FamilyConfig
         from tofc.training.hpcd import run
-    settings = load_yaml(config, FamilyConfig)
-    if estimate_:
-        _show_estimate(settings, json_)
+    _train(config, FamilyConfig, run, estimate_, out, json_)
+
+
+def _train(
+    config: str,
+    settings_class: type[C],
+    run: Callable[[C, Path, Console], Path],
+    only_estimate: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Runs what the configuration says and reports the checkpoint, or shows what it would take."""
+    from rich.console import Console
+
+    from tofc.config import find_config, load_yaml
+
+    settings = load_yaml(config, settings_class)
+    if not only_estimate:
+        folder = checkpoint_folder(out, find_config(config).stem)
+        report_folder(run(settings, folder, Console(stderr=True)), as_json)
         return
-    folder = checkpoint_folder(out, find_config(config).stem)
-    report_folder(run(settings, folder, Console(stderr=True)), json_)
+    from tofc.training.estimate import estimate, estimate_table
+
+    with working("counting what a pass takes"):
+        found = estimate(settings)
+    if as_json:
+        print_json({**asdict(found), "memory": found.memory, "hours": found.hours})
+    else:
+        print_table(estimate_table(found))
 
 
 @reports_user_errors
@@ -170,18 +181,6 @@ def import_tower(
 
         folder = write(TowerSource(source, architecture, layer, quick_gelu), language, out)
     report_folder(folder, json_)
-
-
-def _show_estimate(settings: CodedRunConfig, as_json: bool) -> None:
-    from tofc.training.estimate import estimate_table
-    from tofc.training.estimate_family import estimate_training
-
-    with working("counting what a pass takes"):
-        found = estimate_training(settings)
-    if as_json:
-        print_json({**asdict(found), "memory": found.memory, "hours": found.hours})
-    else:
-        print_table(estimate_table(found))
 
 
 def checkpoint_folder(out: Path | None, name: str) -> Path:

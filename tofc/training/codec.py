@@ -9,7 +9,7 @@ quantises. Then the codec alone learns these, and then all together learn to ans
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from entropy import FeatureCodec
 from entropy.router import balance_loss
-from tofc.config import CODEC_WEIGHTS
+from tofc.config import CODEC_WEIGHTS, find_base
 from tofc.errors import UserError
 from tofc.hub import read_tensors
 from tofc.model import save_checkpoint
@@ -53,8 +53,9 @@ def run(config: TrainConfig, folder: Path, console: Console) -> Path:
     """Trains, or goes on where an interrupted run saved, and writes the checkpoint into `folder`; returns it.
 
     The run's own files (state, log, TensorBoard events) are in `folder`-run. Raises UserError where the base
-    model cannot be read or does not fit the configuration.
+    model (a checkpoint means its own) cannot be read or does not fit the configuration.
     """
+    config = replace(config, base=find_base(config.base))
     return CodecRun(config, folder.parent / f"{folder.name}-run", console).train(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tofc.config import MergingConfig
+from tofc.config import MergingConfig, find_base
 from tofc.errors import UserError
 from tofc.model import save_base
 from tofc.training.base_model import build_model, build_processor, build_tokenizer
@@ -46,7 +47,9 @@ NAME_REPEATS = 300  # of each name among the tokenizer's texts: an answer should
 
 def run(config: PretrainConfig, folder: Path, console: Console) -> Path:
     """Runs or resumes the pretraining that `config` describes in `folder`; returns the base model's."""
-    return PretrainRun(config, folder, console).train(folder / "base")
+    others = {"start_from": config.start_from, "tower_from": config.tower_from}
+    found: dict[str, Any] = {key: find_base(base) for key, base in others.items() if base}
+    return PretrainRun(replace(config, **found), folder, console).train(folder / "base")
 
 
 class PretrainRun(TrainingRun):

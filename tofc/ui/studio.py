@@ -22,10 +22,10 @@ from tofc.drafting.partial import PartialAnswer
 from tofc.drafting.progress import follow_progress
 from tofc.edge import Edge
 from tofc.errors import CheckpointError, UserError
+from tofc.examples import examples_for, questions_for
 from tofc.features import Features
 from tofc.images import open_image
 from tofc.packet import Packet
-from tofc.ui.examples import examples_for, questions_for
 from tofc.ui.rivals import Search, image_sizes, packets_by_size, smallest_file
 
 # Tokens of the longest answer that other packets and image files are asked to keep to the letter.
