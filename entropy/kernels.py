@@ -1,8 +1,7 @@
 """The compiled inner loops: range coding in both directions, and reading a stream token by token.
 
 All of them stand in one file because numba's cache on disk notices changes of a kernel's own file alone.
-`rans` and `stream` call them with checked arguments; `rans_reference` and `stream_reference` are the same
-decoders without speed.
+`rans` and `stream` call them with checked arguments; `reference` has the same decoders without speed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 One state, renormalised by bytes, 16-bit frequency tables. The encoder walks the symbols backwards and fills
 its buffer from the end, so that the decoder reads symbols and bytes forwards and can stop and resume
 anywhere. It begins with a small state and writes the last one in as few bytes as hold it: about two bytes
-over the ideal, at most three. `rans_reference` is the same decoder without speed; docs/bitstream.md is the
+over the ideal, at most three. `reference` is the same decoder without speed; docs/bitstream.md is the
 format. Source of the method: J. Duda, "Asymmetric numeral systems", arXiv 1311.2540.
 """
 

@@ -1,7 +1,7 @@
 """The payload: a head, then one range-coded stream of the tokens, one after the other.
 
 Because every token's symbols stand together, the first bytes of a stream hold its first tokens: `cut` makes a
-payload of them. docs/bitstream.md specifies the format; `stream_reference` reads it without speed.
+payload of them. docs/bitstream.md specifies the format; `reference` reads it without speed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,29 @@ from entropy.errors import StreamError
 from entropy.integer import IntegerNetwork
 from entropy.order import decode_places, encode_places, left_neighbours, stream_order
 from entropy.tables import NUM_SCALES, RansTables
-from entropy.varint import decode_varint, encode_varint
+
+
+def encode_varint(value: int) -> bytes:
+    """Non-negative integer as bytes of 7 bits, lowest first, the top bit set on all but the last."""
+    parts = bytearray()
+    while value >= 128:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def decode_varint(data: bytes) -> tuple[int, int]:
+    """Value and length of a varint of at most 5 bytes in its shortest form; StreamError for anything else."""
+    value = 0
+    for position, byte in enumerate(data[:5]):
+        value |= (byte & 127) << (7 * position)
+        if byte < 128:
+            if byte == 0 and position > 0:
+                raise StreamError("the stream's counts are not in their shortest form: it is damaged")
+            return value, position + 1
+    raise StreamError("the stream ends before its counts do, or they are damaged")
+
 
 MAX_TOKENS = 65535
 MAX_LEVELS = 8

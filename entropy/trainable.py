@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from entropy.codec import FeatureCodec
-from entropy.hyperprior import Analysis, Synthesis
-from entropy.laplacian import laplacian_bits, round_through, scale_from_index, unwarp
+from entropy.densities import (
+    Density,
+    LogisticMixture,
+    laplacian_bits,
+    round_through,
+    scale_from_index,
+    unwarp,
+)
+from entropy.hyperprior import Analysis, Router, Synthesis
 from entropy.order import left_neighbours, stream_order
-from entropy.prior import Density, LogisticMixture
-from entropy.router import Router
 from entropy.tables import reconstruction_offsets
 
 

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from entropy.errors import StreamError
-from entropy.stream import Head, cut
-from entropy.varint import decode_varint, encode_varint
+from entropy.stream import Head, cut, decode_varint, encode_varint
 from tofc.errors import PacketError, UserError
 from tofc.writing import write_whole
 

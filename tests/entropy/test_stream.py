@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from entropy import FeatureCodec, StreamError, stream_reference
+from entropy import FeatureCodec, StreamError, reference
 from entropy.order import decode_places, encode_places, left_neighbours, stream_order
 from entropy.stream import Head, ScaleNetworks, cut
 
@@ -51,7 +51,7 @@ def test_order_is_a_permutation_whose_leading_tokens_come_first(case: tuple[int,
     order = stream_order(size, leading)
     assert sorted(order.tolist()) == list(range(size))
     assert sorted(order[: len(leading)].tolist()) == leading
-    assert order.tolist() == stream_reference.read_order(size, leading)
+    assert order.tolist() == reference.read_order(size, leading)
 
 
 def test_every_prefix_is_an_even_sample() -> None:
@@ -160,7 +160,7 @@ def outcomes(payload: bytes) -> tuple[object, object]:
     except StreamError:
         found.append(StreamError)
     try:
-        found.append(stream_reference.read_payload(payload, codec))
+        found.append(reference.read_payload(payload, codec))
     except StreamError:
         found.append(StreamError)
     return found[0], found[1]

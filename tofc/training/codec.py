@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from entropy import FeatureCodec
-from entropy.router import balance_loss
+from entropy.hyperprior import balance_loss
 from tofc.config import CODEC_WEIGHTS, find_base
 from tofc.errors import UserError
 from tofc.hub import read_tensors

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from entropy import TrainableCodec
-from entropy.router import usage_by_level
+from entropy.hyperprior import usage_by_level
 from tofc.errors import UserError
 from tofc.training.data import Corpus
 from tofc.training.forward import Merge, VisionLanguageModel, pixels_of
@@ -31,7 +31,7 @@ class TaskOutput(NamedTuple):
 
     answer_loss: cross-entropy summed with its weights; rate, error: bits a coefficient, and squared error in
     units of the features' variance, of each picture [B] (zero where nothing was coded); usage, counts: of
-    `entropy.router.usage_by_level`; exact: bool [B, Q], whole answers that greedy decoding would give.
+    `entropy.hyperprior.usage_by_level`; exact: bool [B, Q], whole answers that greedy decoding would give.
     """
 
     answer_loss: Tensor

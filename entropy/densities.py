@@ -1,18 +1,24 @@
-"""The Laplacian model of quantised residuals in training: rounding with gradients, rate in bits.
+"""Probabilities in training: the Laplacian model of quantised residuals, and densities of the hyperprior.
 
 Rounding with a dead zone d is plain rounding in a warped coordinate: `warp` stretches the central step from
 1 to 1 + 2 d and leaves all other steps at 1. So one definition of the probability, the Laplacian mass
 between two warped bin edges, serves integers (where it is that of the coding tables) and their continuous
 relaxation. Source: AI Flow (arXiv 2506.12479), section II-B1; J. Balle et al., "Variational image
 compression with a scale hyperprior", ICLR 2018.
+
+A density is a module that maps values [channels, n] to the probability of the unit bin around each. Any such
+module can be given to `TrainableCodec`; the one here needs nothing but torch. `tofc.training.trainable`
+brings CompressAI's.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from entropy.tables import LOG_SCALE_STEP, NUM_SCALES, SCALE_MIN
 
@@ -58,3 +64,27 @@ def laplacian_bits(positions: Tensor, scale: Tensor, dead_zone: float) -> Tensor
     )
     tail = lower.clamp(min=0.0) / scale - torch.log(-torch.expm1(-(upper - lower) / scale)) + math.log(2.0)
     return BITS * torch.where(lower < 0.0, astride, tail)
+
+
+Density = Callable[[int], nn.Module]
+LIKELIHOOD_FLOOR = 2.0**-24
+
+
+class LogisticMixture(nn.Module):
+    """A mixture of three logistic distributions for each channel."""
+
+    def __init__(self, channels: int, components: int = 3) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(channels, components))
+        self.location = nn.Parameter(torch.linspace(-1.0, 1.0, components).repeat(channels, 1))
+        self.log_scale = nn.Parameter(torch.zeros(channels, components))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """values: [channels, n]. Returns the mass of [value - 0.5, value + 0.5] in (0, 1], same shape."""
+        centre = values[..., None] - self.location[:, None]  # [channels, n, components]
+        width = torch.exp(-self.log_scale.clamp(-4.0, 4.0))[:, None]
+        # Mirrored to the lower tail, where differences of the distribution function keep their digits.
+        far = -centre.abs()
+        mass = torch.sigmoid((far + 0.5) * width) - torch.sigmoid((far - 0.5) * width)
+        weights = functional.softmax(self.logits, dim=-1)[:, None]
+        return (weights * mass).sum(-1).clamp(min=LIKELIHOOD_FLOOR)
