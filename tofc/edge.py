@@ -16,9 +16,8 @@ from tofc.answer import Answer
 from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError
-from tofc.familial.index import check_exit
+from tofc.familial.index import Policy, check_exit
 from tofc.familial.members import AUTO
-from tofc.familial.policy import Policy
 from tofc.familial.store import index_of, loader
 from tofc.familial.views import Family
 from tofc.features import Features
@@ -28,8 +27,7 @@ from tofc.language.batch import Batch, Generation
 from tofc.language.generate import Generated, generate, generate_by_choice, generate_with_settings
 from tofc.language.model import FULL, LanguageModel
 from tofc.language.plain import read_plain
-from tofc.language.prompt import Prompt, chat_template, end_ids
-from tofc.language.text import TextStream, answer_text
+from tofc.language.prompt import Prompt, TextStream, answer_text, chat_template, end_ids
 from tofc.model import choose_device, choose_dtype, load_base_config, visual_embeddings
 from tofc.packet import Packet
 from tofc.unpack import codec_of, unpack

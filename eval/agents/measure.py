@@ -18,9 +18,9 @@ import numpy as np
 from eval.agents.config import AgentsRow
 from eval.rate.data import AskedPicture, ScoredQuestion
 from tofc.agents import AgentReply, Agents, confidence_vote, majority_vote
+from tofc.agents.aggregation import aggregate_prompt, revise_prompt
 from tofc.agents.collecting import collect
 from tofc.agents.endpoints import MemberEndpoint, Sight
-from tofc.agents.prompts import aggregate_prompt, revise_prompt
 
 AT_ONCE = 8  # questions on their way to one server
 

@@ -47,7 +47,7 @@ _PEAK = """
 import json, sys, time
 import numpy as np
 from pathlib import Path
-from tofc.ondevice.bench import peak_bytes
+from tofc.ondevice.export import peak_bytes
 from tofc.ondevice.config import DeviceConfig, PixelConfig
 from tofc.ondevice.export import write_tower
 from tofc.ondevice.vision import OnnxVision, start

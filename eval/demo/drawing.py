@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from eval.demo.measure import PictureResult, QuestionResult
-from tofc.clusters import boundaries, tinted
 from tofc.errors import UserError
+from tofc.features import boundaries, tinted
 from tofc.writing import whole_file
 
 if TYPE_CHECKING:

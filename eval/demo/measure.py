@@ -12,10 +12,10 @@ from PIL import Image
 
 import tofc
 from eval.baselines import CodedFile, ImageCodec, Jpeg, WebP, lowest_qualities_keeping
-from tofc.clusters import tile_box
 from tofc.contents import whole_bytes
 from tofc.errors import UserError
 from tofc.examples import PACKAGES, PHOTOGRAPHS, ExamplePicture
+from tofc.features import tile_box
 from tofc.images import open_image
 
 LINK_BITS_PER_SECOND = 100_000

@@ -14,9 +14,9 @@ from eval.lab.intervals import Estimate, resamples
 from eval.rate.data import Data
 from tofc import Device, Edge
 from tofc.errors import UserError
-from tofc.familial.policy import Policy, cost
-from tofc.language.exits import Decided
-from tofc.language.text import answer_text
+from tofc.familial.index import Policy, cost
+from tofc.language.generate import Decided
+from tofc.language.prompt import answer_text
 
 BATCH = 16
 

@@ -19,10 +19,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from tofc.config import resolve
 from tofc.errors import UserError
 from tofc.familial.branches import Branch, decomposed_block
-from tofc.familial.causal import BASE, FAMILY, load_family
 from tofc.familial.decomposition import Spectrum, rank_for_ratio
 from tofc.familial.index import INDEX
-from tofc.familial.store import save_family
+from tofc.familial.store import BASE, FAMILY, load_family, save_family
 from tofc.familial.views import Family, main_spec
 from tofc.language.prompt import Prompt
 from tofc.language.sequences import Sequences

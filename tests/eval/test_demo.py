@@ -31,10 +31,10 @@ from eval.demo.measure import (
     steps,
 )
 from eval.demo.table import notes, print_picture, print_summary
-from tofc.clusters import boundaries, tile_box, tinted
 from tofc.config import resolve
 from tofc.errors import UserError
 from tofc.examples import PHOTOGRAPHS
+from tofc.features import boundaries, tile_box, tinted
 
 ROOT = Path(__file__).parents[2]
 

@@ -33,10 +33,9 @@ if __name__ == "__main__":
 from tofc.drafting.rounds import MessageError, Round, Verdict
 from tofc.network.messages import chat_request, data_url, read_data_url
 from tofc.packet import Packet
-from tofc.serving.bodies import parsed
 from tofc.serving.errors import ApiError
 from tofc.serving.models import ServedModels
-from tofc.serving.requests import understand
+from tofc.serving.requests import parsed, understand
 from tofc.serving.schema import ChatRequest
 from tofc.serving.settings import Limits
 from tofc.serving.verification import OpenRequest

@@ -14,7 +14,7 @@ import tofc
 from entropy import FeatureCodec
 from tofc.config import CheckpointConfig, MergingConfig
 from tofc.familial.branches import Branch, decomposed_block
-from tofc.familial.calibration import spectra, watch_inputs
+from tofc.familial.decomposition import spectra, watch_inputs
 from tofc.familial.store import save_family
 from tofc.familial.views import Family, main_spec
 from tofc.language.model import text_model

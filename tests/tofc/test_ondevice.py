@@ -46,7 +46,7 @@ from tofc.ondevice.calibration import calibrate, decibels
 from tofc.ondevice.config import DeviceConfig, PixelConfig
 from tofc.ondevice.export import TOLERANCE, export_device, write_tower
 from tofc.ondevice.graph import PRODUCTS, TowerGraph
-from tofc.ondevice.resample import resize
+from tofc.ondevice.pixels import resize
 from tofc.ondevice.vision import start
 from tofc.ondevice.weights import TowerWeights
 from tofc.tiling import Geometry, tile_layout, tiles_at_once

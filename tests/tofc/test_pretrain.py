@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner, Result
 
 from tofc.cli.app import app
-from tofc.training.log import read_log
+from tofc.training.state import read_log
 
 CONFIG = """
 name: trial

@@ -24,8 +24,8 @@ from tofc.config import load_yaml
 from tofc.errors import UserError
 from tofc.training.base_model import BaseModelConfig, build_model, build_processor, build_tokenizer
 from tofc.training.codec import CodecRun
-from tofc.training.log import read_log
 from tofc.training.settings import TrainConfig
+from tofc.training.state import read_log
 
 CONFIG = """
 base: {base}

@@ -23,7 +23,7 @@ from tofc.config import CONFIG_NAME, find_config, load_yaml
 from tofc.errors import UserError
 from tofc.features import as_array
 from tofc.training.forward import VisionLanguageModel, read_base
-from tofc.training.log import read_log
+from tofc.training.state import read_log
 
 RECIPES = list(KINDS)
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tofc.agents.aggregation import aggregate_prompt, confidence_vote, majority_vote, revise_prompt
 from tofc.agents.cards import AgentCard, AgentsConfig
 from tofc.agents.collecting import AgentReply, AgentRequest, collect
 from tofc.agents.endpoints import Endpoint, Sight, look, open_endpoints
-from tofc.agents.prompts import aggregate_prompt, revise_prompt
 from tofc.agents.selection import LearnedSelector, Selector, TfidfSelector, choose
-from tofc.agents.voting import confidence_vote, majority_vote
 from tofc.clock import Stopwatch
 from tofc.config import load_yaml
 from tofc.errors import EdgeUnreachable, UserError

@@ -110,7 +110,7 @@ def _row(reply: AgentReply, score: str = "") -> Sequence[Any]:
     """Who, what and how; agents' words come as quotations, which no terminal obeys."""
     from rich.text import Text
 
-    from tofc.agents.prompts import quoted
+    from tofc.agents.aggregation import quoted
 
     said = quoted(reply.text) if reply.text else ""
     fault = f" (left out: {quoted(reply.fault)})" if reply.fault else ""

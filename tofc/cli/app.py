@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tofc import __version__
-from tofc.cli import agents, ask, evaluations, example, export, familial, packets, serve, training, ui
+from tofc.cli import agents, ask, evaluations, export, familial, packets, serve, training, ui
 from tofc.cli.options import HELP_OPTIONS, HELP_STYLE, command_of
 from tofc.cli.report import USER_ERROR, note, report_fault, reports_user_errors, show_notes
 
@@ -45,7 +45,7 @@ def options(
         sys.excepthook = sys.__excepthook__
 
 
-app.command(epilog=example.EXAMPLES)(example.example)
+app.command(epilog=packets.EXAMPLE_EXAMPLES)(packets.example)
 app.command(epilog=ask.EXAMPLES)(ask.ask)
 app.command(epilog=packets.ENCODE_EXAMPLES)(packets.encode)
 app.command(epilog=packets.INFO_EXAMPLES)(packets.info)

@@ -18,8 +18,7 @@ from tofc.config import DEFAULT_MODEL
 from tofc.errors import UserError, needs_serve
 
 if TYPE_CHECKING:
-    from tofc.serving.keys import Keys
-    from tofc.serving.settings import Limits, Listen
+    from tofc.serving.settings import Keys, Limits, Listen
 
 EXAMPLES = (
     "Examples:\n\ntofc serve    (this machine only, port 8080)\n\n"
@@ -70,7 +69,7 @@ class ListenOptions:
     @property
     def keys(self) -> Keys:
         """Who may ask; UserError where anybody may who reaches this machine, and nobody said so."""
-        from tofc.serving.keys import VARIABLE, Keys
+        from tofc.serving.settings import VARIABLE, Keys
 
         keys, listen = Keys.read(self.api_keys), self.listen
         if self.no_keys and len(keys):

@@ -13,7 +13,6 @@ from tofc.cli.files import STREAM, StandardInput, read_input
 from tofc.cli.report import answer_line, note, print_pieces, working
 from tofc.errors import UserError
 from tofc.language import FULL
-from tofc.threads import suited_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,6 +20,18 @@ if TYPE_CHECKING:
     from tofc.device import Device
     from tofc.edge import Answer, Edge
     from tofc.packet import Packet
+
+# Parameters below which passes are too short for several cores: threads that wait for each other cost more
+# than they bring, up to forty times as much beside other work.
+_SMALL = 50_000_000
+
+
+def suited_threads(num_parameters: int) -> int:
+    """Threads for a model of this size on this machine, now: 1 for a small one, else the idle cores."""
+    if num_parameters < _SMALL:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, cores - int(os.getloadavg()[0])))
 
 
 def check_question(question: str) -> None:

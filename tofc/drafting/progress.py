@@ -14,7 +14,7 @@ from tofc.drafting.drafter import Watch
 from tofc.drafting.partial import PartialAnswer
 from tofc.drafting.reader import common
 from tofc.drafting.speculate import Decoded
-from tofc.language.text import certain_text, decode
+from tofc.language.prompt import certain_text, decode
 
 State = Literal["final", "checked", "drafted"]
 

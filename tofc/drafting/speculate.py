@@ -21,9 +21,8 @@ from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.edge import MAX_NEW_TOKENS
 from tofc.errors import UserError
 from tofc.familial.views import Family
-from tofc.language.prompt import Prompt
+from tofc.language.prompt import Prompt, answer_text
 from tofc.language.sampling import Sampling
-from tofc.language.text import answer_text
 from tofc.packet import Packet
 
 

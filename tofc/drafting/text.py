@@ -13,8 +13,8 @@ import torch
 from transformers import AutoTokenizer
 
 from tofc.errors import UserError
-from tofc.familial.causal import BASE, FAMILY, load_family
 from tofc.familial.index import INDEX
+from tofc.familial.store import BASE, FAMILY, load_family
 from tofc.familial.views import Family
 from tofc.hub import checkpoint_faults
 from tofc.language.load import load_causal

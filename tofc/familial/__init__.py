@@ -33,14 +33,13 @@ def family(model: Any) -> Family | Roster:
     """The members of a model, the smallest first, each with `name`, `exit_layer`, `num_parameters`, `share`.
 
     `model` is a Family, an `Edge`, or where a checkpoint lies (a bundled name, a folder, a hub id, a folder
-    of `tofc.familial.causal`), of which only the index is read then. Raises CheckpointError where a
+    of `tofc.familial.store`), of which only the index is read then. Raises CheckpointError where a
     checkpoint has no family.
     """
     from tofc.config import CONFIG_NAME, resolve
     from tofc.errors import CheckpointError
-    from tofc.familial.causal import BASE, FAMILY
     from tofc.familial.index import INDEX
-    from tofc.familial.store import index_of
+    from tofc.familial.store import BASE, FAMILY, index_of
     from tofc.familial.views import Family
 
     if isinstance(model, (Family, Roster)):

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from tofc.errors import UserError
-from tofc.familial.calibration import linears
-from tofc.familial.decomposition import Spectrum, rank_for_ratio
+from tofc.familial.decomposition import Spectrum, linears, rank_for_ratio
 from tofc.familial.low_rank import LowRankLinear
 from tofc.familial.members import kept_rank
 from tofc.language.model import text_model

@@ -12,10 +12,9 @@ from PIL import Image
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
-from tofc.familial.policy import Policy, Stage, cost
+from tofc.familial.index import Policy, Stage, cost
 from tofc.language.model import FULL
-from tofc.language.prompt import Prompt
-from tofc.language.text import answer_text
+from tofc.language.prompt import Prompt, answer_text
 
 GRID = 25  # thresholds tried for each stage
 PICTURES_AT_ONCE = 4

@@ -16,8 +16,7 @@ from torch import nn
 
 from tofc.errors import UserError
 from tofc.familial.branches import Branch, decomposed_block, member_model
-from tofc.familial.calibration import linears
-from tofc.familial.decomposition import Covariance, Whitening, decompose, rank_for_ratio
+from tofc.familial.decomposition import Covariance, Whitening, decompose, linears, rank_for_ratio
 from tofc.familial.low_rank import LowRankLinear
 from tofc.language.model import text_model
 

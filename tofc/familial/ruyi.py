@@ -20,8 +20,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from tofc.errors import CheckpointError
 from tofc.familial.branches import Branch
-from tofc.familial.causal import BASE, FAMILY
-from tofc.familial.store import save_family
+from tofc.familial.store import BASE, FAMILY, save_family
 from tofc.familial.views import main_spec
 from tofc.hub import fetch, read_json, read_tensors
 from tofc.writing import write_json, write_whole
@@ -59,7 +58,7 @@ class Exits:
 
 
 def import_ruyi(source: str | Path, folder: str | Path) -> Path:
-    """Writes a Ruyi checkpoint as a family (see `tofc.familial.causal`) into `folder`; returns that.
+    """Writes a Ruyi checkpoint as a family (see `tofc.familial.store`) into `folder`; returns that.
 
     The members are e and the exit layer, such as e11, and "full". Tensors keep their type; at most
     SHARD_BYTES of the main model and the branches are in memory at a time. Raises CheckpointError where the

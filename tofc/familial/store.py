@@ -5,6 +5,7 @@
       e2.safetensors          blocks.0.self_attn.q_proj.down [rank, in], ...up [rank, out], norms, biases
 
 The leading components stand first in each tensor, so that a smaller member is read as the beginning of each.
+Families of plain language models, which see no pictures, have their model beside that, in base/.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from torch import Tensor, nn
 from encoders.files import open_tensors
 from tofc.errors import CheckpointError
 from tofc.familial.branches import Branch, kept_rank
-from tofc.familial.index import INDEX, Index, read_index, write_index
+from tofc.familial.index import INDEX, Index, Policy, read_index, write_index
 from tofc.familial.low_rank import LowRankLinear
 from tofc.familial.members import BranchSpec, MainSpec, Roster
-from tofc.familial.policy import Policy
-from tofc.familial.views import Load, branch_spec
+from tofc.familial.views import Family, Load, branch_spec
 from tofc.hub import checkpoint_faults, fetch, read_tensors
-from tofc.language.model import text_model
+from tofc.language.model import FULL, text_model
 from tofc.writing import write_whole
 
 # Weights of the main model that every member reads anyway, small, and changed by any training.
@@ -144,3 +144,21 @@ def _decompose_skeleton(block: nn.Module, ranks: Any, ratio: float) -> None:
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to("cpu", dtype).contiguous()
+
+
+BASE, FAMILY = "base", "family"
+
+
+def load_family(folder: str | Path, exit: str = FULL, dtype: torch.dtype = torch.float32) -> Family:
+    """A family of a plain language model, of which only the blocks that `exit` needs are read.
+
+    `Family.model()` is then that member as a stock model that generates. Raises UserError for an unknown
+    exit, CheckpointError where the folder is not whole.
+    """
+    from tofc.language.load import load_causal  # by way of transformers
+
+    base, branches = Path(folder) / BASE, Path(folder) / FAMILY
+    index = index_of(branches, base)
+    depth = max(1, index.roster.named(exit).exit_layer)  # one block shows of what kind branches are
+    model = load_causal(base, depth, dtype=dtype)
+    return Family(model, roster=index.roster, load=loader(branches, model), default=exit)

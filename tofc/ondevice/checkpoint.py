@@ -12,7 +12,7 @@ from tofc.config import CONFIG_NAME, Checkpoint
 from tofc.errors import CheckpointError
 from tofc.hub import checkpoint_faults, fetch, read_json
 from tofc.ondevice.config import DeviceConfig, PixelConfig
-from tofc.ondevice.resample import check_filter
+from tofc.ondevice.pixels import check_filter
 from tofc.ondevice.weights import TowerWeights
 from tofc.packet import TAG_BYTES
 from tofc.tiling import Geometry

@@ -17,11 +17,10 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from tofc.serving.bodies import parsed
 from tofc.serving.errors import ApiError, too_busy, wrong
 from tofc.serving.memory import give_back
 from tofc.serving.metrics import Metrics
-from tofc.serving.requests import understand
+from tofc.serving.requests import parsed, understand
 from tofc.serving.settings import Limits
 from tofc.serving.verification import OpenRequest, Verification, Verifiers
 

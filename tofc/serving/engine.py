@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tofc.errors import UserError
 from tofc.language.batch import Batch, Generation
-from tofc.language.text import TextStream, answer_text
+from tofc.language.prompt import TextStream, answer_text
 from tofc.serving.errors import ApiError, not_now, our_fault, too_busy, too_late, wrong
 from tofc.serving.job import Completion, Job
 from tofc.serving.logs import log

@@ -13,10 +13,9 @@ import time
 from typing import Any
 
 from tofc.serving.errors import ApiError, not_now, our_fault
-from tofc.serving.keys import Keys
 from tofc.serving.logs import log
 from tofc.serving.metrics import Metrics
-from tofc.serving.settings import Limits
+from tofc.serving.settings import Keys, Limits
 
 _OPEN = ("/", "/health", "/ready", "/openapi.json")  # no key is asked for
 ROUTES = ("/v1/chat/completions", "/v1/answers", "/v1/models", "/v1/probe", "/metrics", *_OPEN)

@@ -16,8 +16,7 @@ from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
 from tofc.features import Features
-from tofc.language.batch import Batch
-from tofc.language.cache import LeastRecentCache
+from tofc.language.batch import Batch, LeastRecentCache
 from tofc.language.model import FULL, Exit
 from tofc.language.prompt import Prompt
 from tofc.model import visual_embeddings

@@ -9,6 +9,8 @@ what Ray's own multiplexing of models is for.
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +22,51 @@ from ray.serve.schema import LoggingConfig
 
 from tofc.config import DEFAULT_MODEL, from_mapping
 from tofc.errors import ConfigError
-from tofc.serving.keys import Keys
-from tofc.serving.ray_figures import Figures, Teller
-from tofc.serving.settings import Limits
+from tofc.serving.metrics import Metrics, side_by_side
+from tofc.serving.settings import Keys, Limits
+
+_EVERY = 2.0  # seconds between two reports of a replica
+_FORGOTTEN = 10.0  # ... after which one that is silent is gone
+
+
+class Figures:
+    """What each replica counted last; one actor of the application."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[float, bytes]] = {}
+
+    def tell(self, replica: str, text: bytes) -> None:
+        """A replica's page, in Prometheus' format."""
+        self._told[replica] = (time.monotonic(), text)
+
+    def pages(self) -> Mapping[str, bytes]:
+        """The last page of every replica that is alive."""
+        since = time.monotonic() - _FORGOTTEN
+        self._told = {name: told for name, told in self._told.items() if told[0] > since}
+        return {name: text for name, (_, text) in self._told.items()}
+
+
+class Teller:
+    """A replica's side: tells `Figures` what is counted here, on a thread that ends with the process."""
+
+    def __init__(self, figures: Any, replica: str) -> None:
+        self._figures, self._replica = figures, replica
+
+    def start(self, metrics: Metrics) -> None:
+        """Tells now and then."""
+        self._metrics = metrics
+        threading.Thread(target=self._tell, name="tofc-figures", daemon=True).start()
+
+    def _tell(self) -> None:
+        while True:
+            self._figures.tell.remote(self._replica, self._metrics.text())
+            time.sleep(_EVERY)
+
+    async def all_figures(self) -> bytes:
+        """The page of all replicas, this one's as it is now."""
+        pages = await self._figures.pages.remote()
+        return side_by_side({**pages, self._replica: self._metrics.text()}, "replica")
+
 
 # A request that is sent again goes to the replica that remembers it: the proxies hash this header, which they
 # learn from this variable when they start.

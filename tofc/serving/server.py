@@ -17,19 +17,16 @@ from starlette.requests import HTTPConnection
 
 from tofc import __version__
 from tofc.serving import schema
-from tofc.serving.bodies import check_type, parsed
 from tofc.serving.drafted import DraftedAnswers, add_drafted
 from tofc.serving.engine import Engine
 from tofc.serving.errors import ApiError, not_now, too_late, wrong
 from tofc.serving.gate import Gate
-from tofc.serving.idempotency import AnswerStore
-from tofc.serving.job import Completion, Job
-from tofc.serving.keys import Keys
+from tofc.serving.job import Completion, Job, events, extras, usage
+from tofc.serving.memory import AnswerStore
 from tofc.serving.metrics import Metrics
 from tofc.serving.models import ServedModels
-from tofc.serving.requests import ChatQuestion, understand
-from tofc.serving.settings import Limits
-from tofc.serving.stream import events, extras, usage
+from tofc.serving.requests import ChatQuestion, check_type, parsed, understand
+from tofc.serving.settings import Keys, Limits
 from tofc.serving.verification import Upstream, Verifiers
 
 T = TypeVar("T")

@@ -24,8 +24,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from tofc.config import CODEC_WEIGHTS, Checkpoint, resolve
 from tofc.errors import UserError
 from tofc.familial.branches import Branch, decomposed_block
-from tofc.familial.calibration import spectra, watch_inputs
-from tofc.familial.decomposition import Covariance, rank_for_ratio, share_ranks
+from tofc.familial.decomposition import Covariance, rank_for_ratio, share_ranks, spectra, watch_inputs
 from tofc.familial.members import Member, Roster
 from tofc.familial.store import save_family
 from tofc.familial.views import branch_spec, main_spec

@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tofc.training.data import Example, load_corpus, picture_batches
-from tofc.training.log import RunLog
 from tofc.training.optimizers import cosine_decay, diverged, warm_up
 from tofc.training.packing import PackedBatch, Packer
 from tofc.training.settings import CodedRunConfig, RunConfig
-from tofc.training.state import STATE_NAME, load_state, save_state
+from tofc.training.state import STATE_NAME, RunLog, load_state, save_state
 
 SAID_EVERY = 100  # steps between lines where there is no terminal
 

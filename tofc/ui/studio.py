@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from tofc.answer import Answer
-from tofc.clusters import boundaries, clusters_of_pixels, mean_colours, tile_box
 from tofc.contents import byte_sections
 from tofc.device import Device
 from tofc.drafting import Decoded, Pace, speculate
@@ -23,7 +22,7 @@ from tofc.drafting.progress import follow_progress
 from tofc.edge import Edge
 from tofc.errors import CheckpointError, UserError
 from tofc.examples import examples_for, questions_for
-from tofc.features import Features
+from tofc.features import Features, boundaries, clusters_of_pixels, mean_colours, tile_box
 from tofc.images import open_image
 from tofc.packet import Packet
 from tofc.ui.rivals import Search, image_sizes, packets_by_size, smallest_file

@@ -13,7 +13,7 @@ from eval.lab.report import data_uri, picture_uri
 from eval.rate.points import LABELS
 from eval.rate.report import tables
 from eval.rate.report.gallery import Card, SentPicture
-from tofc.clusters import clusters_of_pixels, mean_colours, tile_box
+from tofc.features import clusters_of_pixels, mean_colours, tile_box
 
 SHOWN_IN_BROWSERS = {"jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tofc.agents import AgentCard, AgentReply, LearnedSelector, TfidfSelector, confidence_vote, majority_vote
-from tofc.agents.prompts import MAX_QUOTED, aggregate_prompt, quoted
+from tofc.agents.aggregation import MAX_QUOTED, aggregate_prompt, quoted
 from tofc.agents.selection import choose
 from tofc.errors import UserError
 

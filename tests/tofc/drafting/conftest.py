@@ -13,7 +13,7 @@ from eval.scenes.world import make_scene
 from tests.tofc.drafting.fakes import QUESTION
 from tofc.config import resolve
 from tofc.familial.branches import Branch, decomposed_block
-from tofc.familial.calibration import spectra, watch_inputs
+from tofc.familial.decomposition import spectra, watch_inputs
 from tofc.familial.store import save_family
 from tofc.familial.views import main_spec
 from tofc.language.model import text_model

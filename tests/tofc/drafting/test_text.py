@@ -14,7 +14,7 @@ from eval.drafting.text import is_right
 from tofc.cli.app import app
 from tofc.drafting.text import TextModel
 from tofc.familial.branches import Branch, decomposed_block
-from tofc.familial.calibration import spectra, watch_inputs
+from tofc.familial.decomposition import spectra, watch_inputs
 from tofc.familial.store import save_family
 from tofc.familial.views import main_spec
 from tofc.language.model import text_model

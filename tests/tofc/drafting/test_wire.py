@@ -29,9 +29,8 @@ from tofc.drafting.states import StateRule
 from tofc.drafting.tags import shared_tag, vocabulary_tag
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.serving.client import RemoteEdge
-from tofc.serving.keys import Keys
 from tofc.serving.models import ServedModels
-from tofc.serving.settings import Limits
+from tofc.serving.settings import Keys, Limits
 from tofc.serving.verification import Upstream, Verification, Verifiers
 
 NEW = 24

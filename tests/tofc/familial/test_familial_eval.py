@@ -28,8 +28,7 @@ from tests.eval.commands import evaluate
 from tests.tofc.conftest import Made
 from tofc import familial
 from tofc.config import from_mapping
-from tofc.familial.index import read_index, write_index
-from tofc.familial.policy import Policy, Stage
+from tofc.familial.index import Policy, Stage, read_index, write_index
 
 
 def made_up_rows() -> list[ExitRow]:

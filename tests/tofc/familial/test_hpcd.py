@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tofc.errors import UserError
-from tofc.familial.calibration import watch_inputs
+from tofc.familial.decomposition import watch_inputs
 from tofc.familial.hpcd import Components
 from tofc.language.model import text_model
 

@@ -13,7 +13,7 @@ from tofc.config import from_mapping
 from tofc.errors import UserError
 from tofc.familial.branches import count_parameters
 from tofc.familial.calibrate import MemberAnswers, calibrate, outcome
-from tofc.familial.policy import Policy, Stage, cost
+from tofc.familial.index import Policy, Stage, cost
 from tofc.language.model import text_model
 
 QUESTIONS = ("How many?", "What colour is it?", "Yes or no, and why is it that way?")

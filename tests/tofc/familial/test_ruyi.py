@@ -15,8 +15,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from tofc import familial
 from tofc.errors import CheckpointError, UserError
-from tofc.familial.causal import load_family
 from tofc.familial.ruyi import import_ruyi
+from tofc.familial.store import load_family
 
 POINTS = (11, 15, 19, 23, 27)
 SHAPE: dict[str, Any] = {

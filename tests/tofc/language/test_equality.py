@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 import tofc
 from tests.tofc.conftest import Made
 from tests.tofc.language.recorded import DESCRIBE, EXITS, FILE, HOT, MOST, SEED, sampled_here, served
-from tofc.familial.policy import Policy, Stage
+from tofc.familial.index import Policy, Stage
 from tofc.language.prompt import Prompt
 from tofc.network.messages import chat_request, data_url
 from tofc.serving.models import ServedModels

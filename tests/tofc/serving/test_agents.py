@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import tofc
 from eval.serving.process import Server
 from tofc.agents import AgentCard, AgentReply, AgentsConfig
-from tofc.agents.prompts import aggregate_prompt, revise_prompt
+from tofc.agents.aggregation import aggregate_prompt, revise_prompt
 from tofc.cli.app import app
 
 MODEL = "scenes-tiny"

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tofc.language.batch import Generation
-from tofc.language.cache import LeastRecentCache
-from tofc.language.prompt import Prompt
+from tofc.language.batch import Generation, LeastRecentCache
+from tofc.language.prompt import Prompt, TextStream
 from tofc.language.sampling import Sampling
-from tofc.language.text import TextStream
 from tofc.serving.models import ServedModels
 
 

@@ -12,8 +12,8 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 
 from eval.serving.process import Server
 from tests.tofc.serving.asking import message, url_of
-from tofc.serving.bodies import check_type, parsed
 from tofc.serving.errors import ApiError
+from tofc.serving.requests import check_type, parsed
 from tofc.serving.schema import ChatRequest
 from tofc.serving.settings import Limits
 
