@@ -247,7 +247,7 @@ def test_a_name_of_a_class_means_one_thing() -> None:
 
 
 # Functions whose many arguments are one each of what a compiled loop or a drawing takes.
-WIDE = {"entropy/kernels.py", "eval/scenes/render_ground.py", "eval/scenes/render_camera.py"}
+WIDE = {"entropy/kernels.py", "eval/scenes/render_ground.py"}
 
 
 def test_public_functions_take_few_arguments() -> None:

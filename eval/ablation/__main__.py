@@ -133,9 +133,8 @@ def train_and_measure(
     part: str, config: TrainConfig, variants: dict[str, Variant], out: Path, pictures: int, console: Console
 ) -> None:
     """Rows of each variant; a reference that has its rows already is read again for its coordinates."""
-    from eval.ablation.compare import REFERENCE, ROWS_NAME
-    from eval.ablation.measure import CodecRow, measure
-    from eval.ablation.together import train_alone, train_together
+    from eval.ablation.compare import REFERENCE, ROWS_NAME, CodecRow, measure
+    from eval.ablation.variants import train_alone, train_together
     from eval.lab.rows import write_rows
     from tofc.training.codec import CodecRun, finish
 

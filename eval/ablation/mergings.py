@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from entropy import FeatureCodec
-from eval.ablation.measure import answers_of, coded
+from eval.ablation.compare import answers_of, coded
 from eval.ablation.variants import random_tokens
 from eval.lab.curves import Curve, accuracy_at, front
 from eval.lab.intervals import Estimate, NotComputable, resamples

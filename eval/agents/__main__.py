@@ -13,7 +13,7 @@ from tofc.cli.options import ConfigArgument, OutOption
 from tofc.cli.report import print_json, reports_user_errors
 
 if TYPE_CHECKING:
-    from eval.agents.config import AgentsEvalConfig
+    from eval.agents.measure import AgentsEvalConfig
     from tofc.agents import Agents
 
 app = evaluation("Agents alone, together, with fewer of them, revised, and by votes, with intervals.")
@@ -37,7 +37,7 @@ def agents(
 
     A run that was killed goes on where it was.
     """
-    from eval.agents.config import AgentsEvalConfig
+    from eval.agents.measure import AgentsEvalConfig
     from tofc.agents import Agents
     from tofc.config import load_yaml
 
@@ -74,11 +74,9 @@ def _fit(agents: Agents, settings: AgentsEvalConfig, file: Path) -> None:
 
 
 def _measure(agents: Agents, settings: AgentsEvalConfig, limit: int | None, folder: Path) -> None:
-    from eval.agents.config import AgentsRow
-    from eval.agents.measure import Measurement
+    from eval.agents.measure import AgentsRow, Measurement
     from eval.agents.table import accuracy_table, analyse
-    from eval.lab.provenance import software
-    from eval.lab.rows import Store, blocks, read_table
+    from eval.lab.rows import Store, blocks, read_table, software
     from eval.lab.tables import show, track
     from eval.rate.data import load_data
 

@@ -1,4 +1,4 @@
-"""Every system's answers to a block of pictures, as rows.
+"""Every system's answers to a block of pictures, as rows, and what a configuration says of them.
 
 Systems, where N is a number of agents, the best first by the selector's scores, and A an agent's name:
 `A` and `server` alone; `majority N`, `confidence N` and `together N`, the server with N answers in its
@@ -15,12 +15,50 @@ from typing import Any
 
 import numpy as np
 
-from eval.agents.config import AgentsRow
-from eval.rate.data import AskedPicture, ScoredQuestion
+from eval.rate.data import AskedPicture, ScoredQuestion, SweepData
 from tofc.agents import AgentReply, Agents, confidence_vote, majority_vote
 from tofc.agents.aggregation import aggregate_prompt, revise_prompt
 from tofc.agents.collecting import collect
 from tofc.agents.endpoints import MemberEndpoint, Sight
+from tofc.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentsEvalConfig:
+    """Agents on a benchmark: `agents` is a configuration of `tofc agents`, `limit` the number of pictures.
+
+    `fit_data` has other pictures, of which `--fit` learns the selector from the first `fit_limit`.
+    """
+
+    name: str
+    agents: str
+    data: SweepData
+    limit: int
+    fit_data: SweepData | None = None
+    fit_limit: int = 100
+
+    def __post_init__(self) -> None:
+        if self.limit < 2 or self.fit_limit < 1:
+            raise ConfigError(
+                f"limit is {self.limit}, fit_limit {self.fit_limit}: give at least 2 pictures, and 1 to fit"
+            )
+        if self.fit_data == self.data:
+            raise ConfigError("fit_data is the data to be judged by: name another split")
+
+
+@dataclass(frozen=True)
+class AgentsRow:
+    """What one system answered to one question: `right` of `of`; `fault` says why there is no answer."""
+
+    picture: str
+    question: int
+    category: str
+    system: str
+    right: float
+    of: float
+    answer: str
+    fault: str
+
 
 AT_ONCE = 8  # questions on their way to one server
 

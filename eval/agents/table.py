@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow
 from rich.table import Table
 
-from eval.lab.intervals import Estimate, resamples
+from eval.lab.intervals import Estimate, Tallies, resamples
 from eval.lab.tables import interval, percent, table
-from eval.lab.tallies import Tallies
 
 SERVER = "server"
 

@@ -1,11 +1,54 @@
-"""A question of a benchmark, and the wordings that published benchmarks put around theirs."""
+"""Questions of a benchmark: how they are drawn, the wordings around them, and when an answer is right.
+
+Right or wrong is as MME and RealWorldQA have it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from eval.asking.draw import Draw
+import numpy as np
+
+T = TypeVar("T")
+
+
+class Draw:
+    """Draws by a numpy generator's ``random()`` alone: fast, and the same in every numpy version."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._random = rng.random
+
+    def chance(self, probability: float) -> bool:
+        """True with the given probability."""
+        return self._random() < probability
+
+    def below(self, limit: int) -> int:
+        """A whole number in ``0 .. limit - 1``."""
+        return int(self._random() * limit)
+
+    def pick(self, items: Sequence[T]) -> T:
+        """One of the items, uniformly."""
+        return items[int(self._random() * len(items))]
+
+    def weighted(self, items: Sequence[T], weights: Sequence[float]) -> T:
+        """One of the items, in proportion to its weight."""
+        left = self._random() * sum(weights)
+        for item, weight in zip(items, weights, strict=True):
+            left -= weight
+            if left < 0:
+                return item
+        return items[-1]
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """The items in a random order (Fisher-Yates)."""
+        result = list(items)
+        for last in range(len(result) - 1, 0, -1):
+            other = int(self._random() * (last + 1))
+            result[last], result[other] = result[other], result[last]
+        return result
+
 
 FORMS = ("yes_no", "choice", "free", "describe")
 
@@ -43,3 +86,28 @@ def with_letters(prompt: str, right: str, wrong: Sequence[str], draw: Draw) -> t
     options = [*wrong[:at], right, *wrong[at:]]
     lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
     return "\n".join([prompt, *lines]), "ABCD"[at]
+
+
+_MME_PREFIX = 4
+
+
+def yes_or_no(given: str) -> str:
+    """What lmms-eval's MME hears in the first four characters: ``"yes"``, ``"no"`` or ``"other"``."""
+    heard = given.lower().strip().replace(".", "")
+    if len(heard) == 1:
+        return {"y": "yes", "n": "no"}.get(heard, "other")
+    if heard in ("yes", "no"):
+        return heard
+    prefix = heard[:_MME_PREFIX]
+    return "yes" if "yes" in prefix else "no" if "no" in prefix else "other"
+
+
+def is_correct(question: Question, given: str) -> bool:
+    """Whether an answer to a yes/no, choice or free question is right; ``ValueError`` for a description."""
+    if question.form == "yes_no":
+        return yes_or_no(given) == question.answer.lower()
+    if question.form == "choice":
+        return given.strip().removesuffix(".") == question.answer
+    if question.form == "free":
+        return given.strip().removesuffix(".").strip().lower() == question.answer.lower()
+    raise ValueError(f"a {question.form!r} question has no single right answer: use score")

@@ -19,11 +19,9 @@ from eval.asking.answering import PipelineAnswerer
 from eval.lab.intervals import Estimate, resamples
 from eval.latency.assemble import random_encoder, untrained_codec
 from eval.photos.benchmark import Benchmark
-from eval.photos.data import open_photo
-from eval.photos.records import photographs_folder
-from eval.photos.scoring import score
-from eval.photos.sets import benchmark_photos
-from eval.scenes.accuracy import answer_scenes
+from eval.photos.data import open_photo, score
+from eval.photos.records import benchmark_photos, photographs_folder
+from eval.scenes.scoring import answer_scenes
 from tofc.config import load_yaml
 from tofc.device import Device
 from tofc.edge import Edge

@@ -20,7 +20,7 @@ from eval.drafting.expect import RecordedPace, expect, read_along
 from eval.latency.link import Link, Packets
 from eval.scenes.world import make_scene
 from eval.serving.process import pin, running_server
-from eval.serving.shaped import ShapedProxy
+from eval.serving.proxy import ShapedProxy
 from tofc.cli.report import working
 from tofc.device import Device
 from tofc.drafting.drafter import DraftCounts

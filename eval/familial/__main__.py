@@ -81,8 +81,7 @@ def accuracy(
     from eval.familial.accuracy import accuracy_table, analyse, draw
     from eval.familial.members import DIRECT, ExitRow, answer, exits_of, part_name
     from eval.lab.figures import require_matplotlib
-    from eval.lab.provenance import checkpoint_fingerprint, software
-    from eval.lab.rows import Store, blocks, read_table
+    from eval.lab.rows import Store, blocks, checkpoint_fingerprint, read_table, software
     from eval.lab.tables import show, track
 
     require_matplotlib()  # before minutes of work
@@ -107,7 +106,7 @@ def accuracy(
 @needs_extra()
 def policy(options: AskedOptions) -> None:
     """What exits chosen by question keep of the full accuracy, and what they cost."""
-    from eval.familial.choice import choose, summarise
+    from eval.familial.members import choose, summarise
     from eval.lab.tables import interval, percent, track
 
     device, edge, asked, limit, level = options.opened()

@@ -13,9 +13,8 @@ from rich.table import Table
 
 from eval.familial.members import BRANCH, DIRECT, FamilyExit
 from eval.lab.figures import BLUE, VERMILION, drawn
-from eval.lab.intervals import Estimate, resamples
+from eval.lab.intervals import Estimate, Tallies, resamples
 from eval.lab.tables import interval, percent, table
-from eval.lab.tallies import Tallies
 from tofc.familial import FULL
 
 AVERAGE = "average"

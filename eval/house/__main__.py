@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eval.house.drawing import draw
-from eval.house.rooms import read_rooms
+from eval.house.rooms import draw, read_rooms
 from eval.lab.commands import evaluation, needs_extra
 from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError

@@ -7,10 +7,12 @@ OUT/rows.parquet      the rows of all parts in one file
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
@@ -18,7 +20,9 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
+from tofc.config import CONFIG_NAME, resolve
 from tofc.errors import UserError
+from tofc.hub import fetch
 from tofc.writing import whole_file, write_json
 
 ROWS, NOTE, PARTS = "rows.parquet", "sweep.json", "parts"
@@ -131,3 +135,37 @@ def _refuse_others(out: Path, found: Mapping[str, Any], made_with: Mapping[str, 
             f"{out} holds a sweep with another {', '.join(other)} ({was}, now {is_}): its answers "
             "cannot be mixed with new ones. Give another --out, or remove that folder"
         )
+
+
+_SOFTWARE = ("tofc", "torch", "transformers", "pillow", "pillow-jxl-plugin", "zstandard")
+
+
+def software() -> dict[str, str | None]:
+    """Versions of what answers and bytes depend on, None for what is not installed."""
+    return {package: _version(package) for package in _SOFTWARE}
+
+
+def checkpoint_fingerprint(source: str) -> str:
+    """SHA-256 over every file of a checkpoint; of a base on the hub its commit stands for its files."""
+    checkpoint = resolve(source)
+    digest = hashlib.sha256()
+    folders = [checkpoint.folder]
+    if Path(checkpoint.base).is_dir():
+        folders += [Path(checkpoint.base)]
+    else:
+        digest.update(f"{checkpoint.base}@{fetch(checkpoint.base, CONFIG_NAME).parent.name}".encode())
+    files = {file.resolve(): file.relative_to(folder) for folder in folders for file in folder.rglob("*")}
+    for file, name in sorted(files.items(), key=lambda item: str(item[1])):
+        if file.is_file():
+            digest.update(str(name).encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -21,8 +21,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from eval.lmms.options import Options
-from eval.lmms.rates import Sent, gather, summary, write
-from eval.lmms.requests import Request, windows
+from eval.lmms.requests import Request, Sent, gather, rate_summary, windows, write_rates
 from eval.rate.feature_codecs import Float16
 from tofc.clock import Stopwatch
 from tofc.edge import Seen
@@ -138,7 +137,7 @@ class TofcSimple(lmms):
     def clean(self) -> None:
         """What lmms-eval calls in every process after the last answer: writes the rates, frees the models."""
         everything = gather(self.sent)
-        rates = summary(everything)
+        rates = rate_summary(everything)
         if self.rank == 0:
             self._report(everything, rates)
         del self.device_side, self.edge
@@ -162,7 +161,9 @@ class TofcSimple(lmms):
         if self._folder is None:
             logger.warning("no --output_path, so the bytes of each request are not written")
         else:
-            logger.info("the bytes of each request: {}", write(self._folder, sent, asdict(self.options)))
+            logger.info(
+                "the bytes of each request: {}", write_rates(self._folder, sent, asdict(self.options))
+            )
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         """Not offered."""

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from eval.asking import command
-from eval.asking.export import COLUMNS, PARQUET
+from eval.asking import answering
+from eval.asking.export import COLUMNS, PARQUET, Record, question_rows, write_tables
 from eval.asking.question import Question
 from eval.lab.commands import evaluation, needs_extra
 from eval.lab.rows import write_rows
 from eval.lab.tables import show as show_tables
 from eval.lab.tables import track
-from eval.photos.accuracy import PhotoAnswer, answer_photos, known_answers
+from eval.photos.accuracy import PhotoAnswer, answer_photos, as_json, as_table, known_answers, summarise
 from eval.photos.benchmark import Benchmark, own_questions
 from eval.photos.data import picture_name
-from eval.photos.export import export_photos
 from eval.photos.facts import View
-from eval.photos.records import read_set
-from eval.photos.sets import BENCHMARK_SETS, benchmark_photos, folder_of, has_split
-from eval.photos.summary import as_json, as_table, summarise
+from eval.photos.records import BENCHMARK_SETS, benchmark_photos, folder_of, has_split, read_set
 from tofc.cli.report import reports_user_errors
+from tofc.errors import UserError
 from tofc.writing import write_json
+
+MME_CATEGORIES = {"existence": "existence", "count": "count", "position": "position"}
+
+
+def photo_rows(benchmark: Benchmark, number: int) -> dict[Path, list[Record]]:
+    """The rows of one photograph, by data set; the picture keeps its own bytes.
+
+    Raises `UserError` for a file that cannot be read.
+    """
+    photo = benchmark.photos[number]
+    try:
+        content = photo.file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{photo.file} cannot be read: {error.strerror or error}") from error
+    name = f"{photo.source}-{photo.file.name}"
+    return question_rows(name, content, benchmark.published(number), MME_CATEGORIES)
+
+
+def export_photos(out: Path, benchmark: Benchmark, limit: int) -> Iterator[int]:
+    """Writes the first `limit` photographs below `out`, yielding after each how many are done.
+
+    Raises `UserError` where pyarrow is missing.
+    """
+    yield from write_tables(out, (photo_rows(benchmark, number) for number in range(limit)))
+
 
 app = evaluation("Questions about photographs: look at them, export them, or let a model answer.")
 
@@ -76,9 +100,9 @@ def show(
 @reports_user_errors
 @needs_extra()
 def accuracy(
-    model: command.ModelOption = "photos-tiny",
-    tokens: command.TokensOption = "all",
-    quality: command.QualityOption = "none",
+    model: answering.ModelOption = "photos-tiny",
+    tokens: answering.TokensOption = "all",
+    quality: answering.QualityOption = "none",
     limit: LimitOption = None,
     split: SplitOption = "test",
     sets: SetsOption = None,
@@ -86,11 +110,11 @@ def accuracy(
         Path | None,
         typer.Option("--rows", metavar="FILE", help="Write every answer, as .parquet or .csv."),
     ] = None,
-    json_file: command.NumbersOption = None,
+    json_file: answering.NumbersOption = None,
 ) -> None:
     """Let a model answer: accuracy by kind of question, with intervals."""
     benchmark, taken = _benchmark(split, sets)
-    answerer = command.answerer(model, tokens, quality)
+    answerer = answering.answerer(model, tokens, quality)
     limit = _limit(limit, benchmark)
     parts = answer_photos(
         answerer, replace(answerer, sizes=[]), benchmark, limit, known_answers(benchmark, _trained(sets))

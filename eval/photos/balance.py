@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.asking.draw import Draw
+from eval.asking.question import Draw
 from eval.photos.facts import View
 
 _ROUNDS = 60

@@ -9,17 +9,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from eval.asking.draw import Draw
-from eval.asking.question import Question
+from eval.asking.question import Draw, Question
 from eval.photos.balance import Balance
 from eval.photos.facts import View
 from eval.photos.names import COCO, class_names
 from eval.photos.patches import patches, which_half
-from eval.photos.people import people_questions
-from eval.photos.photo import WHOLE, Photo, Region
-from eval.photos.questions import HEIGHTS, SIDES
-from eval.photos.records import read_set
-from eval.photos.sets import SPLITS, folder_of, has_split, split_named
+from eval.photos.questions import HEIGHTS, SIDES, people_questions
+from eval.photos.records import SPLITS, WHOLE, Photo, Region, folder_of, has_split, read_set, split_named
 from eval.photos.training import ask
 from eval.photos.wordings import carelessly, suffixed
 from tofc.errors import UserError

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import replace
 
 from eval.photos.names import GROUP_MEMBERS, GROUP_NEEDED, INDOORS, OUTDOORS
-from eval.photos.photo import WHOLE, Photo, PhotoObject, Region
+from eval.photos.records import WHOLE, Photo, PhotoObject, Region
 
 LEAST_AREA = 0.0025  # of the picture: 11 pixels square of 224
 LEAST_TRUNCATED = 0.01  # of the picture, where the set says that the box is cut off

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from itertools import product
 
-from eval.asking.draw import Draw
+from eval.asking.question import Draw
 from eval.photos.wordings import WORDINGS, held_out_wordings
 
 _SEEN = (

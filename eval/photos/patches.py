@@ -6,7 +6,7 @@ import numpy as np
 
 from eval.photos.facts import MIDDLE_BAND, View, area
 from eval.photos.names import COCO
-from eval.photos.photo import WHOLE
+from eval.photos.records import WHOLE
 
 UNKNOWN = -100
 NUMBER = {name: number for number, name in enumerate(COCO)}

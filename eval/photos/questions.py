@@ -1,18 +1,17 @@
-"""Questions of every kind about a photograph, with the answers that its boxes give."""
+"""Questions of every kind about a photograph: those that its boxes answer, and people's own (DAQUAR)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.asking.draw import Draw
 from eval.asking.language import NUMBER_WORDS, listed, plural, with_article
-from eval.asking.question import Question, with_letters
+from eval.asking.question import Draw, Question, with_letters
 from eval.photos.facts import MARGIN, View, area, half, left_of, third
-from eval.photos.names import spoken
+from eval.photos.names import content_list, spoken
 from eval.photos.paraphrases import paraphrases, with_slip
-from eval.photos.photo import PhotoObject
-from eval.photos.phrases import content_list
+from eval.photos.records import PhotoObject
 from eval.photos.wordings import PICTURES, held_out_wordings, trained_wordings
 
 SIDES, HEIGHTS, PARTS = ("left", "right"), ("top", "bottom"), ("left", "middle", "right")
@@ -169,3 +168,27 @@ def contents(asker: Asker, view: View) -> Question:
     return Question(
         "describe", "list", asker.word("list"), content_list(view.contents()), None, asker.held_out
     )
+
+
+LEAST_SHARE = 0.8  # of the picture that a crop must keep: people ask about any corner of it
+_OTHER_SIDE = {"left": "right", "right": "left"}
+_AS_TYPED = 0.6  # of the questions in lower case and without a mark, as their authors left them
+
+
+def people_questions(view: View, draw: Draw, number: int) -> list[Question]:
+    """Up to `number` different ones of the picture's own questions; none where the crop is too small."""
+    if view.share < LEAST_SHARE:
+        return []
+    questions = []
+    for prompt, answer in draw.shuffled(sorted(set(view.photo.pairs)))[:number]:
+        if view.flip:
+            prompt, answer = _mirrored(prompt), _mirrored(answer)
+        if not draw.chance(_AS_TYPED):
+            prompt = prompt[:1].upper() + prompt[1:] + "?"
+        questions.append(Question("free", "people", prompt, answer))
+    return questions
+
+
+def _mirrored(text: str) -> str:
+    """A text about the mirrored picture: left and right change places."""
+    return re.sub(r"\b(left|right)\b", lambda found: _OTHER_SIDE[found.group()], text)

@@ -6,21 +6,83 @@ A set is a folder. What it holds for a split decides how it is read:
 - `SPLIT.jsonl` with the pictures in `SPLIT/`: a line a picture with `file` and one of `captions` (sentences),
   `qa` (questions with answers) or `label` (one class),
 - `SPLIT/CLASS/` alone: folders of pictures, one a class.
+
+Captions give weak labels: the classes that nobody leaves out of one. A benchmark's photographs are those of
+several sets, in a fixed mixed order.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.photos.captions import CAPTIONED, things_of_captions
-from eval.photos.names import canonical, folder_class
-from eval.photos.photo import Photo, PhotoObject
+from eval.photos.names import Namer, canonical, folder_class
 from tofc.errors import UserError
+
+Region = tuple[float, float, float, float]  # x0, y0, x1, y1 in shares of the picture's width and height
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class PhotoObject:
+    """One object: its class and, where it is known, its box; one that is not `sure` is never asked about."""
+
+    name: str
+    box: Region | None = None
+    sure: bool = True
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photograph and what is known about it.
+
+    `labelled` are the classes of which nothing is left out: only of these may a question say that they are
+    absent. `pairs` are questions with answers that hold for the whole picture.
+    """
+
+    source: str
+    file: Path
+    things: tuple[PhotoObject, ...] = ()
+    labelled: frozenset[str] = frozenset()
+    pairs: tuple[tuple[str, str], ...] = ()
+
+
+# Classes that a caption of a picture that shows them nearly always names.
+CAPTIONED = frozenset(
+    {"person", "dog", "cat", "horse", "elephant", "bicycle", "motorcycle", "airplane", "train", "surfboard",
+     "skateboard", "snowboard", "frisbee", "pizza", "giraffe", "zebra", "toilet", "sheep", "cow"}
+)  # fmt: skip
+_MORE_WORDS = {
+    "person": (
+        "men", "women", "boy", "girl", "child", "children", "kid", "baby", "lady", "guy", "player", "toddler",
+        "couple", "crowd", "teenager", "adult", "rider", "climber", "skier", "surfer", "snowboarder", "biker",
+        "cyclist", "swimmer", "hiker", "skateboarder", "someone", "group", "family", "worker",
+    ),
+    "surfboard": ("surfer", "surfing", "surf"),
+    "skateboard": ("skateboarder", "skateboarding"),
+    "snowboard": ("snowboarder", "snowboarding"),
+    "bicycle": ("biker", "cyclist", "biking"),
+    "horse": ("pony",),
+}  # fmt: skip
+_CERTAIN = 2  # captions that must name a class before a question may say that it is there
+
+
+_NAMER = Namer(CAPTIONED, _MORE_WORDS)
+
+
+def things_of_captions(captions: Sequence[str]) -> tuple[PhotoObject, ...]:
+    """The classes that captions of one picture name; those that only one of several names are not sure."""
+    named = Counter(name for text in captions for name in _NAMER.named(text))
+    least = min(_CERTAIN, len(captions))
+    return tuple(PhotoObject(name, sure=count >= least) for name, count in named.items())
+
 
 ENVIRONMENT = "TOFC_PHOTOS"
 # What a picture of another class often shows besides: pictures sorted by class do not say that it is absent.
@@ -141,3 +203,45 @@ def plain_answer(answer: str) -> str:
 def canonical_spelling(words: str) -> str:
     """Words in lower case without underscores and with a common misspelling put right."""
     return " ".join(words.replace("_", " ").lower().split()).replace("refridgerator", "refrigerator")
+
+
+SPLITS = ("train", "val", "test")
+ALIASES = {"validation": "val"}  # what training calls the split
+BENCHMARK_SETS = ("voc", "coco", "daquar")
+
+
+def folder_of(name: str, root: str | None) -> Path:
+    """The folder of a set: a path, or a name below `root`, else below where the photographs lie."""
+    return Path(name) if Path(name).is_dir() else (Path(root) if root else photographs_folder()) / name
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Whether a set has a split."""
+    return any((folder / name).exists() for name in (f"instances_{split}.json", f"{split}.jsonl", split))
+
+
+def benchmark_photos(
+    split: str, sets: Sequence[str] = BENCHMARK_SETS, root: str | None = None
+) -> tuple[tuple[Photo, ...], dict[str, str]]:
+    """The photographs of a split, mixed, and which split of each set they are from.
+
+    A set without a `test` is read from its `val`. Raises `UserError` for an unknown split, and for a set that
+    has neither.
+    """
+    split = split_named(split)
+    photos: list[Photo] = []
+    taken: dict[str, str] = {}
+    for name in sets:
+        folder = folder_of(name, root)
+        taken[name] = "val" if split == "test" and not has_split(folder, split) else split
+        photos += read_set(folder, taken[name])
+    ordered = sorted(photos, key=lambda photo: zlib.crc32(f"{photo.source}/{photo.file.name}".encode()))
+    return tuple(ordered), taken
+
+
+def split_named(split: str) -> str:
+    """The split of this name, which may be training's "validation"; UserError where there is none."""
+    found = ALIASES.get(split, split)
+    if found not in SPLITS:
+        raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
+    return found

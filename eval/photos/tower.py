@@ -8,13 +8,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eval.photos.cache import SIDE, PhotoCache, read_cache, write_cache
 from eval.photos.facts import View
 from eval.photos.names import COCO
 from eval.photos.patches import patches, presence
-from eval.photos.photo import WHOLE, Region
-from eval.photos.records import photographs_folder
-from eval.photos.teacher import CLASSES, STRIDE_16, STRIDE_32, classify
+from eval.photos.records import WHOLE, Region, photographs_folder
+from eval.photos.teacher import (
+    CLASSES,
+    SIDE,
+    STRIDE_16,
+    STRIDE_32,
+    PhotoCache,
+    classify,
+    read_cache,
+    write_cache,
+)
 from tofc.training.data import GroundedPicture
 
 SETS = (

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from eval.asking.draw import Draw
-from eval.asking.question import Question
+from eval.asking.question import Draw, Question
 from eval.photos.balance import Balance
 from eval.photos.facts import View, half, third
 from eval.photos.questions import (

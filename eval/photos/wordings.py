@@ -9,8 +9,7 @@ from __future__ import annotations
 import zlib
 from functools import cache
 
-from eval.asking.draw import Draw
-from eval.asking.question import CHOICE_SUFFIX, FREE_SUFFIX, PHRASE_SUFFIX, YES_NO_SUFFIX
+from eval.asking.question import CHOICE_SUFFIX, FREE_SUFFIX, PHRASE_SUFFIX, YES_NO_SUFFIX, Draw
 
 PICTURES = ("the picture", "this picture", "the photo", "this photo", "the image", "this image")
 HELD_OUT_SHARE = 5  # every fifth

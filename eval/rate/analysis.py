@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow
 
 from eval.lab.curves import Curve, bd_accuracy, bd_rate, bytes_at, front, pareto
-from eval.lab.intervals import MIN_COMPUTED, Estimate, NotComputable, over_resamples, resamples
+from eval.lab.intervals import MIN_COMPUTED, Estimate, NotComputable, Tallies, over_resamples, resamples
 from eval.lab.rows import read_table
-from eval.lab.tallies import Tallies
 from eval.rate.config import RateConfig
 from eval.rate.points import GROUPS, LABELS, WITH_MERGING, AnswerRow, RatePoint
 from tofc.errors import UserError

@@ -1,9 +1,20 @@
-"""Rate points: one way to send a picture, at one setting of its knobs."""
+"""Rate points: one way to send a picture, at one setting of its knobs; and runs of lmms-eval as such points.
+
+Every run of `--model tofc` leaves `..._rates.json` with its options and a line a request beside it. Runs that
+differ in quality and tokens are the points of a curve; one with `codec=false,tokens=all` is the reference.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+
+from eval.rate.data import AskedPicture
+from tofc.errors import UserError
+from tofc.familial import FULL
 
 Tokens = int | str
 TOKENS_ALL = "all"
@@ -69,3 +80,74 @@ class AnswerRow:
     answer: str
     right: int
     of: int
+
+
+RAW = RatePoint("raw")
+
+
+class Documents(Protocol):
+    """A data set whose questions are documents of a task of lmms-eval, as those of `eval.rate.published`."""
+
+    lmms_task: str
+
+    def document(self, number: int) -> tuple[str, int]:
+        """Picture and question of a document."""
+
+    def __len__(self) -> int:
+        """Pictures."""
+
+    def __getitem__(self, index: int) -> AskedPicture:
+        """A picture with its questions."""
+
+
+def rows_of_runs(folder: Path, data: Any) -> dict[RatePoint, list[AnswerRow]]:
+    """The rows of every run below `folder` that answered the data set's task, the reference first.
+
+    UserError where there is none, where two are of one point, and where they lack reference or answers.
+    """
+    if not hasattr(data, "document"):
+        raise UserError("answers of lmms-eval belong to a data set of eval.rate.published; name one in data")
+    documents: Documents = data
+    questions = {example.name: example.questions for example in map(data.__getitem__, range(len(data)))}
+    found: dict[RatePoint, list[AnswerRow]] = {}
+    for file in sorted(folder.rglob("*_rates.json")):
+        whole = json.loads(file.read_text(encoding="utf-8"))
+        point = _point(whole["options"])
+        rows = list(_rows(point, file.with_name(whole["requests"]), documents, questions))
+        if rows and point in found:
+            raise UserError(f"{file} is a second run at {point.system}, {point.name}: move one elsewhere")
+        if rows:
+            found[point] = rows
+    if RAW not in found:
+        raise UserError(
+            f"{folder} holds no run of {documents.lmms_task} with codec=false,tokens=all, with which all are "
+            "compared: run lmms-eval --model tofc with these in --model_args"
+        )
+    return {RAW: found.pop(RAW), **dict(sorted(found.items(), key=lambda item: str(item[0])))}
+
+
+def _point(options: Mapping[str, Any]) -> RatePoint:
+    tokens = options["tokens"]
+    if not options["codec"]:
+        return RAW if tokens == TOKENS_ALL else RatePoint("uncoded", (("tokens", tokens),))
+    named = ("quality", "tokens", "max_bytes")
+    settings = tuple((name, options[name]) for name in named if options[name] is not None)
+    if options["exit"] == FULL:
+        return RatePoint("tofc", settings)
+    return RatePoint("tofc_exits", (*settings, ("exit", options["exit"])))
+
+
+def _rows(
+    point: RatePoint, lines: Path, data: Documents, questions: Mapping[str, Any]
+) -> Iterator[AnswerRow]:
+    for line in lines.read_text(encoding="utf-8").splitlines():
+        sent = json.loads(line)
+        if sent["task"] != data.lmms_task:
+            continue
+        if "answer" not in sent:
+            raise UserError(f"{lines} holds no answers: an earlier tofc wrote it; run lmms-eval again")
+        picture, number = data.document(sent["doc_id"])
+        question = questions[picture][number]
+        where = (point.system, point.name, picture, sent["bytes"], sent["tokens"])
+        asked = (number, question.form, question.category, question.truth, sent["answer"])
+        yield AnswerRow(*where, *asked, *question.score(sent["answer"]))

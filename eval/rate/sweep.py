@@ -20,17 +20,14 @@ from rich.console import Console
 import tofc
 from eval.asking.answering import answer_all
 from eval.lab.intervals import MIN_COMPUTED
-from eval.lab.provenance import checkpoint_fingerprint, software
-from eval.lab.rows import ROWS, Store, read_rows, write_rows
+from eval.lab.rows import ROWS, Store, checkpoint_fingerprint, read_rows, software, write_rows
 from eval.lab.tables import progress
 from eval.rate.analysis import analyse
-from eval.rate.beside import published
 from eval.rate.config import RateConfig
 from eval.rate.data import AskedPicture, Data, load_data
-from eval.rate.figure import draw
-from eval.rate.points import AnswerRow, RatePoint
+from eval.rate.figure import draw, published
+from eval.rate.points import AnswerRow, RatePoint, rows_of_runs
 from eval.rate.report import write as write_report
-from eval.rate.runs import rows_of_runs
 from eval.rate.senders import Pictures, Received, Sender
 from tofc.errors import UserError
 from tofc.writing import write_json
@@ -64,7 +61,7 @@ def sweep(config: RateConfig, out: Path, processes: int | None, console: Console
 
 
 def from_runs(config: RateConfig, runs: Path, out: Path) -> dict[str, Any]:
-    """Rows, curves and summary of lmms-eval runs (`eval.rate.runs`) instead of a sweep of ours."""
+    """Rows, curves and summary of lmms-eval runs (`eval.rate.points`) instead of a sweep of ours."""
     data = load_data(config.data)
     by_point = rows_of_runs(runs, data)
     named = {row.picture for row in next(iter(by_point.values()))}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from eval.asking import command
+from eval.asking import answering
 from eval.lab.commands import LimitOption, evaluation, needs_extra
 from tofc.cli.report import reports_user_errors
 
@@ -56,7 +56,7 @@ def sheet(
 ) -> None:
     """A contact sheet of pictures with a question each."""
     from eval.lab.tables import track
-    from eval.scenes.sheet import contact_sheet
+    from eval.scenes.export import contact_sheet
     from tofc.writing import whole_file
 
     image = contact_sheet(split, track(range(count), count, "scenes"), count)
@@ -86,19 +86,19 @@ def export(
 @reports_user_errors
 @needs_extra()
 def accuracy(
-    model: command.ModelOption = "scenes-tiny",
-    tokens: command.TokensOption = "all",
-    quality: command.QualityOption = "none",
+    model: answering.ModelOption = "scenes-tiny",
+    tokens: answering.TokensOption = "all",
+    quality: answering.QualityOption = "none",
     limit: LimitOption = 500,
-    json_file: command.NumbersOption = None,
+    json_file: answering.NumbersOption = None,
     split: SplitOption = "test",
 ) -> None:
     """Let a checkpoint answer the benchmark: accuracy by form and category, with intervals."""
     from eval.lab.tables import show as show_tables
-    from eval.scenes.accuracy import accuracy_table, held_out_table, summary
+    from eval.scenes.scoring import accuracy_table, held_out_table, summary
     from tofc.writing import write_json
 
-    answerer = command.answerer(model, tokens, quality)
+    answerer = answering.answerer(model, tokens, quality)
     scored = _answered(answerer, split, limit)
     sizes = list(answerer.sizes)
     heldout = _answered(answerer, "heldout", limit) if split == "test" else []
@@ -122,7 +122,7 @@ def accuracy(
 
 def _answered(answerer: PipelineAnswerer, split: str, scenes: int) -> list[Scored]:
     from eval.lab.tables import track
-    from eval.scenes.accuracy import answer_scenes
+    from eval.scenes.scoring import answer_scenes
 
     parts = track(answer_scenes(answerer, split, scenes), scenes, f"{split} scenes")
     return [one for part in parts for one in part]

@@ -2,7 +2,9 @@
 
 A question is only fair when two people looking at the picture would agree. The margins below decide that: a
 thing is *on the left* only when its centre is outside the middle band, *bigger* only by a quarter, *closer*
-only by 8 % of the picture's height.
+only by 8 % of the picture's height. A template is a function of a `SceneView` and a `Draw` that returns one
+of the forms here (two opposite yes/no questions, or one open question with wrong options), or None where the
+scene allows no such question.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eval.asking.draw import Draw
 from eval.asking.language import noun
+from eval.asking.question import Draw
 from eval.scenes.world import COLOURED, COLOURS, HELD_OUT, KINDS, Scene, SceneObject
 
 Mention = tuple[str, str]  # (colour, kind)
@@ -143,3 +145,23 @@ def _height(thing: SceneObject, part: str) -> int:
 def _outline(thing: SceneObject) -> int:
     x0, y0, x1, y1 = thing.extent
     return (x1 - x0) * (y1 - y0)
+
+
+@dataclass(frozen=True)
+class Opposites:
+    """Two questions about one fact: the answer to ``yes`` is Yes, the answer to ``no`` is No."""
+
+    yes: str
+    no: str
+    yes_mentions: tuple[Mention, ...] = ()
+    no_mentions: tuple[Mention, ...] = ()
+
+
+@dataclass(frozen=True)
+class Open:
+    """A question with its one right answer, and the wrong ones that multiple choice may offer."""
+
+    prompt: str
+    right: str
+    wrong: tuple[str, ...] = ()
+    mentions: tuple[Mention, ...] = ()

@@ -8,24 +8,39 @@ in the protocol of RealWorldQA, and short free answers. ``training_questions`` m
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
-from eval.asking.draw import Draw
 from eval.asking.question import (
     CHOICE_SUFFIX,
     FORMS,
     FREE_SUFFIX,
     PHRASE_SUFFIX,
     YES_NO_SUFFIX,
+    Draw,
     Question,
     with_letters,
 )
+from eval.scenes import templates_space as space
+from eval.scenes import templates_things as things
 from eval.scenes.describe import describe, described_pairs
-from eval.scenes.facts import Mention, SceneView
-from eval.scenes.forms import Open
-from eval.scenes.templates import CHOICES, FREE, PAIRS
+from eval.scenes.facts import Mention, Open, Opposites, SceneView
 from eval.scenes.world import HELD_OUT, Scene
+
+PAIRS: dict[str, Callable[[SceneView, Draw], Opposites | None]] = {
+    "existence": things.existence_pair, "count": things.count_pair, "position": space.position_pair,
+    "colour": things.colour_pair, "text": things.text_pair, "comparison": space.comparison_pair,
+}  # fmt: skip
+CHOICES: dict[str, Callable[[SceneView, Draw], Open | None]] = {
+    "existence": things.existence_choice, "count": things.count_choice, "position": space.position_choice,
+    "colour": things.colour_choice, "text": things.text_choice, "comparison": space.comparison_choice,
+}  # fmt: skip
+FREE: dict[str, Callable[[SceneView, Draw], Open | None]] = {
+    "existence": things.existence_free, "count": things.count_free, "position": space.position_free,
+    "colour": things.colour_free, "text": things.text_free, "comparison": space.comparison_free,
+}  # fmt: skip
+
 
 CATEGORIES = ("existence", "count", "position", "colour", "text", "comparison")
 

@@ -1,16 +1,88 @@
-"""A pen that turns shapes in an object's own units into primitive rows."""
+"""A pen that turns shapes in an object's own units into primitive rows, and a stroke font for its signs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval.scenes import render
-from eval.scenes.glyphs import segments
 from eval.scenes.textures import GRAIN
+
+Point = tuple[float, float]
+Stroke = tuple[Point, ...]
+
+# Cosines of multiples of 30 degrees as literals: library functions differ in the last bit between machines.
+_COS = (1.0, 0.8660254, 0.5, 0.0, -0.5, -0.8660254, -1.0, -0.8660254, -0.5, 0.0, 0.5, 0.8660254)
+
+
+def _arc(cx: float, cy: float, rx: float, ry: float, first: int, last: int) -> Stroke:
+    """Points of an ellipse in steps of 30 degrees; 0 is right, 3 is down, 6 is left, 9 is up."""
+    step = 1 if last >= first else -1
+    return tuple(
+        (cx + rx * _COS[i % 12], cy + ry * _COS[(i - 3) % 12]) for i in range(first, last + step, step)
+    )
+
+
+_OVAL = _arc(0.5, 0.5, 0.5, 0.5, 0, 12)
+_BOWL_P = ((0.0, 1.0), (0.0, 0.0), *_arc(0.6, 0.27, 0.4, 0.27, 9, 15), (0.0, 0.54))
+
+STROKES: dict[str, tuple[Stroke, ...]] = {
+    "A": (((0, 1), (0.5, 0), (1, 1)), ((0.2, 0.64), (0.8, 0.64))),
+    "B": (
+        ((0, 0.48), (0, 0), *_arc(0.55, 0.24, 0.38, 0.24, 9, 15), (0, 0.48)),
+        ((0, 0.48), *_arc(0.58, 0.74, 0.42, 0.26, 9, 15), (0, 1), (0, 0.48)),
+    ),
+    "C": (_arc(0.55, 0.5, 0.55, 0.5, 11, 1),),
+    "D": (((0, 1), (0, 0), *_arc(0.42, 0.5, 0.58, 0.5, 9, 15), (0, 1)),),
+    "E": (((1, 0), (0, 0), (0, 1), (1, 1)), ((0, 0.48), (0.8, 0.48))),
+    "F": (((1, 0), (0, 0), (0, 1)), ((0, 0.48), (0.8, 0.48))),
+    "G": ((*_arc(0.5, 0.5, 0.5, 0.5, 11, 2), (1, 0.82), (1, 0.54), (0.58, 0.54)),),
+    "H": (((0, 0), (0, 1)), ((1, 0), (1, 1)), ((0, 0.5), (1, 0.5))),
+    "I": (((0.5, 0), (0.5, 1)), ((0.1, 0), (0.9, 0)), ((0.1, 1), (0.9, 1))),
+    "J": (((0.3, 0), (0.9, 0), *_arc(0.48, 0.7, 0.42, 0.3, 0, 6)),),
+    "K": (((0, 0), (0, 1)), ((1, 0), (0, 0.6)), ((0.34, 0.4), (1, 1))),
+    "L": (((0, 0), (0, 1), (1, 1)),),
+    "M": (((0, 1), (0, 0), (0.5, 0.6), (1, 0), (1, 1)),),
+    "N": (((0, 1), (0, 0), (1, 1), (1, 0)),),
+    "O": (_OVAL,),
+    "P": (_BOWL_P,),
+    "Q": (_OVAL, ((0.6, 0.7), (1, 1))),
+    "R": (_BOWL_P, ((0.45, 0.54), (1, 1))),
+    "S": ((*_arc(0.5, 0.26, 0.47, 0.26, 11, 3), *_arc(0.5, 0.76, 0.5, 0.24, 10, 17)),),
+    "T": (((0, 0), (1, 0)), ((0.5, 0), (0.5, 1))),
+    "U": (((0, 0), *_arc(0.5, 0.62, 0.5, 0.38, 6, 0), (1, 0)),),
+    "V": (((0, 0), (0.5, 1), (1, 0)),),
+    "W": (((0, 0), (0.25, 1), (0.5, 0.35), (0.75, 1), (1, 0)),),
+    "X": (((0, 0), (1, 1)), ((1, 0), (0, 1))),
+    "Y": (((0, 0), (0.5, 0.5), (1, 0)), ((0.5, 0.5), (0.5, 1))),
+    "Z": (((0, 0), (1, 0), (0, 1), (1, 1)),),
+    "0": (_OVAL,),
+    "1": (((0.12, 0.24), (0.52, 0), (0.52, 1)), ((0.08, 1), (0.96, 1))),
+    "2": ((*_arc(0.5, 0.29, 0.48, 0.29, 6, 13), (0.02, 1), (1, 1)),),
+    "3": (
+        (*_arc(0.47, 0.25, 0.45, 0.25, 7, 15), *_arc(0.47, 0.75, 0.53, 0.25, 10, 17)),
+        ((0.3, 0.5), (0.5, 0.5)),
+    ),
+    "4": (((0.74, 1), (0.74, 0), (0, 0.68), (1, 0.68)),),
+    "5": (((0.94, 0), (0.12, 0), (0.06, 0.47), *_arc(0.46, 0.68, 0.54, 0.32, 8, 17)),),
+    "6": (((0.8, 0), (0.32, 0.26), (0.04, 0.6), *_arc(0.5, 0.69, 0.5, 0.31, 6, 18)),),
+    "7": (((0, 0), (1, 0), (0.36, 1)),),
+    "8": (_arc(0.5, 0.25, 0.43, 0.25, 3, 15), _arc(0.5, 0.75, 0.5, 0.25, 9, 21)),
+    "9": (((0.2, 1), (0.68, 0.74), (0.96, 0.4), *_arc(0.5, 0.31, 0.5, 0.31, 0, 12)),),
+}
+
+
+def segments(character: str) -> list[tuple[float, float, float, float]]:
+    """Give the straight segments (x0, y0, x1, y1) of one character in the unit cell.
+
+    Raises KeyError for a character outside A-Z and 0-9.
+    """
+    return [(*start, *end) for stroke in STROKES[character] for start, end in pairwise(stroke)]
+
 
 RGB = tuple[float, float, float]
 Box = tuple[int, int, int, int]

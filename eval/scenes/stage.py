@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from eval.scenes.draws import Draws
 from eval.scenes.layout import HEIGHT, WIDTH, Camera
 from eval.scenes.render import cast_shadow, contact_shadow, paint
-from eval.scenes.render_camera import expose, soften
-from eval.scenes.render_ground import SURFACES, ground, sky
+from eval.scenes.render_ground import SURFACES, expose, ground, sky, soften
 from eval.scenes.shapes import RGB, Box, Pen
 from eval.scenes.textures import bells, tables
 

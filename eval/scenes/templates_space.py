@@ -6,10 +6,9 @@ question is random, so that no answer follows from it.
 
 from __future__ import annotations
 
-from eval.asking.draw import Draw
 from eval.asking.language import plural
-from eval.scenes.facts import Mention, Reference, SceneView
-from eval.scenes.forms import Open, Opposites
+from eval.asking.question import Draw
+from eval.scenes.facts import Mention, Open, Opposites, Reference, SceneView
 
 # --- position ---
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.asking.draw import Draw
 from eval.asking.language import NUMBER_WORDS, listed, noun, plural, with_article
-from eval.scenes.facts import MOST_COUNTED, Mention, Reference, SceneView
-from eval.scenes.forms import Open, Opposites
+from eval.asking.question import Draw
+from eval.scenes.facts import MOST_COUNTED, Mention, Open, Opposites, Reference, SceneView
 from eval.scenes.world import COLOURED, KINDS, WORDS
 
 # --- existence ---

@@ -1,4 +1,4 @@
-"""Street scenes whose every object is known: what is in a scene, and how to make one."""
+"""Street scenes whose every object is known: what is in one, its colours and drawings, and how it is made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.scenes import shapes_living, shapes_street
 from eval.scenes.draws import Draws
 from eval.scenes.layout import (
     COLOURED,
@@ -21,13 +22,76 @@ from eval.scenes.layout import (
     Place,
     arrange,
     draw_wishes,
+    plate_centre,
 )
-from eval.scenes.palette import paint_of
 from eval.scenes.render import count_label, silhouette, stamp
-from eval.scenes.shapes import Box, Pen
-from eval.scenes.shapes_catalogue import draw_thing
+from eval.scenes.shapes import RGB, Box, Pen
 from eval.scenes.stage import GROUNDS, LIGHTS, Silhouette, paint_scene
 from eval.scenes.textures import tables
+
+DARK_TEXT: frozenset[str] = frozenset({"white", "yellow", "orange"})
+
+_PAINTED = {
+    "car": shapes_street.car,
+    "truck": shapes_street.truck,
+    "bicycle": shapes_street.bicycle,
+    "person": shapes_living.person,
+    "bench": shapes_street.bench,
+    "bin": shapes_street.bin_,
+}
+_PLAIN = {
+    "dog": shapes_living.dog,
+    "tree": shapes_living.tree,
+    "lamp": shapes_street.lamp,
+    "hydrant": shapes_street.hydrant,
+    "cone": shapes_street.cone,
+}
+
+
+def draw_thing(pen: Pen, place: Place, paint: RGB, draws: Draws) -> None:
+    """Draw the object of a place, its text included; `paint` is unused by kinds without a colour."""
+    wish = place.wish
+    if wish.kind == "sign":
+        shapes_street.sign(pen, paint, wish.text or "", place.cell, place.tall, wish.colour in DARK_TEXT)
+        return
+    if wish.kind == "bus":
+        shapes_street.bus(pen, paint, draws, wish.text is not None)
+    elif wish.kind == "house":
+        shapes_street.house(pen, paint, draws, wish.text is not None)
+    elif wish.kind in _PAINTED:
+        _PAINTED[wish.kind](pen, paint, draws)
+    else:
+        _PLAIN[wish.kind](pen, draws)
+    if wish.text is not None:
+        u, v = plate_centre(wish.kind, place.tall, place.cell, place.scale)
+        shapes_street.plate(pen, wish.text, u, v, place.cell)
+
+
+COLOUR_RGB: dict[str, RGB] = {
+    "red": (198.0, 24.0, 40.0),
+    "orange": (246.0, 130.0, 14.0),
+    "yellow": (250.0, 216.0, 36.0),
+    "green": (34.0, 150.0, 62.0),
+    "blue": (36.0, 88.0, 206.0),
+    "purple": (136.0, 52.0, 176.0),
+    "white": (240.0, 240.0, 238.0),
+    "black": (36.0, 36.0, 40.0),
+}
+# How far one example may lie from its name's centre, per channel; red and orange lie closest together.
+SPREAD: dict[str, float] = {"red": 8.0, "orange": 6.0, "white": 5.0, "black": 8.0, "yellow": 8.0}
+
+
+def paint_of(colour: str, draws: Draws) -> RGB:
+    """Draw one example of a named colour, float RGB from 0 to 255."""
+    red, green, blue = COLOUR_RGB[colour]
+    spread = SPREAD.get(colour, 14.0)
+    bright = draws.between(0.95, 1.04)
+    return (
+        (red + draws.between(-spread, spread)) * bright,
+        (green + draws.between(-spread, spread)) * bright,
+        (blue + draws.between(-spread, spread)) * bright,
+    )
+
 
 __all__ = [
     "COLOURED",

@@ -127,9 +127,9 @@ def throughput(
 ) -> None:
     """Answers a second, batched and one at a time."""
     from eval.lab.tables import show, table
-    from eval.serving.throughput import measure
+    from eval.serving.speed import measure_throughput
 
-    rows = measure(seconds, clients, batch, threads=threads, replicas=replicas)
+    rows = measure_throughput(seconds, clients, batch, threads=threads, replicas=replicas)
     cells = ([str(value) for value in row.values()] for row in rows)
     show(table("answers a second", list(rows[0])[:1], list(rows[0])[1:], cells))
     print_json({"benchmark": "serving throughput", "clients": clients, "batch": batch, "rows": rows})
@@ -145,9 +145,9 @@ def link(
 ) -> None:
     """Packets against WebP over a shaped link."""
     from eval.lab.tables import show, table
-    from eval.serving.link_bench import measure
+    from eval.serving.speed import measure_link
 
-    rows = measure(mbit, round_trip / 1e3, pictures)
+    rows = measure_link(mbit, round_trip / 1e3, pictures)
     cells = ([str(value) for value in row.values()] for row in rows)
     show(table(f"milliseconds, {pictures} pictures", list(rows[0])[:1], list(rows[0])[1:], cells))
     print_json({"benchmark": "serving link", "mbit": mbit, "round_trip_ms": round_trip, "rows": rows})

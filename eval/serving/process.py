@@ -1,4 +1,4 @@
-"""A real server in a process of its own, for tests and measurements."""
+"""A real server in a process of its own, for tests and measurements, and what is asked of it under load."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 
+import tofc
+from eval.scenes.questions import benchmark_questions
+from eval.scenes.world import make_scene
 from tofc.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,3 +142,43 @@ def pin(core: int, process: int = 0) -> None:
             raise UserError(
                 f"core {core} is not to be had here: {error}; name others under `cores`"
             ) from error
+
+
+DESCRIBE = "Describe the picture."
+_RATES: Sequence[tuple[int | str, int]] = ((8, 2), (16, 3), (32, 4), (64, 4), (64, 6), (100, 5), ("all", 8))
+
+
+@dataclass(frozen=True)
+class LoadQuestion:
+    """A packet, what is asked about it, and what `tofc.Edge` says in this process."""
+
+    packet: bytes
+    text: str
+    expected: str
+
+
+def scene(index: int) -> tuple[Image.Image, list[str]]:
+    """A picture of the test split and its questions with short answers."""
+    made, pixels, *_ = make_scene("test", index)
+    return Image.fromarray(pixels), [question.prompt for question in benchmark_questions(made)]
+
+
+def questions(
+    num_scenes: int,
+    per_scene: int = 4,
+    describe: bool = True,
+    rates: Sequence[tuple[int | str, int]] = _RATES,
+    model: str = "scenes-tiny",
+) -> list[LoadQuestion]:
+    """Short questions about scenes, and with `describe` one long answer each; tokens and quality in turn."""
+    device, edge = tofc.Device.from_pretrained(model), tofc.Edge.from_pretrained(model)
+    pairs: list[tuple[bytes, str]] = []
+    for index in range(num_scenes):
+        image, prompts = scene(index)
+        tokens, quality = rates[index % len(rates)]
+        packet = bytes(device.encode(image, tokens=tokens, quality=quality))
+        step = max(1, len(prompts) // max(1, per_scene))
+        asked = [*prompts[::step][:per_scene], *([DESCRIBE] if describe else [])]
+        pairs += [(packet, prompt) for prompt in asked]
+    answers = edge.answer_many(pairs)
+    return [LoadQuestion(*pair, answer.text) for pair, answer in zip(pairs, answers, strict=True)]

@@ -17,9 +17,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from eval.serving.process import Server, start_server
+from eval.serving.process import LoadQuestion, Server, questions, start_server
 from eval.serving.proxy import FaultyProxy
-from eval.serving.questions import LoadQuestion, questions
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.familial import family
 from tofc.network.messages import data_url

@@ -15,10 +15,15 @@ from rich.console import Console
 
 from eval.ablation import mergings
 from eval.ablation.__main__ import chosen_variants
-from eval.ablation.compare import ROWS_NAME, Levels, bytes_at_equal_loss, compare
-from eval.ablation.measure import CodecRow, measure
-from eval.ablation.together import SharedFeatures, train_together
-from eval.ablation.variants import ANSWER_VARIANTS, CODEC_VARIANTS, PARTS, random_tokens
+from eval.ablation.compare import ROWS_NAME, CodecRow, Levels, bytes_at_equal_loss, compare, measure
+from eval.ablation.variants import (
+    ANSWER_VARIANTS,
+    CODEC_VARIANTS,
+    PARTS,
+    SharedFeatures,
+    random_tokens,
+    train_together,
+)
 from eval.lab.intervals import Estimate, NotComputable
 from eval.lab.rows import write_rows
 from tests.eval.commands import evaluate

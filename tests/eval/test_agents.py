@@ -10,8 +10,7 @@ import pyarrow
 import pytest
 from PIL import Image
 
-from eval.agents.config import AgentsEvalConfig, AgentsRow
-from eval.agents.measure import Measurement, ask_alone, right_alone
+from eval.agents.measure import AgentsEvalConfig, AgentsRow, Measurement, ask_alone, right_alone
 from eval.agents.table import accuracy_table, analyse
 from eval.lab.rows import read_rows, read_table, write_rows
 from eval.rate.data import AskedPicture, ScoredQuestion, SweepData

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.house.drawing import draw
-from eval.house.rooms import direct, floors, read_rooms
+from eval.house.rooms import direct, draw, floors, read_rooms
 from tofc.errors import UserError
 
 SOURCES = {

@@ -12,14 +12,12 @@ import numpy as np
 import pyarrow
 import pytest
 
-from eval.ablation.compare import Levels, compare
-from eval.ablation.measure import CodecRow
+from eval.ablation.compare import CodecRow, Levels, compare
 from eval.ablation.mergings import MergingResult
 from eval.familial.accuracy import analyse as analyse_exits
-from eval.familial.choice import PolicyTally, summarise
-from eval.lab.intervals import Estimate, NotComputable, over_resamples, resamples
+from eval.familial.members import PolicyTally, summarise
+from eval.lab.intervals import Estimate, NotComputable, Tallies, over_resamples, resamples
 from eval.lab.rows import Store, read_rows, read_table, write_rows
-from eval.lab.tallies import Tallies
 from eval.rate.analysis import analyse
 from eval.rate.config import RateConfig, Systems
 from eval.rate.points import AnswerRow, RatePoint

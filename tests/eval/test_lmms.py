@@ -13,8 +13,7 @@ from lmms_eval.api.instance import Instance
 
 from eval.lmms.model import TofcChat, TofcSimple
 from eval.lmms.options import Options
-from eval.lmms.rates import Sent, summary
-from eval.lmms.requests import Settings
+from eval.lmms.requests import Sent, Settings, rate_summary
 from tofc import Device, Edge
 from tofc.errors import ConfigError, UserError
 
@@ -223,14 +222,14 @@ def test_rates_go_to_the_folder_that_is_named(folder, pictures, tmp_path):
 
 def test_a_rate_that_cannot_be_computed_is_an_error(folder, pictures):
     with pytest.raises(UserError, match="no request was answered"):
-        summary([])
+        rate_summary([])
     with pytest.raises(UserError, match="without it"):
         Task((pictures, "How many?"), use_cache="cache").ask(TofcChat(pretrained=folder))
 
 
 def test_summary_tells_tasks_apart():
     sent = [Sent("a", 0, 1, size, 64, 4, 1) for size in (100, 300)] + [Sent("b", 0, 1, 800, 32, 4, 1)]
-    rates = summary(sent)
+    rates = rate_summary(sent)
     assert {name: (row["requests"], row["bytes_mean"]) for name, row in rates.items()} == {
         "a": (2, 200), "b": (1, 800), "all": (3, 400)
     }  # fmt: skip

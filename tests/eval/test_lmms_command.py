@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.asking.scoring import is_correct, yes_or_no
+from eval.asking.question import is_correct, yes_or_no
 from eval.scenes.export import export_split
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.world import make_scene

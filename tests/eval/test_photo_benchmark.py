@@ -17,14 +17,10 @@ from eval.asking.question import Question
 from eval.lab.rows import read_rows
 from eval.photos import __main__ as command_line
 from eval.photos.accuracy import BLANK, PhotoAnswer
-from eval.photos.benchmark import Benchmark
-from eval.photos.data import PhotosData, open_photo
+from eval.photos.benchmark import WAYS, Benchmark, existence_plan
+from eval.photos.data import Commonest, PhotosData, open_photo, score
 from eval.photos.facts import View
-from eval.photos.photo import Photo, PhotoObject
-from eval.photos.pope import WAYS, existence_plan
-from eval.photos.records import photographs_folder
-from eval.photos.scoring import Commonest, score
-from eval.photos.sets import benchmark_photos
+from eval.photos.records import Photo, PhotoObject, benchmark_photos, photographs_folder
 from eval.photos.wordings import held_out_wordings
 from eval.rate.data import SweepData, load_data
 from tests.eval.commands import evaluate
@@ -153,7 +149,7 @@ def test_the_accuracy_command_reports_both_wordings_and_the_blind_beside(
 ) -> None:
     knowing = Knowing()
     monkeypatch.setenv("TOFC_PHOTOS", str(folder))
-    monkeypatch.setattr(command_line.command, "answerer", lambda *_: knowing)
+    monkeypatch.setattr(command_line.answering, "answerer", lambda *_: knowing)
     monkeypatch.setattr(command_line, "replace", lambda answerer, sizes: answerer)
     target, every = tmp_path / "figures.json", tmp_path / "rows.parquet"
     asked = ["accuracy", "--sets", "boxes", "--sets", "rooms", "--json", target, "--rows", every]

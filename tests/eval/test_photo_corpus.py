@@ -8,17 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.asking.draw import Draw
 from eval.asking.language import plural
+from eval.asking.question import Draw
 from eval.photos.corpus import PhotoCorpus
 from eval.photos.facts import View, half
-from eval.photos.names import SYNONYMS, canonical, class_names
+from eval.photos.names import SYNONYMS, Namer, canonical, class_names
 from eval.photos.paraphrases import paraphrases, with_slip
 from eval.photos.patches import patches, which_half
-from eval.photos.photo import WHOLE, Photo, PhotoObject
-from eval.photos.phrases import Namer
 from eval.photos.questions import Asker
-from eval.photos.records import ENVIRONMENT, read_set
+from eval.photos.records import ENVIRONMENT, WHOLE, Photo, PhotoObject, read_set
 from eval.photos.training import ask
 from eval.photos.wordings import WORDINGS, held_out_wordings, trained_wordings
 from tests.eval.photo_sets import write_detections, write_lines

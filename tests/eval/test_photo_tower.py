@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.photos.cache import SHAPES, read_cache, write_cache
 from eval.photos.facts import View
 from eval.photos.patches import NUMBER, UNKNOWN, patches, presence
-from eval.photos.photo import WHOLE, Photo, PhotoObject
-from eval.photos.teacher import CLASSES, classify
+from eval.photos.records import WHOLE, Photo, PhotoObject
+from eval.photos.teacher import CLASSES, SHAPES, classify, read_cache, write_cache
 from eval.photos.tower import TowerCorpus, cut, cut_map, draw_crop
 from tests.eval.photo_sets import write_detections, write_lines
 

@@ -20,12 +20,11 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from eval.lmms.rates import Sent
-from eval.lmms.rates import write as write_rates
-from eval.rate.beside import published
+from eval.lmms.requests import Sent, write_rates
 from eval.rate.config import RateConfig, Systems
 from eval.rate.data import AskedPicture, ScoredQuestion, SweepData, load_data
-from eval.rate.runs import rows_of_runs
+from eval.rate.figure import published
+from eval.rate.points import rows_of_runs
 from eval.rate.sweep import look_at
 from eval.scenes.export import export_split
 from eval.scenes.questions import benchmark_questions

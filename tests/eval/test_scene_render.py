@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from eval.scenes.draws import Draws
-from eval.scenes.glyphs import STROKES, segments
-from eval.scenes.palette import COLOUR_RGB, paint_of
 from eval.scenes.render import COLUMNS, cast_shadow, paint, silhouette
-from eval.scenes.render_camera import expose, soften
-from eval.scenes.shapes import Pen
+from eval.scenes.render_ground import expose, soften
+from eval.scenes.shapes import STROKES, Pen, segments
 from eval.scenes.textures import SIZE, bells, hash_grid, tables
-from eval.scenes.world import COLOURS, WORDS, make_scene
+from eval.scenes.world import COLOUR_RGB, COLOURS, WORDS, make_scene, paint_of
 
 
 def pen_at(x: float, base: float, scale: float = 1.0) -> Pen:

@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 
 from eval.asking.answering import PipelineAnswerer
-from eval.asking.question import Question
-from eval.asking.scoring import is_correct, yes_or_no
-from eval.scenes.accuracy import answer_scenes, summary
+from eval.asking.question import Question, is_correct, yes_or_no
 from eval.scenes.describe import describe
 from eval.scenes.questions import CATEGORIES, benchmark_questions
-from eval.scenes.scoring import Rate, Scored, held_out_rates, mme_score, named_rates, score, wilson
+from eval.scenes.scoring import (
+    Rate,
+    Scored,
+    answer_scenes,
+    held_out_rates,
+    mme_score,
+    named_rates,
+    score,
+    summary,
+    wilson,
+)
 from eval.scenes.world import make_scene
 from tests.eval.commands import evaluate
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import tofc
 from eval.latency.link import Link
 from eval.serving.process import Server, free_port
-from eval.serving.shaped import ShapedProxy
+from eval.serving.proxy import ShapedProxy
 from tofc import EdgeUnreachable, PacketError, RemoteEdge, UserError
 from tofc.cli.app import app
 from tofc.serving.link import LinkEstimator

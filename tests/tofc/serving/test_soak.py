@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from eval.serving.process import Server
-from eval.serving.questions import LoadQuestion
+from eval.serving.process import LoadQuestion, Server
 from eval.serving.soak import Load, Outcome, soak
 from tofc.errors import UserError
 

@@ -1,10 +1,17 @@
-"""A picture's question over a shaped link: packets of TOFC against WebP files, every part measured."""
+"""Answers a second of a server that decodes requests together, and a picture's question over a shaped link.
+
+Beside the server stand one that takes requests one at a time and replicas under Ray Serve; beside packets of
+TOFC, WebP files.
+"""
 
 from __future__ import annotations
 
 import io
+import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +23,85 @@ from PIL import Image
 import tofc
 from eval.baselines import WebP
 from eval.latency.link import Link
-from eval.serving.process import running_server
-from eval.serving.questions import scene
-from eval.serving.shaped import ShapedProxy
+from eval.serving.process import DESCRIBE, LoadQuestion, Server, questions, running_server, scene
+from eval.serving.proxy import ShapedProxy
 from tofc.serving.client import RemoteEdge
+
+# What is asked: benchmark questions have answers of one to three tokens, descriptions some fifty.
+KINDS = ("short", "mixed", "describe")
+
+
+def measure_throughput(
+    seconds: float,
+    clients: int,
+    batch: int,
+    rounds: int = 3,
+    threads: int | None = None,
+    replicas: int | None = None,
+) -> list[dict[str, Any]]:
+    """A row for each kind of question: answers a second of two servers, and their ratio.
+
+    The first takes one request at a time, the second batches of `batch`; with `replicas` both batch, and the
+    second has so many processes under Ray Serve. They take turns, `seconds` each, so that whatever else the
+    machine does meets both alike. Answers are compared with those of `tofc.Edge`: RuntimeError where one is
+    another.
+    """
+    everything = questions(8, per_scene=4, rates=((64, 4),))
+    pools = {
+        "short": [question for question in everything if question.text != DESCRIBE],
+        "mixed": everything,  # four short ones and a description of each picture
+        "describe": [question for question in everything if question.text == DESCRIBE],
+    }
+    options = ["--packets-only", "--deadline", "600", *(["--threads", str(threads)] if threads else [])]
+    both = {"one at a time": ["--batch", "1"], "batched": ["--batch", str(batch)]}
+    if replicas is not None:
+        both = {
+            "one server": both["batched"],
+            "replicas": [*both["batched"], "--ray", "--replicas", f"{replicas}"],
+        }
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(
+                running_server(Path(folder), *more, *options, patience=300, RAY_worker_niceness="0")
+            )
+            for name, more in both.items()
+        }
+        return [_row(kind, pools[kind], servers, seconds, clients, rounds) for kind in KINDS]
+
+
+def _row(
+    kind: str, pool: list[LoadQuestion], servers: dict[str, Server], seconds: float, clients: int, rounds: int
+) -> dict[str, Any]:
+    rates: dict[str, list[float]] = {name: [] for name in servers}
+    for number in range(rounds):
+        for name, server in servers.items():
+            rates[name].append(_rate(server, pool, seconds, clients, seed=number))
+    medians = {name: round(float(np.median(seen)), 2) for name, seen in rates.items()}
+    first, second = medians.values()
+    return {"questions": kind, **medians, "ratio": round(second / first, 2)}
+
+
+def _rate(server: Server, pool: list[LoadQuestion], seconds: float, clients: int, seed: int) -> float:
+    """Answers a second to `clients` that ask one question after another."""
+    begin = time.monotonic()
+    until = begin + seconds
+
+    def client(number: int) -> int:
+        chance = random.Random(seed * 1000 + number)
+        count = 0
+        with RemoteEdge(server.url, timeout=600, retries=20, seed=number) as edge:
+            while time.monotonic() < until:
+                question = chance.choice(pool)
+                answer = edge.answer(question.packet, question.text)
+                if answer.text != question.expected:
+                    raise RuntimeError(f"{question.text} {answer.text!r}, not {question.expected!r}")
+                count += 1
+        return count
+
+    with ThreadPoolExecutor(clients) as executor:
+        answered = sum(executor.map(client, range(clients)))
+    return answered / (time.monotonic() - begin)
+
 
 # docs/log/rate.md, the first 160 test pictures: of the yes/no questions TOFC's default answers 93.1 %, 16
 # tokens 92.0 %; WebP at a quarter of the side 93.1 % from files of 855 bytes in the mean, 92.8 % from 563.
@@ -37,7 +119,7 @@ def equal_quality(images: list[Image.Image], target: float, side: int = SIDE) ->
     return 100
 
 
-def measure(mbit: float, round_trip: float, pictures: int) -> list[dict[str, Any]]:
+def measure_link(mbit: float, round_trip: float, pictures: int) -> list[dict[str, Any]]:
     """A row for each system: medians over pictures of the parts of a request, in milliseconds, and bytes.
 
     "device" is all work before sending; "link" all that is neither that nor the server's, handshakes left
