@@ -61,12 +61,12 @@ def needs_edge(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def needs_serve(extra: str = "serve", who: str = "a server and its clients need") -> Iterator[None]:
-    """Turns a missing library of the `extra` inside of it into a MissingLibraryError."""
+def needs_extra(extra: str, who: str = "this needs") -> Iterator[None]:
+    """Turns a missing library of an `extra`, inside of it or what it decorates, into a MissingLibraryError."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("tofc", "entropy", "encoders"):
+        if (error.name or "").split(".")[0] in ("tofc", "eval", "entropy", "encoders"):
             raise
         raise MissingLibraryError(
             f"{error.name} is not installed; {who} an extra: pip install 'tofc[{extra}]'"

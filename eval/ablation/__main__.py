@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from eval.lab.commands import SplitOption, evaluation, needs_extra
+from eval.lab.commands import SplitOption, evaluation
 from tofc.cli.report import print_json, reports_user_errors
 from tofc.config import load_yaml
-from tofc.errors import UserError
+from tofc.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
     from eval.ablation.variants import Variant

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eval.lab.commands import evaluation, needs_extra, run_folder
+from eval.lab.commands import evaluation
+from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, OutOption
 from tofc.cli.report import print_json, reports_user_errors
+from tofc.errors import needs_extra
 
 if TYPE_CHECKING:
     from eval.agents.measure import AgentsEvalConfig
@@ -23,7 +25,7 @@ BLOCK = 8  # pictures of a part
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def agents(
     config: ConfigArgument,
     fit: Annotated[

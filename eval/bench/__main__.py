@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from eval.lab.commands import evaluation, needs_extra
+from eval.lab.commands import evaluation
 from tofc.cli.report import reports_user_errors
-from tofc.errors import UserError
+from tofc.errors import UserError, needs_extra
 
 BENCHMARKS = ("codec", "merging", "encoding", "device", "precision")
 
@@ -18,7 +18,7 @@ app = evaluation("Speed of the coder, of merging and of a whole device.")
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def bench(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help=f"Of {', '.join(BENCHMARKS)}; else all.")

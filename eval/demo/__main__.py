@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 import tofc
-from eval.demo.drawing import draw, require_matplotlib
+from eval.demo.drawing import draw
 from eval.demo.measure import DemoPicture, PictureResult, demo_pictures, measure, steps
 from eval.demo.table import notes, print_picture, print_summary
-from eval.lab.commands import evaluation, needs_extra
+from eval.lab.commands import evaluation
+from eval.lab.figures import require_matplotlib
 from tofc.cli.report import reports_user_errors
-from tofc.errors import UserError
+from tofc.errors import UserError, needs_extra
 from tofc.writing import write_json
 
 app = evaluation("A few pictures with questions, through the bitstream, as a drawing.")
@@ -42,7 +43,7 @@ def demo(
 def run(out: Path, json_file: Path | None, model: str, quality: int | None, limit: int | None) -> None:
     """Measure, print, draw and write; see `demo` for the arguments."""
     # Before minutes of work, not after.
-    require_matplotlib()
+    require_matplotlib("demo")
     for folder in (out, *([json_file.parent] if json_file else [])):
         _make_folder(folder)
     console, progress = Console(), _progress()

@@ -12,13 +12,11 @@ import numpy as np
 from PIL import Image
 
 from eval.demo.measure import PictureResult, QuestionResult
-from tofc.errors import UserError
 from tofc.features import boundaries, tinted
 from tofc.writing import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # All lengths are inches at 100 dots an inch, from the left edge and from the top: 1600 pixels wide.
 DPI = 100
@@ -38,7 +36,7 @@ def draw(results: Sequence[PictureResult], path: Path, title: str, notes: Sequen
     """Draw all pictures of the demo into one PNG, 1600 pixels wide.
 
     A row for each of `results`, `title` above, and small at the foot `notes`, what the figures mean.
-    `path` lies in a folder that exists. Errors of `require_matplotlib`.
+    `path` lies in a folder that exists.
     """
     footnotes = [line for note in notes for line in textwrap.wrap(note, NOTE_CHARACTERS)]
     rows = [max(PICTURE, _words_height(result)) + GAP for result in results]
@@ -72,11 +70,11 @@ class _Sheet:
     """A white figure of a given height, drawn on in inches from its top left corner."""
 
     def __init__(self, height: float) -> None:
-        figure, canvas, self._line_collection = require_matplotlib()
+        from matplotlib.figure import Figure
+
         self.height = height
-        self.figure: Figure = figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
-        # A canvas of its own needs no display, and leaves the backend that the user may have chosen alone.
-        canvas(self.figure)
+        # Without pyplot: no display is needed, and the backend that the user may have chosen stays.
+        self.figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
 
     def text(
         self, left: float, y: float, text: str, *, size: float, colour: str = INK, weight: str = "normal"
@@ -106,29 +104,15 @@ class _Sheet:
         return axes
 
     def lines(self, axes: Axes, segments: list[list[tuple[float, float]]]) -> None:
+        from matplotlib.collections import LineCollection
+
         axes.add_collection(
-            self._line_collection(segments, colors="white", linewidths=1.0, alpha=0.9, capstyle="round")
+            LineCollection(segments, colors="white", linewidths=1.0, alpha=0.9, capstyle="round")
         )
 
     def save(self, path: Path) -> None:
         with whole_file(path) as draft:
             self.figure.savefig(draft, format="png")
-
-
-def require_matplotlib() -> tuple[Any, Any, Any]:
-    """Import what the drawing needs: matplotlib's `Figure`, `FigureCanvasAgg` and `LineCollection`.
-
-    UserError where it is missing.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.collections import LineCollection
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{error.name} is not installed; the demo draws with it: pip install 'tofc[demo]'"
-        ) from None
-    return Figure, FigureCanvasAgg, LineCollection
 
 
 def _question_lines(question: QuestionResult) -> list[str]:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from eval.lab.commands import evaluation, needs_extra, print_summary, run_folder
+from eval.lab.commands import evaluation, print_summary
 from eval.lab.tables import show, table
+from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption, OutOption
 from tofc.cli.report import note, print_json, reports_user_errors
 from tofc.config import find_config, load_yaml
+from tofc.errors import needs_extra
 
 if TYPE_CHECKING:
     from eval.drafting.capacity import CountedLoad, ServedLoad
@@ -121,7 +123,7 @@ def capacity(
 
 @app.command(epilog="Example:\n\ntofc eval drafting text math500.jsonl --tier models/1.5B --tier models/7B")
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def text(
     prompts: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: problem (or prompt), answer.")],
     tier: Annotated[

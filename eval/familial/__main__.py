@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from eval.lab.commands import CheckpointOption, LimitOption, SplitOption, evaluation, needs_extra
+from eval.lab.commands import CheckpointOption, LimitOption, SplitOption, evaluation
 from tofc.cli.options import DataOptions, data_options
 from tofc.cli.report import print_json, reports_user_errors
-from tofc.errors import UserError
+from tofc.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of weights and stat
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def accuracy(
     options: AskedOptions,
     direct: Annotated[bool, typer.Option(help="Direct early exits too.")] = True,
@@ -103,7 +103,7 @@ def accuracy(
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def policy(options: AskedOptions) -> None:
     """What exits chosen by question keep of the full accuracy, and what they cost."""
     from eval.familial.members import choose, summarise
@@ -121,7 +121,7 @@ def policy(options: AskedOptions) -> None:
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def speed(
     source: SourceArgument = "scenes-tiny",
     dtype: DtypeOption = "float32",
@@ -149,7 +149,7 @@ def speed(
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def memory(source: SourceArgument = "scenes-tiny", dtype: DtypeOption = "bfloat16") -> None:
     """Bytes read and memory of every member, loaded alone."""
     from eval.familial.speed import loading
@@ -173,7 +173,7 @@ def memory(source: SourceArgument = "scenes-tiny", dtype: DtypeOption = "bfloat1
 
 @app.command(hidden=True)
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def load(
     source: SourceArgument, exit: Annotated[str, typer.Option()], dtype: DtypeOption = "bfloat16"
 ) -> None:
@@ -185,7 +185,7 @@ def load(
 
 @app.command("random")
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def random_weights(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER")],
     exits: Annotated[list[int] | None, typer.Option(help="Blocks before each branch; 5 and 11.")] = None,

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from eval.house.rooms import draw, read_rooms
-from eval.lab.commands import evaluation, needs_extra
+from eval.lab.commands import evaluation
 from tofc.cli.report import reports_user_errors
-from tofc.errors import UserError
+from tofc.errors import UserError, needs_extra
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.demo.drawing import require_matplotlib
 from tofc.errors import UserError
 from tofc.writing import whole_file
 
@@ -112,15 +111,15 @@ COLOURS = {"encoders": "#0f766e", "entropy": "#8a6d1d", "tofc": "#1d4ed8", "eval
 
 def draw(rooms: Mapping[str, Room], path: Path) -> None:
     """Writes a PNG: whoever stands above imports what is below; lines that others stand for are left out."""
-    figure_class, canvas, _ = require_matplotlib()
+    from matplotlib.figure import Figure
+
     height = floors(rooms)
     levels: defaultdict[int, list[str]] = defaultdict(list)
     for name in sorted(rooms, key=lambda name: (name.split("/")[0] == "eval", name)):
         levels[height[name]].append(name)
     widths = {name: max(LEAST, rooms[name].lines / 1100) for name in rooms}
     rows = max(levels) + 1
-    figure = figure_class(figsize=(WIDTH, FLOOR * rows + 1.0), dpi=110, facecolor="white")
-    canvas(figure)
+    figure = Figure(figsize=(WIDTH, FLOOR * rows + 1.0), dpi=110, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(0, FLOOR * rows + 1.0))
     axes.set_axis_off()

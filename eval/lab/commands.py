@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,6 @@ from rich.table import Table
 from eval.lab.tables import show
 from tofc.cli.options import HELP_OPTIONS, HELP_STYLE
 from tofc.cli.report import print_json
-from tofc.errors import UserError
 
 CheckpointOption = Annotated[
     str, typer.Option("--checkpoint", metavar="NAME", help="A bundled name, a folder or a hub id.")
@@ -34,22 +32,6 @@ def evaluation(help: str) -> typer.Typer:
         rich_markup_mode=HELP_STYLE,
         context_settings={"help_option_names": HELP_OPTIONS},
     )
-
-
-@contextmanager
-def needs_extra(extra: str = "eval") -> Iterator[None]:
-    """Turns a library that is missing inside of it, or of the command below it, into a UserError."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("eval", "tofc", "encoders", "entropy"):
-            raise
-        raise UserError(f"{error.name} is not installed: pip install 'tofc[{extra}]'") from error
-
-
-def run_folder(out: Path | None, name: str) -> Path:
-    """Where the results of a configuration go: `out`, else runs/NAME."""
-    return out if out is not None else Path("runs") / name
 
 
 def print_summary(

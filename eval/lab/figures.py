@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tofc.errors import UserError
+from tofc.errors import needs_extra
 from tofc.writing import whole_file
 
 if TYPE_CHECKING:
@@ -28,12 +28,10 @@ _LOOK: dict[str, Any] = {
 }
 
 
-def require_matplotlib() -> None:
+def require_matplotlib(extra: str = "eval") -> None:
     """UserError where matplotlib is missing: before minutes of work, not after."""
-    try:
-        import matplotlib  # noqa: F401  # asked for alone
-    except ImportError as error:
-        raise UserError(f"the figure needs matplotlib ({error}): pip install 'tofc[eval]'") from error
+    with needs_extra(extra, "figures need"):
+        import matplotlib.figure  # noqa: F401  # asked for alone
 
 
 @contextmanager

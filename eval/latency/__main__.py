@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from eval.lab.commands import evaluation, needs_extra, print_summary, run_folder
+from eval.lab.commands import evaluation, print_summary
+from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption, OutOption
 from tofc.cli.report import reports_user_errors
 from tofc.config import find_config, load_yaml
+from tofc.errors import needs_extra
 
 app = evaluation("Time from a picture to an answer, stage by stage, over links of many rates.")
 
@@ -15,7 +17,7 @@ app = evaluation("Time from a picture to an answer, stage by stage, over links o
     "tofc eval latency configs/latency-llava-onevision.yaml --out runs/latency"
 )
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def latency(config: ConfigArgument, out: OutOption = None, json_: JsonOption = False) -> None:
     """Time from a picture to an answer, stage by stage, over links of many rates."""
     find_config(config)  # before what is slow to import

@@ -12,7 +12,7 @@ import typer
 from eval.asking import answering
 from eval.asking.export import COLUMNS, PARQUET, Record, question_rows, write_tables
 from eval.asking.question import Question
-from eval.lab.commands import evaluation, needs_extra
+from eval.lab.commands import evaluation
 from eval.lab.rows import write_rows
 from eval.lab.tables import show as show_tables
 from eval.lab.tables import track
@@ -22,7 +22,7 @@ from eval.photos.data import picture_name
 from eval.photos.facts import View
 from eval.photos.records import BENCHMARK_SETS, benchmark_photos, folder_of, has_split, read_set
 from tofc.cli.report import reports_user_errors
-from tofc.errors import UserError
+from tofc.errors import UserError, needs_extra
 from tofc.writing import write_json
 
 MME_CATEGORIES = {"existence": "existence", "count": "count", "position": "position"}
@@ -98,7 +98,7 @@ def show(
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def accuracy(
     model: answering.ModelOption = "photos-tiny",
     tokens: answering.TokensOption = "all",
@@ -152,7 +152,7 @@ def _trained(sets: list[str] | None) -> list[Question]:
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def export(
     out: Annotated[Path, typer.Option(metavar="DIR")],
     limit: LimitOption = None,

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from eval.lab.commands import evaluation, needs_extra, run_folder
+from eval.lab.commands import evaluation
+from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption
 from tofc.cli.report import note, print_json, reports_user_errors
 from tofc.config import find_config, load_yaml
-from tofc.errors import UserError
+from tofc.errors import UserError, needs_extra
 
 app = evaluation("Accuracy against bytes of TOFC, image codecs and feature codecs.")
 
@@ -22,7 +23,7 @@ app = evaluation("Accuracy against bytes of TOFC, image codecs and feature codec
     "tofc eval rate configs/eval-scenes.yaml --out runs/rate"
 )
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def rate(
     config: ConfigArgument,
     limit: Annotated[

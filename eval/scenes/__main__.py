@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from eval.asking import answering
-from eval.lab.commands import LimitOption, evaluation, needs_extra
+from eval.lab.commands import LimitOption, evaluation
 from tofc.cli.report import reports_user_errors
+from tofc.errors import needs_extra
 
 if TYPE_CHECKING:
     from eval.asking.answering import PipelineAnswerer
@@ -67,7 +68,7 @@ def sheet(
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def export(
     out: Annotated[Path, typer.Option(metavar="DIR")], limit: LimitOption = 200, split: SplitOption = "test"
 ) -> None:
@@ -84,7 +85,7 @@ def export(
 
 @app.command()
 @reports_user_errors
-@needs_extra()
+@needs_extra("eval")
 def accuracy(
     model: answering.ModelOption = "scenes-tiny",
     tokens: answering.TokensOption = "all",

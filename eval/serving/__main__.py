@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from eval.lab.commands import evaluation, needs_extra
+from eval.lab.commands import evaluation
 from tofc.cli.report import print_json, reports_user_errors
+from tofc.errors import needs_extra
 
 app = evaluation("A real server under load, with and without batches, and over a thin link.")
 

@@ -31,6 +31,7 @@ from eval.demo.measure import (
     steps,
 )
 from eval.demo.table import notes, print_picture, print_summary
+from eval.lab.figures import require_matplotlib
 from tofc.config import resolve
 from tofc.errors import UserError
 from tofc.examples import PHOTOGRAPHS
@@ -81,7 +82,7 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(monkeyp
         demo_pictures()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"matplotlib.*pip install 'tofc\[demo\]'"):
-        drawing.require_matplotlib()
+        require_matplotlib("demo")
 
 
 def test_boundaries_lie_where_clusters_meet():

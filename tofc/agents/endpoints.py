@@ -13,7 +13,7 @@ from PIL import Image
 
 from tofc.agents.cards import AgentCard
 from tofc.answer import Answer
-from tofc.errors import UserError, needs_edge, needs_serve
+from tofc.errors import UserError, needs_edge, needs_extra
 from tofc.packet import Packet
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _open_edge(card: AgentCard) -> Edge:
 
 
 def _open_remote(card: AgentCard) -> RemoteEndpoint:
-    with needs_serve(who="agents on servers need"):
+    with needs_extra("serve", "agents on servers need"):
         from tofc.serving.client import RemoteEdge
     assert card.url is not None
     key = "" if card.key is None else os.environ.get(card.key, "")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tofc.agents.cards import AgentCard
-from tofc.errors import UserError, needs_serve
+from tofc.errors import UserError, needs_extra
 from tofc.writing import whole_file
 
 NUM_FEATURES = 4096
@@ -32,7 +32,7 @@ class TfidfSelector:
     """How near a question's words and pairs of words are to a description: cosine of TF-IDF, 0..1."""
 
     def __init__(self, cards: Sequence[AgentCard]) -> None:
-        with needs_serve("agents", "selecting agents needs"):
+        with needs_extra("agents", "selecting agents needs"):
             from sklearn.feature_extraction.text import TfidfVectorizer
         # Words that say nothing elsewhere, such as "how many" and "left of", tell questions apart here.
         self._words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
@@ -58,7 +58,7 @@ class LearnedSelector:
     @classmethod
     def fit(cls, names: Sequence[str], questions: Sequence[str], right: Array) -> LearnedSelector:
         """Learns from questions and whether each agent answered them right, [questions, agents] in 0..1."""
-        with needs_serve("agents", "selecting agents needs"):
+        with needs_extra("agents", "selecting agents needs"):
             from sklearn.linear_model import LogisticRegression
         features = _features(questions)
         weights, bias = np.zeros((len(names), NUM_FEATURES)), np.zeros(len(names))

@@ -31,7 +31,7 @@ from tofc.cli.report import (
 )
 from tofc.cli.tiers import Drafting, TierOptions, decoding_fields, draft_answer, note_decoding
 from tofc.contents import packet_fields
-from tofc.errors import UserError, needs_edge, needs_serve
+from tofc.errors import UserError, needs_edge, needs_extra
 from tofc.language import FULL
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _remote_edge(link: LinkOptions, model: str, drafting: Drafting | None) -> Re
     """The edge far away, None where none was asked for."""
     if link.edge is None:
         return None
-    with needs_serve():
+    with needs_extra("serve", "a server and its clients need"):
         from tofc.serving.client import RemoteEdge
     here = (lambda: _smallest_member(model)) if link.fallback else None
     # Few tries: who waits at a terminal is told soon.

@@ -10,8 +10,8 @@ import typer
 
 from tofc.cli.options import HELP_STYLE, DataOptions, JsonOption, SourceArgument, data_options
 from tofc.cli.report import note, print_json, print_table, reports_user_errors, working
-from tofc.cli.training import needs_train, report_folder
-from tofc.errors import UserError
+from tofc.cli.training import report_folder
+from tofc.errors import UserError, needs_extra
 
 app = typer.Typer(
     name="familial",
@@ -99,7 +99,7 @@ def calibrate(
     checkpoint = resolve(folder)
     if checkpoint.family is None:
         raise UserError(f"{folder} has no family: train one with `tofc train-familial CONFIG`")
-    with needs_train():
+    with needs_extra("train", "training needs"):
         from tofc.device import Device
         from tofc.edge import Edge
         from tofc.familial.calibrate import ask

@@ -94,3 +94,11 @@ def write_output(target: str, data: bytes) -> None:
         raise
     except OSError as error:
         raise UserError(f"output {target} cannot be written: {error.strerror}") from None
+
+
+def run_folder(out: Path | None, name: str) -> Path:
+    """The folder of a run: `out`, or runs/`name`; UserError where a file is in the way."""
+    folder = out if out is not None else Path("runs") / name
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; name a folder")
+    return folder

@@ -15,7 +15,7 @@ from tofc.cli.options import ModelOption
 from tofc.cli.report import note, reports_user_errors
 from tofc.cli.steps import check_model
 from tofc.config import DEFAULT_MODEL
-from tofc.errors import UserError, needs_serve
+from tofc.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
     from tofc.serving.settings import Keys, Limits, Listen
@@ -224,7 +224,7 @@ def serve(
             raise UserError("--ray does not go with --upstream: let replicas be the uppermost tier")
         _serve_replicas(model, compute, replication.numbers, listening.api_keys, limits, listen)
         return
-    with needs_serve():
+    with needs_extra("serve", "a server and its clients need"):
         from tofc.serving.connections import bound
         from tofc.serving.models import ServedModels
         from tofc.serving.output import json_output
@@ -256,7 +256,7 @@ def _serve_replicas(
     listen: Listen,
 ) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines are requests; read at Ray's import
-    with needs_serve("ray", "replicas need"):
+    with needs_extra("ray", "replicas need"):
         from tofc.serving.ray_app import Replicated
         from tofc.serving.ray_run import serve_replicated
     images, device, threads = compute.images, compute.device, compute.threads or 1

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption
 from tofc.cli.report import print_json, print_table, reports_user_errors, working
-from tofc.errors import UserError
+from tofc.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +70,7 @@ def pretrain(
     from tofc.config import find_config, load_yaml
 
     find_config(config)
-    with needs_train():
+    with needs_extra("train", "training needs"):
         from tofc.training.pretrain import run
         from tofc.training.pretrain_settings import PretrainConfig
     settings = load_yaml(config, PretrainConfig)
@@ -88,7 +88,7 @@ def train(
     from tofc.config import find_config
 
     find_config(config)
-    with needs_train():
+    with needs_extra("train", "training needs"):
         from tofc.training.codec import run
         from tofc.training.settings import TrainConfig
     _train(config, TrainConfig, run, estimate_, out, json_)
@@ -105,7 +105,7 @@ def train_familial(
     from tofc.config import find_config
 
     find_config(config)
-    with needs_train():
+    with needs_extra("train", "training needs"):
         from tofc.training.family_settings import FamilyConfig
         from tofc.training.hpcd import run
     _train(config, FamilyConfig, run, estimate_, out, json_)
@@ -175,7 +175,7 @@ def import_tower(
     """Put a vision tower before a language model, as a base for `tofc train`; the projector is new."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; name a new folder")
-    with working("reading tower and language model"), needs_train():
+    with working("reading tower and language model"), needs_extra("train", "training needs"):
         from tofc.training.import_tower import TowerSource
         from tofc.training.import_tower import import_tower as write
 
@@ -191,25 +191,6 @@ def checkpoint_folder(out: Path | None, name: str) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
         raise UserError(f"--out {folder} holds something else than a checkpoint; name a new folder")
     return folder
-
-
-def run_folder(out: Path | None, name: str) -> Path:
-    """The folder of a run: `out`, or runs/`name`; UserError where a file is in the way."""
-    folder = out if out is not None else Path("runs") / name
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file; name a folder")
-    return folder
-
-
-@contextmanager
-def needs_train() -> Iterator[None]:
-    """Says what to install for training where a library is missing inside of it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{error.name} is not installed; training needs an extra: pip install 'tofc[train]'"
-        ) from None
 
 
 def report_folder(checkpoint: Path, as_json: bool) -> None:

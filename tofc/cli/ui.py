@@ -11,7 +11,7 @@ from tofc.cli.options import ModelOption
 from tofc.cli.report import note, reports_user_errors, working
 from tofc.cli.steps import check_model
 from tofc.config import DEFAULT_MODEL
-from tofc.errors import UserError, needs_serve
+from tofc.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ def demo_ui(
     Browsers lend a camera to pages of this machine and to https alone.
     """
     check_model(model)
-    with needs_serve():
+    with needs_extra("serve", "a server and its clients need"):
         import uvicorn
 
         from tofc.ui.app import create_app
