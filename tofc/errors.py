@@ -62,7 +62,7 @@ def needs_edge(what: str) -> Iterator[None]:
 
 @contextmanager
 def needs_extra(extra: str, who: str = "this needs") -> Iterator[None]:
-    """Turns a missing library of an `extra`, inside of it or what it decorates, into a MissingLibraryError."""
+    """Turns a library of an `extra` that is missing, in it or what it decorates, into MissingLibraryError."""
     try:
         yield
     except ModuleNotFoundError as error:
