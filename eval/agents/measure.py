@@ -18,8 +18,7 @@ import numpy as np
 from eval.rate.data import AskedPicture, ScoredQuestion, SweepData
 from tofc.agents import AgentReply, Agents, confidence_vote, majority_vote
 from tofc.agents.aggregation import aggregate_prompt, revise_prompt
-from tofc.agents.collecting import collect
-from tofc.agents.endpoints import MemberEndpoint, Sight
+from tofc.agents.endpoints import MemberEndpoint, Sight, collect
 from tofc.errors import ConfigError
 
 

@@ -17,9 +17,8 @@ from tofc.device import Device
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import DraftCounts, Drafter
 from tofc.drafting.pace import Pace
-from tofc.drafting.partial import Exchange, PartialAnswer
-from tofc.drafting.reader import Read, SharedBlocks, common, readers
-from tofc.drafting.rounds import Round, Verdict
+from tofc.drafting.reader import Read, SharedBlocks, readers
+from tofc.drafting.rounds import Exchange, PartialAnswer, Round, Verdict, common
 from tofc.drafting.speculate import grow
 from tofc.drafting.states import StateRule, StateSender
 from tofc.drafting.verifier import UpperTier, Verifier

@@ -1,7 +1,7 @@
 """What may be asked about a photograph, after a crop and a flip: what is surely there or not, and where.
 
 A question is only fair when two people looking at the picture would agree. What is hidden, tiny, cut to a
-sliver or a crowd is neither asked about nor said to be absent.
+sliver or a crowd is neither asked about nor said to be absent. What each patch shows is for training towers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from eval.photos.names import GROUP_MEMBERS, GROUP_NEEDED, INDOORS, OUTDOORS
+import numpy as np
+
+from eval.photos.names import COCO, GROUP_MEMBERS, GROUP_NEEDED, INDOORS, OUTDOORS
 from eval.photos.records import WHOLE, Photo, PhotoObject, Region
 
 LEAST_AREA = 0.0025  # of the picture: 11 pixels square of 224
@@ -170,3 +172,45 @@ def left_of(one: PhotoObject, other: PhotoObject) -> bool | None:
     if abs(distance) < APART or overlap > 0.5 * narrow:
         return None
     return distance > 0
+
+
+UNKNOWN = -100
+NUMBER = {name: number for number, name in enumerate(COCO)}
+
+
+def presence(view: View) -> np.ndarray:
+    """Which of COCO's classes are in a view: float32 [80] of 1, 0, and NaN where nobody knows."""
+    present = np.full(len(COCO), np.nan, np.float32)
+    for names, value in ((view.absent, 0.0), (view.present, 1.0)):
+        present[[NUMBER[name] for name in names if name in NUMBER]] = value
+    return present
+
+
+def which_half(centres: np.ndarray) -> np.ndarray:
+    """The half in which each of objects' centres lies: int64 0 or 1; -100 near the middle and for NaN."""
+    low, high = MIDDLE_BAND
+    return np.where(centres < low, 0, np.where(centres > high, 1, UNKNOWN)).astype(np.int64)
+
+
+def patches(view: View, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of side x side patches the class of its object + 1 (0: none), int64, and the object's region.
+
+    Without boxes nothing is known: -100 and NaN. Regions are float32 [N, 4]. Where objects overlap, the
+    smaller stands in front.
+    """
+    kind = np.full(side**2, UNKNOWN, np.int64)
+    regions = np.full((side**2, 4), np.nan, np.float32)
+    things = [thing for thing in view.photo.things if thing.box]
+    if not things:
+        return kind, regions
+    kind[:] = 0
+    centres = (np.arange(side) + 0.5) / side
+    seen = [thing for same in view.by_name.values() for thing in same if thing.box and thing.name in NUMBER]
+    for thing in sorted(seen, key=lambda thing: -area(thing)):
+        x0, y0, x1, y1 = thing.box or WHOLE
+        columns = np.flatnonzero((centres >= x0) & (centres < x1))
+        rows = np.flatnonzero((centres >= y0) & (centres < y1))
+        here = (rows[:, None] * side + columns).ravel()
+        kind[here] = NUMBER[thing.name] + 1
+        regions[here] = [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
+    return kind, regions

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eval.photos.facts import View
+from eval.photos.facts import View, patches, presence
 from eval.photos.names import COCO
-from eval.photos.patches import patches, presence
 from eval.photos.records import WHOLE, Region, photographs_folder
 from eval.photos.teacher import (
     CLASSES,

@@ -16,7 +16,7 @@ from eval.latency.config import Rates
 from eval.scenes.world import make_scene
 from tests.eval.commands import evaluate
 from tofc.config import load_yaml
-from tofc.drafting.partial import PartialAnswer
+from tofc.drafting.rounds import PartialAnswer
 from tofc.errors import ConfigError
 from tofc.language.blocks import CachedBlock
 from tofc.language.prompt import Prompt

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.photos.facts import View
-from eval.photos.patches import NUMBER, UNKNOWN, patches, presence
+from eval.photos.facts import NUMBER, UNKNOWN, View, patches, presence
 from eval.photos.records import WHOLE, Photo, PhotoObject
 from eval.photos.teacher import CLASSES, SHAPES, classify, read_cache, write_cache
 from eval.photos.tower import TowerCorpus, cut, cut_map, draw_crop

@@ -12,7 +12,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from tofc.agents.collecting import AgentReply
+from tofc.agents.endpoints import AgentReply
 
 UNTOLD = 0.5  # the weight of an answer whose confidence is not known
 

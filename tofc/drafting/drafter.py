@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from tofc.drafting.acceptance import Rule
 from tofc.drafting.pace import MOST_DRAFTS, Pace
-from tofc.drafting.partial import Exchange, LinkDown, LinkOver, Pack, PartialAnswer, bare
 from tofc.drafting.reader import Read
-from tofc.drafting.rounds import Round, Verdict
+from tofc.drafting.rounds import Exchange, LinkDown, LinkOver, Pack, PartialAnswer, Round, Verdict, bare
 
 Watch = Callable[[PartialAnswer], None]
 _OFFLINE = 4  # drafts between two tries of a link that is down

@@ -8,8 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tofc.drafting.partial import LinkDown, LinkOver
-from tofc.drafting.rounds import Round, Verdict
+from tofc.drafting.rounds import LinkDown, LinkOver, Round, Verdict
 from tofc.network.connection import Connection
 from tofc.network.socket import Socket
 

@@ -11,8 +11,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from tofc.drafting.drafter import Watch
-from tofc.drafting.partial import PartialAnswer
-from tofc.drafting.reader import common
+from tofc.drafting.rounds import PartialAnswer, common
 from tofc.drafting.speculate import Decoded
 from tofc.language.prompt import certain_text, decode
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tofc.drafting.rounds import MessageError, Round
+from tofc.drafting.rounds import MessageError, Round, common
 from tofc.familial.views import Family
 from tofc.language.prompt import Prompt
 from tofc.language.sequences import Sequences
@@ -120,9 +120,3 @@ def readers(family: Family, prompt: Prompt, exits: Iterable[str], cut: int = 0) 
     sequences = Sequences(family.language, list(found.values()), cuts=[cut])
     shared = SharedPrompt(sequences, prompt)
     return {name: Reader(shared, exit.name) for name, exit in found.items()}
-
-
-def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
-    pairs = enumerate(zip(first, second))  # noqa: B905 - the shorter one ends it
-    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))

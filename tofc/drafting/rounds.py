@@ -1,4 +1,4 @@
-"""What travels between tiers: a round of drafts one way, what became of it the other.
+"""What travels between tiers, a round of drafts and what became of it, and the answer that it is part of.
 
 Both say where they stand in the answer, so that one that comes twice, late or never does no harm. Numbers are
 variable-length (seven bits a byte): token ids and positions take one to three bytes each. States are raw rows
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from tofc.errors import UserError
 
@@ -148,3 +148,84 @@ def _parsed(data: bytes, at: int, count: int) -> tuple[list[int], int]:
         elif shift > 42:
             raise MessageError("a message holds a number that is too large")
     return values, at
+
+
+def common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    pairs = enumerate(zip(first, second))  # noqa: B905 - the shorter one ends it
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+Exchange = Callable[[Round], Verdict]
+Pack = Callable[[Round, Sequence[int]], Round]  # a round about the last of these tokens, with what goes along
+
+
+class LinkDown(ConnectionError):
+    """A round of which nothing was heard; it may be sent again at any time."""
+
+
+class LinkOver(LinkDown):
+    """There is no time left for another round."""
+
+
+def bare(round: Round, tokens: Sequence[int]) -> Round:
+    """Nothing goes along."""
+    return round
+
+
+@dataclass
+class PartialAnswer:
+    """Tokens in three states: the first `final` stand for good, those up to `checked` stand as far as the
+    tier above can tell, the rest are this tier's own drafts.
+
+    An answer ends behind a token of `ends`, or at `most` tokens.
+    """
+
+    ends: frozenset[int]
+    most: int
+    tokens: list[int] = field(default_factory=list)
+    final: int = 0
+    checked: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing may follow the tokens as they are."""
+        return len(self.tokens) >= self.most or bool(self.tokens and self.tokens[-1] in self.ends)
+
+    @property
+    def end(self) -> int:
+        """Tokens before the first that ends it."""
+        return next((i for i, token in enumerate(self.tokens) if token in self.ends), len(self.tokens))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it stands."""
+        return self.has_ended and self.final == len(self.tokens)
+
+    def append(self, token: int) -> None:
+        """One more draft."""
+        self.tokens.append(token)
+
+    def round(self, own: int = 1) -> Round:
+        """All drafts, for the tier above."""
+        checked = self.checked
+        prefix = checksum(self.tokens[:checked])
+        return Round(checked, prefix, self.final, tuple(self.tokens[checked:]), own)
+
+    def take(self, verdict: Verdict) -> int:
+        """Puts what the tier above says in the place of the drafts that it contradicts.
+
+        Gives the number of drafts that stood. Drafts beyond the verdict stay where they go on from it. A
+        verdict that is older than what is known changes nothing.
+        """
+        if verdict.since > self.final or verdict.final < self.final:
+            return 0
+        said = [*self.tokens[: verdict.since], *verdict.tokens]
+        if len(said) < self.final or verdict.final > len(said):
+            return 0
+        same = common(self.tokens, said)
+        stood = max(0, same - self.checked)
+        if same < len(said):  # it goes on in another way, or further
+            self.tokens = said
+        self.final, self.checked = verdict.final, len(said)
+        return stood

@@ -15,8 +15,8 @@ from tofc.answer import Answer
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import DraftCounts, Drafter, Watch
 from tofc.drafting.pace import Pace
-from tofc.drafting.partial import PartialAnswer
 from tofc.drafting.reader import Read, readers
+from tofc.drafting.rounds import PartialAnswer
 from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.edge import MAX_NEW_TOKENS
 from tofc.errors import UserError

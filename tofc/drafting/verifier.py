@@ -9,9 +9,18 @@ from concurrent.futures import Executor, Future
 
 from tofc.drafting.acceptance import Rule
 from tofc.drafting.pace import Pace
-from tofc.drafting.partial import Exchange, LinkDown, Pack, PartialAnswer, bare
-from tofc.drafting.reader import Read, SharedBlocks, common
-from tofc.drafting.rounds import Round, Verdict, checksum
+from tofc.drafting.reader import Read, SharedBlocks
+from tofc.drafting.rounds import (
+    Exchange,
+    LinkDown,
+    Pack,
+    PartialAnswer,
+    Round,
+    Verdict,
+    bare,
+    checksum,
+    common,
+)
 
 
 class UpperTier:

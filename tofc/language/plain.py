@@ -3,6 +3,12 @@
 transformers takes as long to import as torch and the answer together. Modules and tensors are called here as
 there, so that checkpoints, branches and `tofc.language.blocks` find what they look for; tests hold the two
 together, token by token.
+
+This is a second holder of the same weights, not a second way to run them: `tofc.language` runs either.
+`tofc.language.load` stays the first, because what it builds can do more than answer: other architectures,
+grids of tiles, adapters, accelerators and other precisions, training and decomposition, and `generate` with
+settings. To do all of that here would be to write transformers again. Confidences of the two differ in their
+last bits, so whoever compares runs should have both by the same one.
 """
 
 from __future__ import annotations

@@ -14,10 +14,9 @@ from pydantic import BaseModel, Field
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.link import ROUND_SECONDS, RemoteVerifier
 from tofc.drafting.pace import Pace
-from tofc.drafting.partial import LinkDown
 from tofc.drafting.reader import Read, SharedBlocks, readers
 from tofc.drafting.remote import drafted_by
-from tofc.drafting.rounds import MessageError, Round
+from tofc.drafting.rounds import LinkDown, MessageError, Round
 from tofc.drafting.states import StateSender
 from tofc.drafting.tags import drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.verifier import UpperTier, Verifier

@@ -17,8 +17,8 @@ from tofc.contents import byte_sections
 from tofc.device import Device
 from tofc.drafting import Decoded, Pace, speculate
 from tofc.drafting.drafter import Watch
-from tofc.drafting.partial import PartialAnswer
 from tofc.drafting.progress import follow_progress
+from tofc.drafting.rounds import PartialAnswer
 from tofc.edge import Edge
 from tofc.errors import CheckpointError, UserError
 from tofc.examples import examples_for, questions_for

@@ -14,7 +14,7 @@ from PIL import Image
 import tofc
 from tests.tofc.agents.misbehaving import BODIES, INJECTED
 from tofc.agents import AgentCard, Agents, AgentsConfig
-from tofc.agents.collecting import AgentRequest, collect
+from tofc.agents.endpoints import AgentRequest, collect
 from tofc.answer import Answer
 from tofc.config import load_yaml
 from tofc.errors import EdgeUnreachable, UserError

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tofc.drafting.partial import LinkDown
-from tofc.drafting.rounds import Round, Verdict
+from tofc.drafting.rounds import LinkDown, Round, Verdict
 
 QUESTION = "Describe the picture."
 VOCABULARY = 12

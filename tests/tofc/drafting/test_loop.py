@@ -17,9 +17,8 @@ from tests.tofc.drafting.test_acceptance import p_value
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import DraftCounts, Drafter
 from tofc.drafting.pace import Pace
-from tofc.drafting.partial import LinkDown, PartialAnswer
 from tofc.drafting.reader import Read
-from tofc.drafting.rounds import MessageError, Round, Verdict, checksum
+from tofc.drafting.rounds import LinkDown, MessageError, PartialAnswer, Round, Verdict, checksum
 from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.language.sampling import Sampling
 

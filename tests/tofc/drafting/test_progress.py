@@ -17,8 +17,8 @@ from tests.tofc.drafting.fakes import ENDS, MOST, QUESTION
 from tests.tofc.drafting.serving import Running, running
 from tofc.drafting import Pace
 from tofc.drafting.drafter import DraftCounts, Watch
-from tofc.drafting.partial import PartialAnswer
 from tofc.drafting.progress import Piece, ProgressTracker, follow_progress
+from tofc.drafting.rounds import PartialAnswer
 from tofc.drafting.speculate import Decoded
 from tofc.errors import EdgeUnreachable, MissingLibraryError, UserError
 from tofc.serving.models import ServedModels

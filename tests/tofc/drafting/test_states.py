@@ -17,9 +17,8 @@ from tests.tofc.drafting.fakes import QUESTION, FlakyLink
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import Drafter
 from tofc.drafting.pace import Pace
-from tofc.drafting.partial import Exchange, PartialAnswer
 from tofc.drafting.reader import Reader, readers
-from tofc.drafting.rounds import MessageError, Round, checksum
+from tofc.drafting.rounds import Exchange, MessageError, PartialAnswer, Round, checksum
 from tofc.drafting.states import StateRule, StateSender
 from tofc.drafting.tags import drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.verifier import UpperTier, Verifier
