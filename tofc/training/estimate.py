@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from rich.table import Table
 from transformers import LlavaOnevisionConfig
@@ -189,7 +189,7 @@ class _FamilyPasses:
         adapters = config.adapters if config.main == "lora" else None
         self.main = TrainConfig(base=config.base, data=config.data, adapters=adapters, tokens=config.tokens)
         self.config, self.shape, self.text_tokens = config, shape, text_tokens
-        self.text: Any = shape.text_config  # typed as possibly absent
+        self.text = cast(Any, shape.text_config)  # typed as possibly absent
         members = [(branch.exit, ratio) for branch in config.branches for ratio in branch.ratios]
         members.append((self.text.num_hidden_layers, 0.0))
         self.at_once = config.members_per_pass or len(members)
