@@ -20,7 +20,7 @@ from tofc.familial.index import Policy, check_exit
 from tofc.familial.members import AUTO
 from tofc.familial.store import index_of, loader
 from tofc.familial.views import Family
-from tofc.features import Features
+from tofc.features import Features, codec_of, unpack
 from tofc.hub import load_codec
 from tofc.images import MAX_PIXELS
 from tofc.language.batch import Batch, Generation
@@ -30,7 +30,6 @@ from tofc.language.plain import read_plain
 from tofc.language.prompt import Prompt, TextStream, answer_text, chat_template, end_ids
 from tofc.model import choose_device, choose_dtype, load_base_config, visual_embeddings
 from tofc.packet import Packet
-from tofc.unpack import codec_of, unpack
 
 if TYPE_CHECKING:
     from transformers import (

@@ -1,4 +1,7 @@
-"""Features: what the device gives to the codec and the edge gets back, and their clusters on a picture."""
+"""Features: what the device gives to the codec and the edge gets back; their clusters on a picture.
+
+From packets come features exactly as their encoder reconstructed them; no network runs.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tofc.errors import UserError
-from tofc.tiling import TileLayout
+from entropy.errors import StreamError
+from tofc.clock import Stopwatch
+from tofc.errors import CheckpointError, PacketError, UserError
+from tofc.packet import TAG_BYTES, Packet
+from tofc.tiling import TileLayout, tile_layout
 
 if TYPE_CHECKING:
     from encoders.merging import Clusters  # by way of numba
+    from entropy import FeatureCodec
 
 # Left, top, width and height in pixels of a picture; a padded tile begins outside of it.
 Box = tuple[float, float, float, float]
@@ -117,3 +124,51 @@ class Features:
 def as_array(values: Any) -> NDArray[Any]:
     """An array as it is, a tensor as the array of its values."""
     return values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
+
+
+def unpack(packet: Packet | bytes, codec: FeatureCodec | None, config: Any) -> list[Features]:
+    """The pictures of a packet as decoded features with their layout; `config` is the base model's.
+
+    Raises PacketError for a packet of another model and for one that is not whole, CheckpointError without a
+    codec.
+    """
+    import torch
+
+    packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
+    codec = codec_of(packet, codec)
+    counts = [*packet.token_counts, packet.num_tokens - sum(packet.token_counts)]
+    if min(counts) < 1:
+        raise PacketError(f"the packet's token counts {counts} leave a picture without tokens")
+    layouts = [tile_layout(size, packet.tiling, config) for size in packet.image_sizes]
+    for count, (height, width), layout in zip(counts, packet.image_sizes, layouts, strict=True):
+        if count > layout.num_tokens:  # looked at first: no more is decoded than a picture can hold
+            raise PacketError(
+                f"the packet holds {count} tokens for a picture of {width}x{height}, "
+                f"which has {layout.num_tokens}"
+            )
+    watch = Stopwatch()
+    try:
+        decoded = torch.from_numpy(codec.decode(packet.payload))  # [sum K, C]
+    except StreamError as error:
+        raise PacketError(f"the packet's payload cannot be decoded: {error}") from error
+    timing = {"decode": watch.lap() / len(counts)}
+    return [
+        Features(tokens, size, packet.tiling, layout, timing=timing)
+        for tokens, size, layout in zip(decoded.split(counts), packet.image_sizes, layouts, strict=True)
+    ]
+
+
+def codec_of(packet: Packet, codec: FeatureCodec | None) -> FeatureCodec:
+    """The codec, if it is the one that made the packet; errors of `unpack`."""
+    if codec is None:
+        raise CheckpointError(
+            "this is a plain LLaVA-OneVision model without codec: it cannot read packets. "
+            "Load a checkpoint of tofc that has it as its base"
+        )
+    tag = codec.fingerprint[:TAG_BYTES]
+    if packet.model_tag != tag:
+        raise PacketError(
+            f"the packet was made by another model (its tag is {packet.model_tag.hex()}, this edge "
+            f"has {tag.hex()}): load the checkpoint that encoded it, or encode again with this one"
+        )
+    return codec

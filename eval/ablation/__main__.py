@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from eval.lab.commands import SplitOption, evaluation
+from eval.lab.terminal import SplitOption, evaluation
 from tofc.cli.report import print_json, reports_user_errors
 from tofc.config import load_yaml
 from tofc.errors import UserError, needs_extra
@@ -87,7 +87,7 @@ def mergings(
 ) -> None:
     """Ways of merging before one checkpoint as it is: bytes, cross-entropy and right answers."""
     from eval.ablation.mergings import Bench, report
-    from eval.lab.tables import show
+    from eval.lab.terminal import show
 
     few_lists = {"describe_share": 0.2} if data == SCENES else {}
     bench = Bench(checkpoint, data, {"size": 224, "questions": 6, **few_lists})
@@ -101,7 +101,7 @@ def mergings(
 def ablate(part: Part, config: str, options: VariantOptions) -> None:
     """Runs what is missing in the output folder, then prints tables, each with a line of JSON."""
     from eval.ablation.compare import ROWS_NAME, comparison
-    from eval.lab.tables import show
+    from eval.lab.terminal import show
     from tofc.training.settings import TrainConfig
 
     out = options.out or Path("runs") / f"ablation-{part}"

@@ -22,7 +22,7 @@ from eval.ablation.variants import Variant
 from eval.lab.curves import Curve, bytes_at, front
 from eval.lab.intervals import Estimate, NotComputable, over_resamples, resamples
 from eval.lab.rows import read_rows
-from eval.lab.tables import table
+from eval.lab.terminal import table
 from tofc.errors import UserError
 from tofc.training.codec import CodecRun
 from tofc.training.forward import VisionLanguageModel, pixels_of

@@ -25,7 +25,7 @@ from eval.ablation.compare import answers_of, coded
 from eval.ablation.variants import random_tokens
 from eval.lab.curves import Curve, accuracy_at, front
 from eval.lab.intervals import Estimate, NotComputable, resamples
-from eval.lab.tables import table
+from eval.lab.terminal import table
 from tofc.config import MergingConfig, resolve
 from tofc.hub import load_codec
 from tofc.training.data import Corpus, load_corpus

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eval.lab.commands import evaluation
+from eval.lab.terminal import evaluation
 from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, OutOption
 from tofc.cli.report import print_json, reports_user_errors
@@ -54,7 +54,7 @@ def agents(
 def _fit(agents: Agents, settings: AgentsEvalConfig, file: Path) -> None:
     from eval.agents.measure import ask_alone, right_alone
     from eval.lab.rows import blocks
-    from eval.lab.tables import track
+    from eval.lab.terminal import track
     from eval.rate.data import load_data
     from tofc.agents import LearnedSelector
     from tofc.errors import UserError
@@ -79,7 +79,7 @@ def _measure(agents: Agents, settings: AgentsEvalConfig, limit: int | None, fold
     from eval.agents.measure import AgentsRow, Measurement
     from eval.agents.table import accuracy_table, analyse
     from eval.lab.rows import Store, blocks, read_table, software
-    from eval.lab.tables import show, track
+    from eval.lab.terminal import show, track
     from eval.rate.data import load_data
 
     data = load_data(settings.data)

@@ -10,7 +10,7 @@ import pyarrow
 from rich.table import Table
 
 from eval.lab.intervals import Estimate, Tallies, resamples
-from eval.lab.tables import interval, percent, table
+from eval.lab.terminal import interval, percent, table
 
 SERVER = "server"
 

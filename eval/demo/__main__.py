@@ -13,8 +13,8 @@ import tofc
 from eval.demo.drawing import draw
 from eval.demo.measure import DemoPicture, PictureResult, demo_pictures, measure, steps
 from eval.demo.table import notes, print_picture, print_summary
-from eval.lab.commands import evaluation
 from eval.lab.figures import require_matplotlib
+from eval.lab.terminal import evaluation
 from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError, needs_extra
 from tofc.writing import write_json

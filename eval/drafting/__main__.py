@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from eval.lab.commands import evaluation, print_summary
-from eval.lab.tables import show, table
+from eval.lab.terminal import evaluation, print_summary, show, table
 from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption, OutOption
 from tofc.cli.report import note, print_json, reports_user_errors

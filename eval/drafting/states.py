@@ -21,7 +21,7 @@ from rich.table import Table
 
 from eval.drafting.config import CountedTiers, DraftingConfig
 from eval.drafting.counted import pass_costs
-from eval.lab.tables import table
+from eval.lab.terminal import table
 from eval.latency.link import Packets
 from eval.scenes.world import make_scene
 from tofc.device import Device

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from eval.lab.tables import table
+from eval.lab.terminal import table
 from tofc.drafting.pace import Pace
 from tofc.drafting.speculate import speculate
 from tofc.drafting.text import TextModel

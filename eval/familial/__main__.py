@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from eval.lab.commands import CheckpointOption, LimitOption, SplitOption, evaluation
+from eval.lab.terminal import CheckpointOption, LimitOption, SplitOption, evaluation
 from tofc.cli.options import DataOptions, data_options
 from tofc.cli.report import print_json, reports_user_errors
 from tofc.errors import UserError, needs_extra
@@ -82,7 +82,7 @@ def accuracy(
     from eval.familial.members import DIRECT, ExitRow, answer, exits_of, part_name
     from eval.lab.figures import require_matplotlib
     from eval.lab.rows import Store, blocks, checkpoint_fingerprint, read_table, software
-    from eval.lab.tables import show, track
+    from eval.lab.terminal import show, track
 
     require_matplotlib()  # before minutes of work
     device, edge, asked, limit, level = options.opened()
@@ -107,7 +107,7 @@ def accuracy(
 def policy(options: AskedOptions) -> None:
     """What exits chosen by question keep of the full accuracy, and what they cost."""
     from eval.familial.members import choose, summarise
-    from eval.lab.tables import interval, percent, track
+    from eval.lab.terminal import interval, percent, track
 
     device, edge, asked, limit, level = options.opened()
     steps = choose(device, edge, asked, limit, level)
@@ -129,7 +129,7 @@ def speed(
 ) -> None:
     """Tokens a second of every member, as ratios in one run."""
     from eval.familial.speed import open_family, speeds
-    from eval.lab.tables import percent, show, table
+    from eval.lab.terminal import percent, show, table
 
     found = speeds(open_family(source, dtype=_dtype(dtype)), rounds)
     rows = [
@@ -153,7 +153,7 @@ def speed(
 def memory(source: SourceArgument = "scenes-tiny", dtype: DtypeOption = "bfloat16") -> None:
     """Bytes read and memory of every member, loaded alone."""
     from eval.familial.speed import loading
-    from eval.lab.tables import show, table
+    from eval.lab.terminal import show, table
     from tofc import familial
 
     found = [loading(source, member.name, dtype) for member in familial.family(source)]

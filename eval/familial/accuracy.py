@@ -14,7 +14,7 @@ from rich.table import Table
 from eval.familial.members import BRANCH, DIRECT, FamilyExit
 from eval.lab.figures import BLUE, VERMILION, drawn
 from eval.lab.intervals import Estimate, Tallies, resamples
-from eval.lab.tables import interval, percent, table
+from eval.lab.terminal import interval, percent, table
 from tofc.familial import FULL
 
 AVERAGE = "average"

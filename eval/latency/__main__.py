@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eval.lab.commands import evaluation, print_summary
+from eval.lab.terminal import evaluation, print_summary
 from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption, OutOption
 from tofc.cli.report import reports_user_errors

@@ -12,12 +12,11 @@ from rich.table import Table
 import tofc
 from eval.lab.figures import require_matplotlib
 from eval.lab.rows import write_rows
-from eval.lab.tables import table
+from eval.lab.terminal import table
 from eval.latency.assemble import assemble
 from eval.latency.config import LatencyConfig, Machine, ModelConfig, SystemConfig
-from eval.latency.figure import draw
 from eval.latency.pictures import Picture, load_pictures
-from eval.latency.rows import MODELLED, STAGES, StageRow, summarise
+from eval.latency.rows import MODELLED, STAGES, StageRow, draw, summarise
 from eval.latency.stages import (
     Clock,
     CountedNetworks,

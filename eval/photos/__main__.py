@@ -12,10 +12,9 @@ import typer
 from eval.asking import answering
 from eval.asking.export import COLUMNS, PARQUET, Record, question_rows, write_tables
 from eval.asking.question import Question
-from eval.lab.commands import evaluation
 from eval.lab.rows import write_rows
-from eval.lab.tables import show as show_tables
-from eval.lab.tables import track
+from eval.lab.terminal import evaluation, track
+from eval.lab.terminal import show as show_tables
 from eval.photos.accuracy import PhotoAnswer, answer_photos, as_json, as_table, known_answers, summarise
 from eval.photos.benchmark import Benchmark, own_questions
 from eval.photos.data import picture_name

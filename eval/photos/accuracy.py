@@ -14,7 +14,7 @@ from rich.table import Table
 from eval.asking.answering import PICTURES_AT_ONCE, Answerer
 from eval.asking.question import Question, yes_or_no
 from eval.lab.intervals import Estimate, resamples
-from eval.lab.tables import interval, percent, table
+from eval.lab.terminal import interval, percent, table
 from eval.photos.benchmark import KINDS, WAYS, Benchmark
 from eval.photos.data import Commonest, open_photo, picture_name, score
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from eval.lab.commands import evaluation
+from eval.lab.terminal import evaluation
 from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption
 from tofc.cli.report import note, print_json, reports_user_errors
@@ -54,7 +54,7 @@ def rate(
     find_config(config)  # before what is slow to import
     from rich.console import Console
 
-    from eval.lab.tables import show
+    from eval.lab.terminal import show
     from eval.rate.config import RateConfig
     from eval.rate.sweep import from_runs, sweep
     from eval.rate.table import remarks, tables

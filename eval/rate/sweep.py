@@ -21,7 +21,7 @@ import tofc
 from eval.asking.answering import answer_all
 from eval.lab.intervals import MIN_COMPUTED
 from eval.lab.rows import ROWS, Store, checkpoint_fingerprint, read_rows, software, write_rows
-from eval.lab.tables import progress
+from eval.lab.terminal import progress
 from eval.rate.analysis import analyse
 from eval.rate.config import RateConfig
 from eval.rate.data import AskedPicture, Data, load_data

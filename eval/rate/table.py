@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.lab.intervals import NOT_REACHED
-from eval.lab.tables import table
+from eval.lab.terminal import table
 from eval.rate.analysis import FULL, TARGETS
 from eval.rate.points import LABELS
 

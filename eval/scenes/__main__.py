@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from eval.asking import answering
-from eval.lab.commands import LimitOption, evaluation
+from eval.lab.terminal import LimitOption, evaluation
 from tofc.cli.report import reports_user_errors
 from tofc.errors import needs_extra
 
@@ -56,7 +56,7 @@ def sheet(
     split: SplitOption = "test",
 ) -> None:
     """A contact sheet of pictures with a question each."""
-    from eval.lab.tables import track
+    from eval.lab.terminal import track
     from eval.scenes.export import contact_sheet
     from tofc.writing import whole_file
 
@@ -74,7 +74,7 @@ def export(
 ) -> None:
     """Write RealWorldQA and MME parquet files, from which lmms-eval runs offline."""
     from eval.asking.export import COLUMNS, PARQUET
-    from eval.lab.tables import track
+    from eval.lab.terminal import track
     from eval.scenes.export import export_split
 
     for _ in track(export_split(out, split, limit), limit, "scenes"):
@@ -95,7 +95,7 @@ def accuracy(
     split: SplitOption = "test",
 ) -> None:
     """Let a checkpoint answer the benchmark: accuracy by form and category, with intervals."""
-    from eval.lab.tables import show as show_tables
+    from eval.lab.terminal import show as show_tables
     from eval.scenes.scoring import accuracy_table, held_out_table, summary
     from tofc.writing import write_json
 
@@ -122,7 +122,7 @@ def accuracy(
 
 
 def _answered(answerer: PipelineAnswerer, split: str, scenes: int) -> list[Scored]:
-    from eval.lab.tables import track
+    from eval.lab.terminal import track
     from eval.scenes.scoring import answer_scenes
 
     parts = track(answer_scenes(answerer, split, scenes), scenes, f"{split} scenes")

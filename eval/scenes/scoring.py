@@ -20,7 +20,7 @@ from rich.table import Table
 
 from eval.asking.answering import PICTURES_AT_ONCE, Answerer
 from eval.asking.question import FORMS, Question, is_correct
-from eval.lab import tables
+from eval.lab import terminal
 from eval.scenes.describe import describe, facts, is_true
 from eval.scenes.questions import CATEGORIES, benchmark_questions
 from eval.scenes.world import Scene, make_scene
@@ -208,7 +208,7 @@ def accuracy_table(result: Mapping[str, Any]) -> Table:
     where = f"{result['scenes']} {result['split']} scenes"
     title = f"{result['checkpoint']} on {where}, {result['tokens']} tokens, {how}"
     rows = ((row["name"], *_rate(row)) for row in result["rows"])
-    return tables.table(title, ["questions"], ("n", "correct %", "95 % interval"), rows)
+    return terminal.table(title, ["questions"], ("n", "correct %", "95 % interval"), rows)
 
 
 def held_out_table(differences: Sequence[Mapping[str, Any]]) -> Table:
@@ -217,15 +217,15 @@ def held_out_table(differences: Sequence[Mapping[str, Any]]) -> Table:
         (
             row["form"],
             *_rate(row["held_out"]),
-            tables.percent(row["seen"]["value"]),
+            terminal.percent(row["seen"]["value"]),
             f"{row['difference']:+.1f}",
         )
         for row in differences
     )
     columns = ("n", "correct %", "95 % interval", "seen pairs", "difference")
-    return tables.table("colour-object pairs never shown in training", ["held out"], columns, rows)
+    return terminal.table("colour-object pairs never shown in training", ["held out"], columns, rows)
 
 
 def _rate(rate: Mapping[str, Any]) -> tuple[str, str, str]:
-    share, low, high = (tables.percent(rate[name]) for name in ("value", "low", "high"))
+    share, low, high = (terminal.percent(rate[name]) for name in ("value", "low", "high"))
     return str(rate["n"]), share, f"{low} to {high}"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eval.lab.commands import evaluation
+from eval.lab.terminal import evaluation
 from tofc.cli.report import print_json, reports_user_errors
 from tofc.errors import needs_extra
 
@@ -127,7 +127,7 @@ def throughput(
     ] = None,
 ) -> None:
     """Answers a second, batched and one at a time."""
-    from eval.lab.tables import show, table
+    from eval.lab.terminal import show, table
     from eval.serving.speed import measure_throughput
 
     rows = measure_throughput(seconds, clients, batch, threads=threads, replicas=replicas)
@@ -145,7 +145,7 @@ def link(
     pictures: Annotated[int, typer.Option(min=1, metavar="N")] = 16,
 ) -> None:
     """Packets against WebP over a shaped link."""
-    from eval.lab.tables import show, table
+    from eval.lab.terminal import show, table
     from eval.serving.speed import measure_link
 
     rows = measure_link(mbit, round_trip / 1e3, pictures)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import tofc
 from eval.bench import encoding
 from eval.lab.rows import read_rows, write_rows
-from eval.latency import figure
+from eval.latency import rows as figure
 from eval.latency.assemble import assemble
 from eval.latency.config import LatencyConfig
 from eval.latency.link import Link

@@ -104,7 +104,7 @@ def calibrate(
         from tofc.edge import Edge
         from tofc.familial.calibrate import ask
         from tofc.familial.calibrate import calibrate as find
-        from tofc.training.questions import questions_of
+        from tofc.training.data import questions_of
     device, edge = Device.from_pretrained(folder), Edge.from_pretrained(folder)
     asked = questions_of(data, data_options(option), edge, pictures)
     with working("asking the members"):

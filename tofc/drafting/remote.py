@@ -14,13 +14,12 @@ from typing import Any
 from tofc.answer import Answer
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import Drafter, Watch
-from tofc.drafting.link import RemoteVerifier
+from tofc.drafting.link import RemoteVerifier, drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.pace import Pace
 from tofc.drafting.reader import readers
 from tofc.drafting.rounds import PartialAnswer
 from tofc.drafting.speculate import Decoded, as_answer
 from tofc.drafting.states import StateSender
-from tofc.drafting.tags import drafter_tag, shared_tag, vocabulary_tag
 from tofc.edge import MAX_NEW_TOKENS, Edge
 from tofc.errors import UserError
 from tofc.familial import family

@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 from tofc.errors import UserError
-from tofc.familial.branches import Branch, decomposed_block, member_model
+from tofc.familial.branches import Branch, LowRankLinear, decomposed_block, member_model
 from tofc.familial.decomposition import Covariance, Whitening, decompose, linears, rank_for_ratio
-from tofc.familial.low_rank import LowRankLinear
 from tofc.language.model import text_model
 
 BETAS = (0.9, 0.95)

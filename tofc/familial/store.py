@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from encoders.files import open_tensors
 from tofc.errors import CheckpointError
-from tofc.familial.branches import Branch, kept_rank
+from tofc.familial.branches import Branch, LowRankLinear, kept_rank
 from tofc.familial.index import INDEX, Index, Policy, read_index, write_index
-from tofc.familial.low_rank import LowRankLinear
 from tofc.familial.members import BranchSpec, MainSpec, Roster
 from tofc.familial.views import Family, Load, branch_spec
 from tofc.hub import checkpoint_faults, fetch, read_tensors

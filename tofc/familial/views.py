@@ -11,12 +11,12 @@ import torch
 from tofc.errors import UserError
 from tofc.familial.branches import (
     Branch,
+    LowRankLinear,
     count_parameters,
     direct_exit,
     member_model,
     on_device_of,
 )
-from tofc.familial.low_rank import LowRankLinear
 from tofc.familial.members import BranchSpec, MainSpec, Member, Roster
 from tofc.language.model import FULL, Exit, LanguageModel, text_model
 from tofc.language.prompt import Prompt

@@ -20,11 +20,11 @@ from entropy import FeatureCodec
 from tofc.config import CheckpointConfig, resolve
 from tofc.errors import PacketError, UserError
 from tofc.familial.branches import shallow_copy
+from tofc.features import unpack
 from tofc.hub import load_codec
 from tofc.language.load import load_edge_model
 from tofc.model import choose_device, choose_dtype, load_base_config, visual_embeddings
 from tofc.packet import Packet
-from tofc.unpack import unpack
 
 
 class VllmInputs:

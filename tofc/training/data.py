@@ -1,18 +1,24 @@
-"""What a corpus offers to training, and batches drawn from it."""
+"""What a corpus offers to training, batches drawn from it, and its questions as calibration asks them."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tofc.edge import Edge
 from tofc.errors import ConfigError
+from tofc.familial.calibrate import CalibrationQuestion
+
+AskedImage = tuple[Image.Image, Sequence[CalibrationQuestion]]
 
 
 @dataclass(frozen=True)
@@ -170,3 +176,60 @@ def picture_batches(
         prefetch_factor=4 if num_workers else None,
         multiprocessing_context="spawn" if num_workers else None,
     )
+
+
+def questions_of(source: str, options: Mapping[str, Any], edge: Edge, pictures: int) -> Iterator[AskedImage]:
+    """The first validation pictures of the corpus that `source` names as "module:class", or the first of an
+    evaluation's data (`eval.rate.data`), each with its questions.
+
+    A corpus that takes a `size` gets the tower's unless `options` say another. ConfigError where there is no
+    such source, or it takes other options.
+    """
+    vision: Any = edge.model.config.vision_config  # typed by transformers as possibly absent
+    sized = "size" in inspect.signature(corpus_class(source)).parameters
+    data = load_corpus(source, **{**({"size": vision.image_size} if sized else {}), **options})
+    return _of_corpus(data, edge, pictures) if hasattr(data, "picture") else _of_data(data, pictures)
+
+
+def _of_corpus(corpus: Any, edge: Edge, pictures: int) -> Iterator[AskedImage]:
+    """Turns that begin a conversation; right is the corpus' answer but for case and a final dot."""
+    tokenizer: Any = edge.tokenizer
+    for number in range(pictures):
+        example = corpus.picture("validation", number, 0)
+        turns = [turn for turn in example.turns if not turn.continues]
+        if example.pixels is None or not turns:
+            continue
+        lengths = [len(tokenizer(turn.answer)["input_ids"]) + 1 for turn in turns]
+        asked = [
+            CalibrationQuestion(turn.prompt, length, functools.partial(_same, turn.answer))
+            for turn, length in zip(turns, lengths, strict=True)
+        ]
+        yield Image.fromarray(example.pixels.transpose(1, 2, 0)), asked
+
+
+def _of_data(data: Any, pictures: int) -> Iterator[AskedImage]:
+    """Right is what the evaluation counts as wholly right."""
+    for index in range(min(pictures, len(data))):
+        example = data[index]
+        yield (
+            example.image,
+            [
+                CalibrationQuestion(
+                    question.prompt, question.max_new_tokens, functools.partial(_whole, question.score)
+                )
+                for question in example.questions
+            ],
+        )
+
+
+def _same(wanted: str, text: str) -> bool:
+    return _plain(text) == _plain(wanted)
+
+
+def _whole(score: Callable[[str], tuple[int, int]], text: str) -> bool:
+    right, of = score(text)
+    return right == of
+
+
+def _plain(text: str) -> str:
+    return text.strip().removesuffix(".").strip().casefold()

@@ -16,11 +16,11 @@ import tofc
 from tests.tofc.drafting.fakes import QUESTION, FlakyLink
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import Drafter
+from tofc.drafting.link import drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.pace import Pace
 from tofc.drafting.reader import Reader, readers
 from tofc.drafting.rounds import Exchange, MessageError, PartialAnswer, Round, checksum
 from tofc.drafting.states import StateRule, StateSender
-from tofc.drafting.tags import drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.language.blocks import CachedBlock
 from tofc.language.model import text_model
@@ -214,7 +214,7 @@ def test_tags_tell_weights_and_depths_apart_and_are_made_once(
     assert shared_tag(halved, 1) != shallow
     assert len({drafter_tag(edge, exit) for exit in ("e1", "e1-50", "e3")}) == 3
     with monkeypatch.context() as patch:
-        patch.setattr("tofc.drafting.tags.zlib.crc32", None)  # weights are not read again
+        patch.setattr("tofc.drafting.link.zlib.crc32", None)  # weights are not read again
         assert (shared_tag(edge, 1), shared_tag(edge, 3)) == (shallow, deep)
 
 

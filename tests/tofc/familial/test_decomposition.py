@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tofc.errors import UserError
+from tofc.familial.branches import LowRankLinear
 from tofc.familial.decomposition import (
     Covariance,
     Spectrum,
@@ -17,7 +18,6 @@ from tofc.familial.decomposition import (
     rank_for_ratio,
     share_ranks,
 )
-from tofc.familial.low_rank import LowRankLinear
 
 
 def correlated(count: int, width: int, seed: int, rank: int | None = None) -> Tensor:

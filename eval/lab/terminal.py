@@ -1,16 +1,20 @@
-"""What an evaluation prints: tables on standard output, and progress on standard error."""
+"""What commands of evaluations take and print: options, tables on standard output, progress beside them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from eval.lab.intervals import Estimate
+from tofc.cli.options import HELP_OPTIONS, HELP_STYLE
+from tofc.cli.report import print_json
 
 T = TypeVar("T")
 WIDTH = 170  # of what is no terminal
@@ -54,3 +58,35 @@ def track(steps: Iterable[T], total: int, what: str) -> Iterator[T]:
     """The steps one by one, with a bar."""
     with progress() as bar:
         yield from bar.track(steps, total=total, description=what)
+
+
+CheckpointOption = Annotated[
+    str, typer.Option("--checkpoint", metavar="NAME", help="A bundled name, a folder or a hub id.")
+]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, metavar="N", help="The first N scenes.")]
+SplitOption = Annotated[
+    Literal["test", "validation"], typer.Option("--split", metavar="SPLIT", help="Of the scenes.")
+]
+
+
+def evaluation(help: str) -> typer.Typer:
+    """The commands of one evaluation, which `tofc eval` and `python -m eval.NAME` run alike."""
+    return typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=HELP_STYLE,
+        context_settings={"help_option_names": HELP_OPTIONS},
+    )
+
+
+def print_summary(
+    summary: dict[str, Any], tables: Callable[[dict[str, Any]], Iterable[Table]], folder: Path, as_json: bool
+) -> None:
+    """What was found: one JSON object, or its tables and the folder that holds the rest."""
+    if as_json:
+        print_json(summary)
+        return
+    show(*tables(summary))
+    print(folder)
