@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from eval.lab.terminal import CheckpointOption, LimitOption, SplitOption, evaluation
+from tofc.cli.files import check_new
 from tofc.cli.options import DataOptions, data_options
 from tofc.cli.report import print_json, reports_user_errors
-from tofc.errors import UserError, needs_extra
+from tofc.errors import needs_extra
 
 if TYPE_CHECKING:
     import torch
@@ -193,8 +194,7 @@ def random_weights(
     """Write a family of random weights of the published 0.5B shape, to measure on."""
     from eval.familial.speed import HALF_BILLION, random_family
 
-    if folder.exists():
-        raise UserError(f"{folder} is there already; name a new folder")
+    check_new(folder)
     print(random_family(folder, HALF_BILLION, exits or [5, 11], _dtype("bfloat16")))
 
 

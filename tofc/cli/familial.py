@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tofc.cli.files import check_new
 from tofc.cli.options import HELP_STYLE, DataOptions, JsonOption, SourceArgument, data_options
 from tofc.cli.report import note, print_json, print_table, reports_user_errors, working
 from tofc.cli.training import report_folder
@@ -128,8 +129,7 @@ def import_(
     """Bring in a checkpoint of the Ruyi kind: exits with layers, norms and heads of their own."""
     from tofc.familial.ruyi import import_ruyi
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; name a new folder")
+    check_new(out)
     with working(f"reading {source}"):
         folder = import_ruyi(source, out)
     report_folder(folder, json_)

@@ -102,3 +102,9 @@ def run_folder(out: Path | None, name: str) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder")
     return folder
+
+
+def check_new(folder: Path) -> None:
+    """Raises UserError unless `folder` is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already; name a new folder")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from tofc.cli.files import run_folder
+from tofc.cli.files import check_new, run_folder
 from tofc.cli.options import ConfigArgument, JsonOption
 from tofc.cli.report import print_json, print_table, reports_user_errors, working
 from tofc.errors import UserError, needs_extra
@@ -173,8 +173,7 @@ def import_tower(
     json_: JsonOption = False,
 ) -> None:
     """Put a vision tower before a language model, as a base for `tofc train`; the projector is new."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; name a new folder")
+    check_new(out)
     with working("reading tower and language model"), needs_extra("train", "training needs"):
         from tofc.training.import_tower import TowerSource
         from tofc.training.import_tower import import_tower as write
