@@ -20,7 +20,6 @@ if __name__ == "__main__":
 
     sys.path.insert(0, str(Path(__file__).parents[2]))
     INSTRUMENTED = (
-        "serving.bodies",
         "serving.requests",
         "serving.schema",
         "network.messages",

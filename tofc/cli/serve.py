@@ -69,16 +69,16 @@ class ListenOptions:
     @property
     def keys(self) -> Keys:
         """Who may ask; UserError where anybody may who reaches this machine, and nobody said so."""
-        from tofc.serving.settings import VARIABLE, Keys
+        from tofc.serving.settings import KEYS_VARIABLE, Keys
 
         keys, listen = Keys.read(self.api_keys), self.listen
         if self.no_keys and len(keys):
             raise UserError(
-                f"--no-keys lets anybody ask: leave it out, or leave --api-keys and {VARIABLE} out"
+                f"--no-keys lets anybody ask: leave it out, or leave --api-keys and {KEYS_VARIABLE} out"
             )
         if not (len(keys) or self.no_keys or self.tls_clients or listen.is_loopback):
             raise UserError(
-                f"everybody who reaches {self.host} could ask: give --api-keys FILE, {VARIABLE} or "
+                f"everybody who reaches {self.host} could ask: give --api-keys FILE, {KEYS_VARIABLE} or "
                 "--tls-clients FILE; or say that this is meant with --no-keys"
             )
         return keys

@@ -20,8 +20,8 @@ import httpx
 
 from tofc import __version__
 from tofc.errors import EdgeUnreachable, PacketError, UserError
-from tofc.network.messages import refusal
 from tofc.network.proxy import proxy_for, unusable
+from tofc.network.refusal import refusal
 
 # Statuses with which the same request may succeed later.
 _AGAIN = (408, 429, 500, 502, 503, 504)

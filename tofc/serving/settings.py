@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tofc.errors import ConfigError, UserError
 
-VARIABLE = "TOFC_API_KEYS"
+KEYS_VARIABLE = "TOFC_API_KEYS"
 _SHORTEST = 16
 
 
@@ -48,11 +48,11 @@ class Keys:
         Raises UserError where either is there and holds no key.
         """
         if file is None:
-            given = os.environ.get(VARIABLE)
+            given = os.environ.get(KEYS_VARIABLE)
             entries = [entry.strip() for entry in (given or "").split(",") if entry.strip()]
             if given is not None and not entries:
                 raise UserError(
-                    f"{VARIABLE} is set and holds no API key; give keys separated by commas, or unset it"
+                    f"{KEYS_VARIABLE} is set and holds no API key; give keys separated by commas, or unset it"
                 )
             return cls(entries)
         try:
