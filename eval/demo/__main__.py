@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 import tofc
 from eval.demo.drawing import draw
 from eval.demo.measure import DemoPicture, PictureResult, demo_pictures, measure, steps
 from eval.demo.table import notes, print_picture, print_summary
 from eval.lab.figures import require_matplotlib
-from eval.lab.terminal import evaluation
+from eval.lab.terminal import evaluation, progress
 from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError, needs_extra
 from tofc.writing import write_json
@@ -37,31 +36,26 @@ def demo(
     pictures: Annotated[int | None, typer.Option(min=1, help="Stop after this many pictures.")] = None,
 ) -> None:
     """Answer bundled questions about pictures through the bitstream, and draw what happened."""
-    run(out, json_file, model, quality, pictures)
-
-
-def run(out: Path, json_file: Path | None, model: str, quality: int | None, limit: int | None) -> None:
-    """Measure, print, draw and write; see `demo` for the arguments."""
     # Before minutes of work, not after.
     require_matplotlib("demo")
     for folder in (out, *([json_file.parent] if json_file else [])):
         _make_folder(folder)
-    console, progress = Console(), _progress()
+    console = Console()
     if not console.is_terminal:
         console.width = 100  # a file or a pipe has no width of its own
-    with progress:
-        task = progress.add_task("opening the pictures", total=None)
-        chosen = demo_pictures()[:limit]
-        progress.update(task, description="loading the model")
+    with progress() as bar:
+        task = bar.add_task("opening the pictures", total=None)
+        chosen = demo_pictures()[:pictures]
+        bar.update(task, description="loading the model")
         device = tofc.Device.from_pretrained(model)
         edge = tofc.Edge.from_pretrained(model)
         quality = device.config.default_quality if quality is None else quality
         _warm_up(device, edge, chosen[0], quality)
-        progress.update(task, total=sum(map(steps, chosen)))
+        bar.update(task, total=sum(map(steps, chosen)))
         results: list[PictureResult] = []
         for picture in chosen:
-            progress.update(task, description=f"asking about {picture.name}")
-            results.append(measure(device, edge, picture, quality, lambda: progress.advance(task)))
+            bar.update(task, description=f"asking about {picture.name}")
+            results.append(measure(device, edge, picture, quality, lambda: bar.advance(task)))
     for result in results:
         print_picture(console, result)
     print_summary(console, results)
@@ -83,14 +77,6 @@ def _make_folder(folder: Path) -> None:
 def _warm_up(device: tofc.Device, edge: tofc.Edge, picture: DemoPicture, quality: int) -> None:
     """Go once through everything that is compiled or allocated on first use, so that times are of work."""
     edge.answer(device.encode(picture.image, quality=quality), next(iter(picture.questions)))
-
-
-def _progress() -> Progress:
-    # On standard error: standard output stays what a person reads, or another program.
-    return Progress(
-        TextColumn("{task.description:30}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-        console=Console(stderr=True), transient=True,
-    )  # fmt: skip
 
 
 def _title(results: list[PictureResult]) -> str:
