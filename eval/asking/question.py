@@ -5,7 +5,7 @@ Right or wrong is as MME and RealWorldQA have it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,24 +17,37 @@ T = TypeVar("T")
 class Draw:
     """Draws by a numpy generator's ``random()`` alone: fast, and the same in every numpy version."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._random = rng.random
+    def __init__(self, rng: np.random.Generator | _Blocks) -> None:
+        self.unit: Callable[[], float] = rng.random  # a float in [0, 1)
+
+    @classmethod
+    def seeded(cls, *entropy: int) -> Draw:
+        """Draws from a stream of its own: different `entropy` gives independent ones."""
+        return cls(_Blocks(entropy))
+
+    def between(self, low: float, high: float) -> float:
+        """A float in [low, high)."""
+        return low + (high - low) * self.unit()
+
+    def integer(self, low: int, high: int) -> int:
+        """A whole number from low to high, both included."""
+        return low + int(self.unit() * (high - low + 1))
 
     def chance(self, probability: float) -> bool:
         """True with the given probability."""
-        return self._random() < probability
+        return self.unit() < probability
 
     def below(self, limit: int) -> int:
         """A whole number in ``0 .. limit - 1``."""
-        return int(self._random() * limit)
+        return int(self.unit() * limit)
 
     def pick(self, items: Sequence[T]) -> T:
         """One of the items, uniformly."""
-        return items[int(self._random() * len(items))]
+        return items[int(self.unit() * len(items))]
 
     def weighted(self, items: Sequence[T], weights: Sequence[float]) -> T:
         """One of the items, in proportion to its weight."""
-        left = self._random() * sum(weights)
+        left = self.unit() * sum(weights)
         for item, weight in zip(items, weights, strict=True):
             left -= weight
             if left < 0:
@@ -45,9 +58,23 @@ class Draw:
         """The items in a random order (Fisher-Yates)."""
         result = list(items)
         for last in range(len(result) - 1, 0, -1):
-            other = int(self._random() * (last + 1))
+            other = int(self.unit() * (last + 1))
             result[last], result[other] = result[other], result[last]
         return result
+
+
+class _Blocks:
+    """Floats of one explicit PCG64, made 512 at a time and given from the last to the first."""
+
+    def __init__(self, entropy: Sequence[int]) -> None:
+        self._generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+        self._left: list[float] = []
+
+    def random(self) -> float:
+        """The next one."""
+        if not self._left:
+            self._left = self._generator.random(512).tolist()
+        return self._left.pop()
 
 
 FORMS = ("yes_no", "choice", "free", "describe")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eval.scenes.draws import Draws
+from eval.asking.question import Draw
 
 WIDTH = HEIGHT = 448
 KINDS: tuple[str, ...] = (
@@ -90,19 +90,19 @@ class Camera:
     camera: float
 
 
-def draw_colour(kind: str, draws: Draws) -> str | None:
+def draw_colour(kind: str, draws: Draw) -> str | None:
     """Draw a colour for a kind, never one of the held-out pairs; None for kinds that carry none."""
     if kind not in COLOURED:
         return None
     return draws.pick([colour for colour in COLOURS if (colour, kind) not in HELD_OUT])
 
 
-def draw_number(draws: Draws) -> str:
+def draw_number(draws: Draw) -> str:
     """Draw a number from 1 to 99 as text."""
     return str(draws.integer(1, 99))
 
 
-def draw_wishes(split: str, draws: Draws) -> list[Wish]:
+def draw_wishes(split: str, draws: Draw) -> list[Wish]:
     """Draw what the scene should show, the most important first; 2 to 7 wishes."""
     wishes: list[Wish] = []
     if split == "heldout":
@@ -128,7 +128,7 @@ def draw_wishes(split: str, draws: Draws) -> list[Wish]:
     return wishes
 
 
-def propose(wish: Wish, view: Camera, draws: Draws) -> Place:
+def propose(wish: Wish, view: Camera, draws: Draw) -> Place:
     """Draw one place for a wish; it may turn out to be in the way."""
     width, height, low, high = SIZES[wish.kind]
     flip = 1.0 if draws.chance(0.5) else -1.0
@@ -212,7 +212,7 @@ def fits(place: Place, others: list[Place]) -> bool:
     return hidden <= 0.4
 
 
-def arrange(wishes: list[Wish], view: Camera, draws: Draws) -> list[Place]:
+def arrange(wishes: list[Wish], view: Camera, draws: Draw) -> list[Place]:
     """Find a place for each wish, leaving out those for which none is found; sorted far to near."""
     places: list[Place] = []
     for wish in wishes:

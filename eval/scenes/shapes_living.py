@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eval.scenes.draws import Draws
+from eval.asking.question import Draw
 from eval.scenes.shapes import INK, RGB, Pen, shade
 from eval.scenes.textures import LEAF, WOOD
 
@@ -24,7 +24,7 @@ LEAVES: tuple[RGB, ...] = ((66.0, 112.0, 48.0), (84.0, 122.0, 52.0), (52.0, 96.0
 BARK: RGB = (98.0, 74.0, 54.0)
 
 
-def person(pen: Pen, clothes: RGB, draws: Draws) -> None:
+def person(pen: Pen, clothes: RGB, draws: Draw) -> None:
     """Draw somebody standing or walking in a coat, 0.8 wide and 1.8 tall."""
     skin, hair, legs = draws.pick(SKINS), draws.pick(HAIR), draws.pick(TROUSERS)
     stride = draws.between(0.04, 0.24)
@@ -63,7 +63,7 @@ def person(pen: Pen, clothes: RGB, draws: Draws) -> None:
     pen.ellipse(0.06, 1.66, 0.02, 0.025, INK)
 
 
-def dog(pen: Pen, draws: Draws) -> None:
+def dog(pen: Pen, draws: Draw) -> None:
     """Draw a dog from the side, 1.3 long and 0.9 tall."""
     fur = draws.pick(COATS)
     dark = shade(fur, 0.62)
@@ -82,7 +82,7 @@ def dog(pen: Pen, draws: Draws) -> None:
     pen.line(0.46, 0.66, 0.56, 0.6, 0.03, (178.0, 40.0, 40.0))
 
 
-def tree(pen: Pen, draws: Draws) -> None:
+def tree(pen: Pen, draws: Draw) -> None:
     """Draw a leafy tree or a fir, 2.4 wide and 3.8 tall."""
     leaf = draws.pick(LEAVES)
     texels = 40.0 / pen.scale

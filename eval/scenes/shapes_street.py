@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eval.scenes.draws import Draws
+from eval.asking.question import Draw
 from eval.scenes.shapes import CHALK, GLASS, INK, METAL, RGB, RUBBER, Pen, shade
 from eval.scenes.textures import BRICK, PANEL, WOOD
 
@@ -17,7 +17,7 @@ def wheel(pen: Pen, u: float, radius: float) -> None:
     pen.ellipse(u, radius, radius * 0.2, radius * 0.2, (70.0, 72.0, 76.0))
 
 
-def car(pen: Pen, paint: RGB, draws: Draws) -> None:
+def car(pen: Pen, paint: RGB, draws: Draw) -> None:
     """Draw a saloon or a hatchback, 3.6 long and 1.42 tall."""
     hatch = draws.chance(0.4)
     tail = ((-1.74, 0.9), (-1.5, 1.34)) if hatch else ((-1.72, 0.86), (-1.2, 0.92), (-0.78, 1.36))
@@ -42,7 +42,7 @@ def car(pen: Pen, paint: RGB, draws: Draws) -> None:
         wheel(pen, u, 0.34)
 
 
-def bus(pen: Pen, paint: RGB, draws: Draws, plated: bool) -> None:
+def bus(pen: Pen, paint: RGB, draws: Draw, plated: bool) -> None:
     """Draw a coach with a row of windows, 5.2 long and 2.5 tall; plated leaves the middle free."""
     pen.box(0.0, 1.4, 2.6, 1.08, paint, 0.2, lift=0.14)
     pen.box(0.0, 2.4, 2.3, 0.08, shade(paint, 0.75), 0.05)
@@ -72,7 +72,7 @@ def blend_light(paint: RGB) -> RGB:
     )
 
 
-def truck(pen: Pen, paint: RGB, draws: Draws) -> None:
+def truck(pen: Pen, paint: RGB, draws: Draw) -> None:
     """Draw a lorry: a tall ribbed box behind a lower cab, 4.6 long and 2.4 tall."""
     pen.box(-0.1, 0.5, 2.2, 0.12, (52.0, 54.0, 58.0))
     pen.box(
@@ -91,7 +91,7 @@ def truck(pen: Pen, paint: RGB, draws: Draws) -> None:
         wheel(pen, u, 0.42)
 
 
-def bicycle(pen: Pen, paint: RGB, draws: Draws) -> None:
+def bicycle(pen: Pen, paint: RGB, draws: Draw) -> None:
     """Draw a bicycle, 1.9 long and 1.2 tall."""
     for u in (-0.56, 0.56):
         pen.ellipse(u, 0.39, 0.39, 0.39, RUBBER, ring=0.036, side=0.0)
@@ -115,7 +115,7 @@ WOODS: tuple[RGB, ...] = ((112.0, 84.0, 62.0), (96.0, 88.0, 80.0))
 IRON: RGB = (58.0, 62.0, 66.0)
 
 
-def house(pen: Pen, walls: RGB, draws: Draws, plated: bool) -> None:
+def house(pen: Pen, walls: RGB, draws: Draw, plated: bool) -> None:
     """Draw a gabled brick house, 4.4 wide and 4.1 tall; plated leaves the right half of the wall free."""
     roof, wood = draws.pick(ROOFS), draws.pick(WOODS)
     brick = 42.0 / pen.scale
@@ -143,7 +143,7 @@ def house(pen: Pen, walls: RGB, draws: Draws, plated: bool) -> None:
     pen.box(0.0, 0.04, 1.97, 0.06, (110.0, 108.0, 104.0))
 
 
-def lamp(pen: Pen, draws: Draws) -> None:
+def lamp(pen: Pen, draws: Draw) -> None:
     """Draw a street lamp with one arm, 1.2 wide and 4.2 tall."""
     pen.box(0.0, 0.2, 0.17, 0.22, IRON, 0.04)
     pen.line(0.0, 0.2, 0.0, 3.95, 0.075, IRON, side=0.4)
@@ -154,7 +154,7 @@ def lamp(pen: Pen, draws: Draws) -> None:
     pen.box(0.0, 2.1, 0.1, 0.06, shade(IRON, 1.4))
 
 
-def bench(pen: Pen, paint: RGB, draws: Draws) -> None:
+def bench(pen: Pen, paint: RGB, draws: Draw) -> None:
     """Draw a slatted bench from the front, 2.1 wide and 1.05 tall."""
     for u in (-0.86, 0.86):
         pen.line(u, 0.05, u, 0.95, 0.05, IRON)
@@ -168,7 +168,7 @@ def bench(pen: Pen, paint: RGB, draws: Draws) -> None:
     pen.box(0.0, 0.36, 1.08, 0.04, shade(paint, 0.6), 0.02)
 
 
-def bin_(pen: Pen, paint: RGB, draws: Draws) -> None:
+def bin_(pen: Pen, paint: RGB, draws: Draw) -> None:
     """Draw a litter bin with a domed lid, 0.85 wide and 1.25 tall."""
     pen.polygon(((-0.31, 0.04), (-0.4, 0.94), (0.4, 0.94), (0.31, 0.04)), paint, lift=0.1, side=0.22)
     for u in (-0.2, 0.0, 0.2):
@@ -179,7 +179,7 @@ def bin_(pen: Pen, paint: RGB, draws: Draws) -> None:
     pen.box(0.0, 1.08, 0.2, 0.06, INK, 0.05)
 
 
-def hydrant(pen: Pen, draws: Draws) -> None:
+def hydrant(pen: Pen, draws: Draw) -> None:
     """Draw a fire hydrant with silver caps, 0.75 wide and 1.1 tall."""
     iron: RGB = (188.0, 44.0, 38.0)
     cap: RGB = (196.0, 196.0, 190.0)
@@ -196,7 +196,7 @@ def hydrant(pen: Pen, draws: Draws) -> None:
     pen.ellipse(0.0, 0.58, 0.06, 0.06, shade(cap, 0.6))
 
 
-def cone(pen: Pen, draws: Draws) -> None:
+def cone(pen: Pen, draws: Draw) -> None:
     """Draw an orange traffic cone with white bands, 0.85 wide and 1 tall."""
     rubber: RGB = (244.0, 104.0, 22.0)
     pen.box(0.0, 0.05, 0.42, 0.06, shade(rubber, 0.8), 0.02)

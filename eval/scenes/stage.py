@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.scenes.draws import Draws
+from eval.asking.question import Draw
 from eval.scenes.layout import HEIGHT, WIDTH, Camera
 from eval.scenes.render import cast_shadow, contact_shadow, paint
 from eval.scenes.render_ground import SURFACES, expose, ground, sky, soften
@@ -90,7 +90,7 @@ def _array(rgb: RGB) -> NDArray[np.float64]:
     return np.array(rgb, dtype=np.float64)
 
 
-def _bands(name: str, horizon: int, draws: Draws) -> tuple[list[int], list[str], int]:
+def _bands(name: str, horizon: int, draws: Draw) -> tuple[list[int], list[str], int]:
     """Draw the bands of ground from the horizon down: edges, surfaces, and the row of a lane line or -1."""
     if name == "road":
         first = horizon + draws.integer(30, 60)
@@ -106,7 +106,7 @@ def _bands(name: str, horizon: int, draws: Draws) -> tuple[list[int], list[str],
 
 
 def _shadows(
-    light: Light, sun: float, view: Camera, pens: list[Pen], outlines: list[Silhouette], draws: Draws
+    light: Light, sun: float, view: Camera, pens: list[Pen], outlines: list[Silhouette], draws: Draw
 ) -> NDArray[np.float32]:
     shadow = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
     shear, squash = draws.between(0.25, 0.9), draws.pick((-1.0, 1.0)) * draws.between(0.12, 0.3)
@@ -127,7 +127,7 @@ def paint_scene(
     view: Camera,
     pens: list[Pen],
     outlines: list[Silhouette],
-    draws: Draws,
+    draws: Draw,
 ) -> NDArray[np.uint8]:
     """Paint backdrop, shadows and objects (far to near) and photograph them.
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.asking.question import Draw
 from eval.scenes import shapes_living, shapes_street
-from eval.scenes.draws import Draws
 from eval.scenes.layout import (
     COLOURED,
     COLOURS,
@@ -48,7 +48,7 @@ _PLAIN = {
 }
 
 
-def draw_thing(pen: Pen, place: Place, paint: RGB, draws: Draws) -> None:
+def draw_thing(pen: Pen, place: Place, paint: RGB, draws: Draw) -> None:
     """Draw the object of a place, its text included; `paint` is unused by kinds without a colour."""
     wish = place.wish
     if wish.kind == "sign":
@@ -81,7 +81,7 @@ COLOUR_RGB: dict[str, RGB] = {
 SPREAD: dict[str, float] = {"red": 8.0, "orange": 6.0, "white": 5.0, "black": 8.0, "yellow": 8.0}
 
 
-def paint_of(colour: str, draws: Draws) -> RGB:
+def paint_of(colour: str, draws: Draw) -> RGB:
     """Draw one example of a named colour, float RGB from 0 to 255."""
     red, green, blue = COLOUR_RGB[colour]
     spread = SPREAD.get(colour, 14.0)
@@ -157,7 +157,7 @@ def make_scene(split: str, index: int) -> tuple[Scene, NDArray[np.uint8], NDArra
         raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
     if index < 0:
         raise ValueError(f"scene index {index} is negative; indices count from 0")
-    draws = Draws((_STREAM, SPLITS.index(split), index))
+    draws = Draw.seeded(_STREAM, SPLITS.index(split), index)
     while True:
         light, ground = draws.pick(LIGHTS), draws.pick(GROUNDS)
         view = Camera(draws.integer(140, 180), draws.between(3.05, 3.25))
@@ -173,7 +173,7 @@ def make_scene(split: str, index: int) -> tuple[Scene, NDArray[np.uint8], NDArra
     return Scene(split, index, WIDTH, HEIGHT, light.name, ground, things), image, owner
 
 
-def _pen(place: Place, sun: float, draws: Draws) -> Pen:
+def _pen(place: Place, sun: float, draws: Draw) -> Pen:
     pen = Pen(place.x, place.base, place.scale, place.flip, sun, float(draws.integer(0, 511)))
     colour = place.wish.colour
     draw_thing(pen, place, paint_of(colour, draws) if colour else (0.0, 0.0, 0.0), draws)

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from eval.scenes.draws import Draws
+from eval.asking.question import Draw
 from eval.scenes.render import COLUMNS, cast_shadow, paint, silhouette
 from eval.scenes.render_ground import expose, soften
 from eval.scenes.shapes import STROKES, Pen, segments
@@ -132,15 +132,15 @@ def test_textures_are_steady_and_bounded() -> None:
 
 
 def test_draws_cover_their_ranges_and_repeat() -> None:
-    draws, again = Draws((1, 2)), Draws((1, 2))
+    draws, again = Draw.seeded(1, 2), Draw.seeded(1, 2)
     numbers = [draws.integer(2, 5) for _ in range(2000)]
     assert set(numbers) == {2, 3, 4, 5}
     assert numbers == [again.integer(2, 5) for _ in range(2000)]
-    assert Draws((1, 3)).unit() != Draws((1, 2)).unit()
+    assert Draw.seeded(1, 3).unit() != Draw.seeded(1, 2).unit()
 
 
 def test_examples_of_a_colour_stay_nearest_to_its_name() -> None:
-    draws = Draws((4,))
+    draws = Draw.seeded(4)
     centres = np.array([COLOUR_RGB[colour] for colour in COLOURS])
     for number, colour in enumerate(COLOURS):
         for _ in range(200):
