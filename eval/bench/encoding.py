@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 
 from encoders import dpc_knn, merge_tokens
 from eval.latency.assemble import random_encoder, untrained_codec
+from eval.latency.stages import processor_seconds
 from tofc.config import load_yaml
 from tofc.training.estimate import base_shape
 from tofc.training.settings import TrainConfig
@@ -59,15 +58,9 @@ def _measure() -> list[dict[str, float]]:
     rounds = []
     for _ in range(1 + _ROUNDS):
         taken = {
-            "tower": _seconds(lambda: encoder(pixels)),
-            "merging": _seconds(lambda: merge_tokens(features, dpc_knn(features, _TOKENS))),
-            "coding": _seconds(lambda: codec.encode(merged, _QUALITY)),
+            "tower": processor_seconds(lambda: encoder(pixels)),
+            "merging": processor_seconds(lambda: merge_tokens(features, dpc_knn(features, _TOKENS))),
+            "coding": processor_seconds(lambda: codec.encode(merged, _QUALITY)),
         }
         rounds.append(taken)
     return rounds[1:]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    begin = time.process_time()
-    call()
-    return time.process_time() - begin

@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from encoders import dpc_knn, merge_tokens
 from eval.asking.answering import PipelineAnswerer
 from eval.lab.intervals import Estimate, resamples
 from eval.latency.assemble import random_encoder, untrained_codec
+from eval.latency.stages import processor_seconds
 from eval.photos.benchmark import Benchmark
 from eval.photos.data import open_photo, score
 from eval.photos.records import benchmark_photos, photographs_folder
@@ -115,7 +115,7 @@ def _times(files: dict[str, Path], codec: Any) -> dict[str, Any]:
         for name, session in sessions.items()
     }
     calls["merging and coding"] = after
-    rounds = [{name: _seconds(call) for name, call in calls.items()} for _ in range(1 + _ROUNDS)][1:]
+    rounds = [{name: processor_seconds(call) for name, call in calls.items()} for _ in range(1 + _ROUNDS)][1:]
     seconds = {name: statistics.median(one[name] for one in rounds) for name in calls}
     return {
         **{f"{name}: seconds a tile": value for name, value in seconds.items()},
@@ -175,9 +175,3 @@ def _process(what: str, tower: Path, file: Path, precision: str, tiles: int = 1)
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    begin = time.process_time()
-    call()
-    return time.process_time() - begin

@@ -54,10 +54,11 @@ class Clock:
 
 
 def _sampler(runs_on: torch.device) -> Callable[[Callable[[], object]], float]:
-    return _between_events if runs_on.type == "cuda" else _of_the_processor
+    return _between_events if runs_on.type == "cuda" else processor_seconds
 
 
-def _of_the_processor(call: Callable[[], object]) -> float:
+def processor_seconds(call: Callable[[], object]) -> float:
+    """Seconds of this process's processor time that a call takes."""
     begin = time.process_time()
     call()
     return time.process_time() - begin
