@@ -18,8 +18,7 @@ from eval.drafting.config import ModelShape
 from eval.drafting.counted import counts_of
 from eval.latency.config import Rates
 from eval.latency.count import Work
-from eval.serving.process import Server, running_server
-from eval.serving.questions import DESCRIBE, LoadQuestion, questions
+from eval.serving.process import DESCRIBE, LoadQuestion, Server, questions, running_server
 from tofc import RemoteEdge
 from tofc.errors import UserError
 
