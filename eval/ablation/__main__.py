@@ -94,7 +94,7 @@ def mergings(
     with Console(stderr=True).status("merging, coding and answering"):
         results = list(bench.results(split, pictures, tokens or [9, 16, 25, 36, 64], quality or [5]))
     tables, told = report(results, f"{checkpoint}, {pictures} pictures")
-    show(*tables)
+    show(*tables, pictures=pictures)
     print_json(told)
 
 

@@ -94,7 +94,7 @@ def _measure(agents: Agents, settings: AgentsEvalConfig, limit: int | None, fold
             store.write(name, Measurement(agents, [data[number] for number in part]).run(numbers))
     best, found = analyse(read_table(store.merge(names), AgentsRow), [card.name for card in config.agents])
     title = f"{settings.name}: {parts[-1].stop} pictures ({data.name})"
-    show(accuracy_table(found, best, title))
+    show(accuracy_table(found, best, title), pictures=parts[-1].stop)
     print_json({"title": title, "best_agent": best, "systems": [asdict(one) for one in found]})
 
 

@@ -97,7 +97,7 @@ def accuracy(
     results = analyse(read_table(rows, ExitRow))
     sent = "uncoded" if level is None else f"quality {level}"
     title = f"{options.checkpoint}: {limit} pictures ({asked.name}), {sent}"
-    show(accuracy_table(results, chosen, title))
+    show(accuracy_table(results, chosen, title), pictures=limit)
     print(draw(results, chosen, title, out / "figure9.png"))
     print_json({"title": title, "results": [asdict(result) for result in results]})
 

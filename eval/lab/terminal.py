@@ -18,6 +18,7 @@ from tofc.cli.report import print_json
 
 T = TypeVar("T")
 WIDTH = 170  # of what is no terminal
+FEW_PICTURES = 50
 
 
 def table(title: str, labels: Sequence[str], figures: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -30,6 +31,13 @@ def table(title: str, labels: Sequence[str], figures: Sequence[str], rows: Itera
     return made
 
 
+def remark_of_few(pictures: int) -> str:
+    """What is to be said of figures from so many pictures; nothing where these are enough."""
+    if pictures >= FEW_PICTURES:
+        return ""
+    return f"{pictures} pictures are few: figures of less than {FEW_PICTURES} may change a lot"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share in percent, without the sign."""
     return f"{100 * share:.{digits}f}"
@@ -40,11 +48,16 @@ def interval(found: Estimate) -> str:
     return f"{percent(found.low)} to {percent(found.high)}"
 
 
-def show(*tables: Table) -> None:
-    """Prints tables on standard output, whole even where that is no terminal."""
+def show(*tables: Table, pictures: int = FEW_PICTURES) -> None:
+    """Prints tables on standard output, whole even where that is no terminal.
+
+    pictures: how many their figures come from; few ones are remarked on.
+    """
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH)
     for one in tables:
         console.print(one)
+    if few := remark_of_few(pictures):
+        console.print(few)
 
 
 def progress(console: Console | None = None) -> Progress:

@@ -14,7 +14,7 @@ from rich.table import Table
 from eval.asking.answering import PICTURES_AT_ONCE, Answerer
 from eval.asking.question import Question, yes_or_no
 from eval.lab.intervals import Estimate, resamples
-from eval.lab.terminal import interval, percent, table
+from eval.lab.terminal import FEW_PICTURES, interval, percent, remark_of_few, table
 from eval.photos.benchmark import KINDS, WAYS, Benchmark
 from eval.photos.data import Commonest, open_photo, picture_name, score
 
@@ -125,7 +125,8 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One line: of `questions`, what share is right with its interval, and what is right without a picture.
+    """One line: of `questions` about `pictures`, what share is right with its interval, and what is right
+    without a picture.
 
     `held_out` is the share in wordings that training never used and `difference` to the trained ones, both
     over the same questions; `f1` is that of yes, `yes` the share of answers that say it. None where there is
@@ -134,6 +135,7 @@ class Line:
 
     name: str
     questions: int
+    pictures: int
     accuracy: Estimate
     blind: float
     commonest: float | None
@@ -184,6 +186,7 @@ def _line(
     line: dict[str, Any] = {
         "name": name,
         "questions": len(trained),
+        "pictures": len({row.picture for row in trained}),
         "accuracy": Estimate.of(accuracy),
         "blind": sum(row.blind_recalled if recall else row.blind_right for row in trained) / max(blind_of, 1),
         "commonest": None if rows[0].form == "describe" else sum(r.commonest for r in trained) / len(trained),
@@ -213,7 +216,10 @@ def as_table(title: str, lines: Sequence[Line]) -> Table:
     """The lines as people read them, in percent."""
     figures = ("questions", "right", "95 % interval", "grey picture", "commonest",
                "new wordings", "difference", "F1", "says yes")  # fmt: skip
-    return table(title, ("",), figures, map(_cells, lines))
+    made = table(title, ("",), figures, map(_cells, lines))
+    if any(remark_of_few(line.pictures) for line in lines):
+        made.caption = f"(few): about less than {FEW_PICTURES} pictures, figures may change a lot"
+    return made
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -223,7 +229,7 @@ def _cells(line: Line) -> tuple[str, ...]:
     difference = line.difference
     return (
         line.name,
-        str(line.questions),
+        f"{line.questions}{' (few)' if remark_of_few(line.pictures) else ''}",
         percent(line.accuracy.value),
         interval(line.accuracy),
         percent(line.blind),

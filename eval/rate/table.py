@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.lab.intervals import NOT_REACHED
-from eval.lab.terminal import table
+from eval.lab.terminal import remark_of_few, table
 from eval.rate.analysis import FULL, TARGETS
 from eval.rate.points import LABELS
 
@@ -22,13 +22,10 @@ def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
         yield _beside(summary)
 
 
-FEW_PICTURES = 50
-
-
 def remarks(summary: Mapping[str, Any]) -> Iterator[str]:
     """Why figures are missing from the tables, a line each, and what an infinite bound means."""
-    if summary["pictures"] < FEW_PICTURES:
-        yield f"{summary['pictures']} pictures are few: figures of less than {FEW_PICTURES} may change a lot"
+    if few := remark_of_few(summary["pictures"]):
+        yield few
     yield "intervals are bootstrap 95 %; ∞: not reached with pictures drawn like this, -∞: not by TOFC"
     for name, found in summary["systems"].items():
         for what, figure in _figures(found):

@@ -112,7 +112,7 @@ def accuracy(
         "bytes_per_picture": sum(sizes) / len(sizes) if sizes else None,
         **summary(scored, heldout),
     }
-    show_tables(accuracy_table(result))
+    show_tables(accuracy_table(result), pictures=limit)
     scores = ", ".join(f"{name} {value:.1f}" for name, value in result["mme"].items())
     print(f"MME score (0 to 200): {scores}")
     if result["held_out"]:

@@ -15,6 +15,7 @@ from eval.asking.answering import PipelineAnswerer
 from eval.asking.export import MME, PARQUET, REAL_WORLD_QA
 from eval.asking.question import Question
 from eval.lab.rows import read_rows
+from eval.lab.terminal import FEW_PICTURES
 from eval.photos import __main__ as command_line
 from eval.photos.accuracy import BLANK, PhotoAnswer
 from eval.photos.benchmark import WAYS, Benchmark, existence_plan
@@ -166,6 +167,9 @@ def test_the_accuracy_command_reports_both_wordings_and_the_blind_beside(
     assert lines["people's own"]["questions"] == 5
     assert lines["people's own"]["commonest"] == pytest.approx(0.8)
     assert lines["list, recall"]["blind"] == 0
+    assert lines["people's own"]["pictures"] < FEW_PICTURES <= existence["pictures"]
+    assert "5 (few)" in printed
+    assert f"{existence['questions']} (few)" not in printed
     rows = read_rows(every, PhotoAnswer)
     assert sum(row.kind == "existence" and not row.held_out for row in rows) == existence["questions"]
 

@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from eval.lab.rows import write_rows
+from eval.lab.terminal import FEW_PICTURES
 from eval.rate.analysis import FULL, MOST, analyse
 from eval.rate.config import RateConfig, Systems
 from eval.rate.points import AnswerRow, RatePoint
@@ -110,6 +111,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict, list[dict
     pyarrow.csv.write_csv(pyarrow.parquet.read_table(file), text)
     rows = list(csv.DictReader(io.StringIO(text.getvalue().decode())))
     return page(summary, [], {"seed": "5"}), summary, rows
+
+
+def test_few_pictures_are_marked(made: tuple[str, dict, list[dict]]) -> None:
+    text, summary, _ = made
+    assert f'class="few">{PICTURES} pictures are few' in text
+    assert 'class="few"' not in page(summary | {"pictures": FEW_PICTURES}, [], {"seed": "5"})
 
 
 def sums(rows: list[dict], key: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

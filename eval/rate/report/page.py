@@ -17,6 +17,7 @@ from eval.lab.figures import BLACK
 from eval.lab.intervals import NotComputable
 from eval.lab.report import Notes, json_of
 from eval.lab.rows import NOTE, ROWS
+from eval.lab.terminal import remark_of_few
 from eval.rate.config import RateConfig
 from eval.rate.data import Data
 from eval.rate.figure import FORM_TITLES, STYLES
@@ -52,6 +53,7 @@ def page(summary: Mapping[str, Any], gallery: Sequence[Card], origin: Mapping[st
         "title": html.escape(f"{summary['name']}: accuracy against bytes"),
         "colours": " ".join(colours),
         "num_pictures": summary["pictures"],
+        "few": f'<p class="few">{few}</p>' if (few := remark_of_few(summary["pictures"])) else "",
         "num_points": len(summary["points"]),
         "data": html.escape(summary["data"]),
         "checkpoint": html.escape(summary["checkpoint"]),
