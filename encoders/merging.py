@@ -1,6 +1,7 @@
 """Token merging: clusters of feature tokens by density peaks (DPC-KNN) or blocks, then averages within them.
 
-numpy and numba alone on arrays; tensors are welcome and come back as tensors, by way of `merging_torch`.
+numpy alone on arrays, and numba where density peaks are searched for; tensors are welcome and come back as
+tensors, by way of `merging_torch`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from encoders import merging_blocks, merging_peaks
 from encoders.merging_blocks import Parts
-from encoders.merging_search import MAX_WIDTH, sum_by_cluster
+from encoders.merging_peaks import MAX_WIDTH
 
 __all__ = ["Clusters", "block_clusters", "cluster_tokens", "dpc_knn", "merge_tokens"]
 
@@ -121,11 +122,22 @@ def merge_tokens(features: Any, clusters: Clusters) -> tuple[Any, Any]:
 
         return merging_torch.merge(features, assignment, centers)
     features = merging_peaks.as_points(features)
-    sums = np.zeros((*centers.shape, features.shape[2]), dtype=features.dtype)  # [B, K, C]
+    merged = np.zeros((*centers.shape, features.shape[2]), dtype=features.dtype)  # [B, K, C]
     counts = np.zeros(centers.shape, dtype=np.int64)
-    for values, cluster, total, count in zip(features, assignment, sums, counts, strict=True):
-        sum_by_cluster(values, cluster, total, count)
-    return sums / np.maximum(counts, 1)[..., None].astype(sums.dtype), counts
+    for values, cluster, total, count in zip(features, assignment, merged, counts, strict=True):
+        _sum_by_cluster(values, cluster, total, count)
+    merged /= np.maximum(counts, 1)[..., None].astype(merged.dtype)
+    return merged, counts
+
+
+def _sum_by_cluster(features: Array, assignment: Array, sums: Array, counts: Array) -> None:
+    """Fill sums [K, C] and counts [K]; tokens of a cluster are added in order, which sums of floats show."""
+    tokens = np.argsort(assignment, kind="stable")[np.count_nonzero(assignment < 0) :]  # by cluster
+    counts[:] = np.bincount(assignment[tokens], minlength=len(counts))
+    first = np.cumsum(counts) - counts
+    for nth in range(counts.max()):
+        larger = np.flatnonzero(counts > nth)
+        sums[larger] += features[tokens[first[larger] + nth]]
 
 
 def _check_arguments(features: Any, num_clusters: int, k: int, mask: Any, grid: Parts | None) -> None:

@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 
 from encoders import merging_blocks
 from encoders.merging_blocks import Parts
-from encoders.merging_search import ScreenedSearch
 
 Array = NDArray[Any]
+
+MAX_WIDTH = 1 << 15  # more channels would make the bounds of `merging_search` loose
 
 
 def cluster(
     features: Array, num_clusters: int, k: int, mask: Array, grid: Parts | None
 ) -> tuple[Array, Array]:
     """`encoders.dpc_knn` of arrays, with checked arguments: assignment and centres."""
+    from encoders.merging_search import ScreenedSearch  # here, because numba takes half a second to import
+
     features = as_points(features)
     high, low = _range(features, mask)
 

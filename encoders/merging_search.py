@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-MAX_WIDTH = 1 << 15  # more channels would make the bounds loose
 _MAX_PRODUCTS = 1 << 25  # float32: 128 MiB; more are computed block by block of rows, and again when needed
 
 
@@ -237,14 +236,3 @@ def _nearest_among(points: Array, centers: Array, among: Array, places: Array) -
                 distance = _squared_distance(points[token], points[centers[place]])
                 if distance < smallest:
                     smallest, places[token] = distance, place
-
-
-@compiled()
-def sum_by_cluster(features: Array, assignment: Array, sums: Array, counts: Array) -> None:
-    """Add each token of features [N, C] to its cluster's row of sums [K, C], in order; counts, int64 [K]."""
-    for token in range(len(features)):
-        cluster = assignment[token]
-        if cluster >= 0:
-            counts[cluster] += 1
-            for channel in range(features.shape[1]):
-                sums[cluster, channel] += features[token, channel]

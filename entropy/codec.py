@@ -24,11 +24,11 @@ from entropy.errors import StreamError
 from entropy.integer import IntegerNetwork
 from entropy.parameters import CodecParameters
 from entropy.reference import read_payload
-from entropy.stream import MAX_TOKENS, Head, ScaleNetworks, Symbols, TokenStream
+from entropy.stream import MAX_TOKENS, Head, ScaleNetworks, Symbols, TokenStream, as_symbols
 
 INPUT_STEPS = 256  # integer networks see compressed coefficients in steps of 1/256 ...
 INPUT_LIMIT = 32767  # ... up to 128
-INTERPRETED_SYMBOLS = 1 << 16  # that a process reads before numba is loaded, in some 2 microseconds each
+INTERPRETED_SYMBOLS = 1 << 18  # that a process codes before numba is loaded, in a microsecond each
 MEAN_STEPS = 256  # means are multiples of 1/256 of a quantisation step
 
 
@@ -71,7 +71,7 @@ class FeatureCodec(CodecParameters):
         if len(values) == 0:
             return bytes(head), np.zeros(0, dtype=np.int64)
         symbols, _ = self._analyse(values[head.order], level)
-        stream, ends = self._stream.encode(symbols, head)
+        stream, ends = self._stream.encode(symbols, head, kernels=self._count(head.num_tokens))
         return bytes(head) + stream, ends
 
     def decode(self, payload: bytes) -> NDArray[np.float32]:
@@ -189,33 +189,29 @@ class FeatureCodec(CodecParameters):
         if head.num_tokens == 0:
             nothing, _ = self._analyse(np.zeros((0, self.width)), head.level)
             return nothing, head, np.zeros(0, dtype=np.int64)
-        if self._is_interpreted(head):
+        if not self._count(head.num_tokens):
             try:
-                return self._interpreted(payload, head)
+                return as_symbols(read_payload(payload, self), head)
             except StreamError:  # the compiled reader says more about it
                 pass
         symbols, ends = self._stream.decode(stream, head)
         return symbols, head, ends
 
-    def _is_interpreted(self, head: Head) -> bool:
-        """Whether to read without numba: what it takes to load pays only where something else has loaded it
-        already, or where much is read."""
-        if "entropy.kernels" in sys.modules:
-            return False
-        num_symbols = self.__dict__.get("_num_interpreted", 0) + head.num_tokens * self.width
-        self.__dict__["_num_interpreted"] = num_symbols
-        return num_symbols <= INTERPRETED_SYMBOLS
+    def takes_kernels(self, num_tokens: int) -> bool:
+        """Whether the next so many tokens are coded by compiled kernels: loading numba pays only where
+        something else has done so already, or where much is coded."""
+        return "entropy.kernels" in sys.modules or self._interpreted_with(num_tokens) > INTERPRETED_SYMBOLS
 
-    def _interpreted(self, payload: bytes, head: Head) -> tuple[Symbols, Head, NDArray[np.int64]]:
-        tokens = read_payload(payload, self)
-        experts = np.array([token.expert for token in tokens], dtype=np.int32)
-        hyper, residual = (
-            np.array([getattr(token, name) for token in tokens], dtype=np.int32).reshape(len(tokens), -1)
-            for name in ("hyper", "residual")
-        )
-        scales = np.array([token.scales for token in tokens], dtype=np.uint16)
-        ends = np.array([token.end for token in tokens], dtype=np.int64)
-        return Symbols(experts, hyper, residual, scales), head, ends
+    def _count(self, num_tokens: int) -> bool:
+        """`takes_kernels` of tokens that are coded now."""
+        kernels = self.takes_kernels(num_tokens)
+        if not kernels:
+            self.__dict__["_num_interpreted"] = self._interpreted_with(num_tokens)
+        return kernels
+
+    def _interpreted_with(self, num_tokens: int) -> int:
+        """Symbols coded without kernels so far, and those of so many more tokens."""
+        return int(self.__dict__.get("_num_interpreted", 0)) + num_tokens * self.width
 
     # -- checks ------------------------------------------------------------------------------------------
 

@@ -1,22 +1,23 @@
-"""The payload's decoder as a specification: slow, plain Python integers, one symbol after the other.
+"""The payload's coder as a specification: slow, plain Python integers, one symbol after the other.
 
-`rans.Decoder` and the compiled decoder must read the same symbols, or refuse, on any bytes; docs/bitstream.md
-says the same in words, and a port to another language can start from here. A process that reads a packet or
-two is faster with this one, which needs no numba.
+`rans` and the compiled coder must write the same bytes, and read the same symbols, or refuse, on any bytes;
+docs/bitstream.md says the same in words, and a port to another language can start from here. A process that
+codes some packets is faster with this one, which needs no numba.
 """
 
 from __future__ import annotations
 
-import functools
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from entropy.errors import StreamError
 from entropy.integer import IntegerNetwork
+from entropy.tables import RansTables
 
 if TYPE_CHECKING:
     from entropy.codec import FeatureCodec
@@ -107,6 +108,41 @@ class ReferenceDecoder:
             raise StreamError("the stream ends before its last symbol")
 
 
+def encode_rows(
+    symbols: Sequence[Sequence[int]],
+    indices: Sequence[Sequence[int]],
+    frequencies: Sequence[Sequence[int]],
+    minimum: Sequence[int],
+) -> tuple[bytes, list[int]]:
+    """Encode rows of symbols, the last one first; also the bytes up to each row's end."""
+    starts: dict[int, list[int]] = {}
+    backwards, state, after = bytearray(), 2**8, []  # after: bytes behind each row's end, last row first
+    for row, tables in zip(reversed(symbols), reversed(indices), strict=True):
+        after.append(len(backwards))
+        for symbol, table in zip(reversed(row), reversed(tables), strict=True):
+            if table not in starts:
+                starts[table] = [0, *accumulate(frequencies[table])]
+            place, escape = symbol - minimum[table], len(frequencies[table]) - 1
+            if not 0 <= place < escape:
+                rest = 2 * (place - escape) + 1 if place >= 0 else -2 * place
+                for bit in reversed("0" * (rest.bit_length() - 1) + f"{rest:b}"):
+                    state = _push(state, 32768 * int(bit), 32768, backwards)
+                place = escape
+            state = _push(state, starts[table][place], frequencies[table][place], backwards)
+    while state > 0:  # as few bytes as hold it
+        backwards.append(state % 256)
+        state //= 256
+    return bytes(reversed(backwards)), [len(backwards) - behind for behind in reversed(after)]
+
+
+def _push(state: int, start: int, frequency: int, backwards: bytearray) -> int:
+    """The state with one more symbol; bytes that it has no room for leave it."""
+    while state >= 32768 * frequency:
+        backwards.append(state % 256)
+        state //= 256
+    return state // frequency * 65536 + state % frequency + start
+
+
 def decode(
     data: bytes, indices: Sequence[int], frequencies: Sequence[Sequence[int]], minimum: Sequence[int]
 ) -> list[int]:
@@ -125,6 +161,14 @@ class SymbolsOfToken(NamedTuple):
     residual: list[int]
     scales: list[int]
     end: int
+
+
+def write_stream(
+    symbols: NDArray[np.int32], indices: NDArray[np.uint16], tables: RansTables
+) -> tuple[bytes, NDArray[np.int64]]:
+    """The stream of tokens' symbols [K, S] under their tables, and the bytes up to each token's end."""
+    stream, ends = encode_rows(symbols.tolist(), indices.tolist(), tables.rows, tables.minimum.tolist())
+    return stream, np.array(ends, dtype=np.int64)
 
 
 def read_payload(payload: bytes, codec: FeatureCodec) -> list[SymbolsOfToken]:
@@ -146,7 +190,7 @@ def read_payload(payload: bytes, codec: FeatureCodec) -> list[SymbolsOfToken]:
         if position < len(payload):
             raise StreamError("bytes after a stream of no tokens")
         return []
-    stream = ReferenceDecoder(payload[position:], _rows(codec), codec.tables.minimum.tolist(), is_cut)
+    stream = ReferenceDecoder(payload[position:], codec.tables.rows, codec.tables.minimum.tolist(), is_cut)
     places = read_order(num_tokens, leading)
     tokens: list[SymbolsOfToken] = []
     for number, place in enumerate(places):
@@ -211,14 +255,6 @@ def _run(network: IntegerNetwork, values: list[int], level: int) -> list[int]:
         shift = layer.shift.astype(np.int64)
         vector = np.clip((total * layer.multiplier + (1 << shift - 1)) >> shift, low, high)
     return vector.tolist()
-
-
-@functools.lru_cache(maxsize=1)
-def _rows(codec: FeatureCodec) -> list[list[int]]:
-    """The frequencies of each table."""
-    tables = codec.tables
-    ends = zip(tables.offsets[:-1], tables.offsets[1:], strict=True)
-    return [tables.frequencies[begin:end].tolist() for begin, end in ends]
 
 
 def _read_varint(data: bytes) -> tuple[int, int]:

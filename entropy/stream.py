@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from entropy.errors import StreamError
 from entropy.integer import IntegerNetwork
 from entropy.order import decode_places, encode_places, left_neighbours, stream_order
+from entropy.reference import SymbolsOfToken, write_stream
 from entropy.tables import NUM_SCALES, RansTables
 
 
@@ -179,13 +180,18 @@ class TokenStream:
         hyper = self._hyper_table(level) + experts[:, None] * self.num_hyper + np.arange(self.num_hyper)
         return (self._router_table(level) + before).astype(np.uint16), hyper.astype(np.uint16)
 
-    def encode(self, symbols: Symbols, head: Head) -> tuple[bytes, NDArray[np.int64]]:
-        """The stream of all tokens, and for each how many of its bytes go up to its end: int64 [K]."""
-        router, hyper = self.table_indices(symbols, head)
-        from entropy import rans  # here, because numba takes half a second to import
+    def encode(self, symbols: Symbols, head: Head, kernels: bool) -> tuple[bytes, NDArray[np.int64]]:
+        """The stream of all tokens, and for each how many of its bytes go up to its end: int64 [K].
 
+        kernels: whether the compiled coder writes it, or the specification.
+        """
+        router, hyper = self.table_indices(symbols, head)
         rows = np.concatenate([symbols.experts[:, None], symbols.hyper, symbols.residual], axis=1)
         indices = np.concatenate([router[:, None], hyper, symbols.scale_index], axis=1)
+        if not kernels:
+            return write_stream(rows, indices, self.tables)
+        from entropy import rans  # here, because numba takes half a second to import
+
         return rans.encode_rows(rows, indices, self.tables)
 
     def decode(self, stream: bytes, head: Head) -> tuple[Symbols, NDArray[np.int64]]:
@@ -222,3 +228,15 @@ class TokenStream:
 
     def _hyper_table(self, level: int) -> int:
         return NUM_SCALES + self.levels * (self.num_experts + 1) + level * self.num_experts * self.num_hyper
+
+
+def as_symbols(tokens: Sequence[SymbolsOfToken], head: Head) -> tuple[Symbols, Head, NDArray[np.int64]]:
+    """The tokens of a payload as the specification read them, its head, and where they end."""
+    hyper, residual = (
+        np.array([getattr(token, name) for token in tokens], dtype=np.int32).reshape(len(tokens), -1)
+        for name in ("hyper", "residual")
+    )
+    experts = np.array([token.expert for token in tokens], dtype=np.int32)
+    scales = np.array([token.scales for token in tokens], dtype=np.uint16)
+    ends = np.array([token.end for token in tokens], dtype=np.int64)
+    return Symbols(experts, hyper, residual, scales), head, ends

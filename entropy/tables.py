@@ -71,6 +71,12 @@ class RansTables:
         return np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
 
     @cached_property
+    def rows(self) -> list[list[int]]:
+        """The frequencies of each table, for plain Python."""
+        ends = zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        return [self.frequencies[begin:end].tolist() for begin, end in ends]
+
+    @cached_property
     def starts(self) -> NDArray[np.uint32]:
         """Sum of the frequencies before each symbol in its table: uint32 [sum(sizes)]."""
         before = np.cumsum(self.frequencies, dtype=np.int64) - self.frequencies

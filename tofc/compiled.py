@@ -1,13 +1,16 @@
-"""Compiled kernels on disk: a damaged file is compiled anew, and a full disk costs time, not answers."""
+"""Compiled kernels on disk: a damaged file is compiled anew, and a full disk costs time, not answers.
+
+This imports numba, and is imported where kernels are about to be used.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 from typing import Any
 
 from numba.core.caching import IndexDataCacheFile
@@ -50,21 +53,23 @@ class CheckedCacheFile(IndexDataCacheFile):
         return super()._load_data(name)  # which reads up to the checksum
 
 
-def is_compiled(kernel: Any) -> bool:
-    """Whether a kernel's machine code is on disk; where it can be nowhere, each process compiles anew."""
-    file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
-    return file is not None and Path(file._index_path).is_file()
+@cache
+def load_kernels(module: str, used: str) -> None:
+    """Imports the kernels of a module, which keep their machine code in checked files.
+
+    used: the one that is about to be used; where its code is not on disk, a line says that it is compiled.
+    """
+    kernels = vars(import_module(module))
+    files = {name: getattr(getattr(k, "_cache", None), "_cache_file", None) for name, k in kernels.items()}
+    for file in files.values():
+        if type(file) is IndexDataCacheFile:
+            file.__class__ = CheckedCacheFile
+    file = files[used]
+    is_on_disk = file is not None and Path(file._index_path).is_file()
+    if hasattr(kernels[used], "py_func") and not is_on_disk:  # which it has not without compilation
+        _log.warning("compiling %s, once after each installation: some seconds", module)
 
 
 @cache
 def _say_once(folder: str, reason: str) -> None:
     _log.warning("compiled code cannot be kept in %s (%s): each process compiles for itself", folder, reason)
-
-
-def check_caches(*modules: ModuleType) -> None:
-    """Lets the kernels of some modules keep their compiled code in checked files."""
-    for module in modules:
-        for kernel in vars(module).values():
-            file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
-            if type(file) is IndexDataCacheFile:
-                file.__class__ = CheckedCacheFile

@@ -64,6 +64,10 @@ def byte_sections(packet: Packet, codec: FeatureCodec | None) -> dict[str, int]:
 
     if codec is None:
         return packet.sections
+    if codec.takes_kernels(packet.num_tokens):
+        from tofc.compiled import load_kernels  # here, because numba takes half a second to import
+
+        load_kernels("entropy.kernels", "decode_tokens")
     try:
         return whole_bytes(packet.sections_with(codec))
     except StreamError as error:

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from encoders import merging_search
 from encoders.merging import cluster_tokens, merge_tokens
-from entropy import FeatureCodec, kernels
+from entropy import FeatureCodec
 from tofc.budget import BudgetSearch, default_ladder
 from tofc.clock import Stopwatch
-from tofc.compiled import check_caches
 from tofc.config import Checkpoint, CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError, is_installed, needs_edge
 from tofc.features import Features, as_array
@@ -31,7 +29,6 @@ from tofc.tiling import tile_layout
 if TYPE_CHECKING:
     import torch
 
-check_caches(merging_search, kernels)
 RUNTIMES = ("torch", "onnxruntime")
 
 
@@ -290,6 +287,8 @@ class Device:
                 f"tokens is {count}; this checkpoint spreads them over the picture and its tiles: give at "
                 f"least {len(parts)}"
             )
+        if merging.way != "blocks":
+            _load_kernels("encoders.merging_search", "_nearest_of_rows")
         clusters = cluster_tokens(tokens, count, merging.way, parts, k=merging.neighbours)
         merged, _ = merge_tokens(tokens, clusters)  # [1, K, C]
         merged = merged[0] if isinstance(merged, np.ndarray) else merged[0].cpu()
@@ -300,6 +299,8 @@ class Device:
         codec = self._require_codec()
         watch = Stopwatch()
         tokens = np.concatenate([as_array(p.tokens) for p in pictures])  # [sum K, C]
+        if codec.takes_kernels(len(tokens)):
+            _load_kernels("entropy.kernels", "encode")
         leading = _leading(pictures) if progressive and self.config.merging.way != "blocks" else ()
         try:
             payload, ends = codec.encode_with_ends(tokens, quality, leading)
@@ -352,6 +353,12 @@ def choose_runtime(runtime: str | None, asked: bool = False) -> str:
     if runtime is None:
         return "torch" if asked or is_installed("torch") else "onnxruntime"
     return runtime
+
+
+def _load_kernels(module: str, used: str) -> None:
+    from tofc.compiled import load_kernels  # here, because numba takes half a second to import
+
+    load_kernels(module, used)
 
 
 def _leading(pictures: Sequence[Features]) -> list[int]:

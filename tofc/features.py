@@ -147,6 +147,10 @@ def unpack(packet: Packet | bytes, codec: FeatureCodec | None, config: Any) -> l
                 f"which has {layout.num_tokens}"
             )
     watch = Stopwatch()
+    if codec.takes_kernels(packet.num_tokens):
+        from tofc.compiled import load_kernels  # here, because numba takes half a second to import
+
+        load_kernels("entropy.kernels", "decode_tokens")
     try:
         decoded = torch.from_numpy(codec.decode(packet.payload))  # [sum K, C]
     except StreamError as error:

@@ -7,6 +7,7 @@ import statistics
 
 import torch
 
+import entropy.kernels  # noqa: F401  once they are loaded, they alone code
 from encoders import dpc_knn, merge_tokens
 from eval.latency.assemble import random_encoder, untrained_codec
 from eval.latency.stages import processor_seconds

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+import entropy.kernels  # noqa: F401  once they are loaded, they alone code
 from encoders import dpc_knn, merge_tokens
 from eval.asking.answering import PipelineAnswerer
 from eval.lab.intervals import Estimate, resamples

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+import entropy.kernels  # noqa: F401  once they are loaded, they alone code
 import tofc
 from eval.baselines import ImageCodec, Jpeg, WebP
 from eval.latency.assemble import Assembled

@@ -145,7 +145,7 @@ def test_bounds_hold_for_every_pair() -> None:
     assert (distances - 4 * search._error * np.sqrt(np.outer(norms, norms)) <= fifth).sum(1).mean() < 6
 
 
-@pytest.mark.parametrize("width", [1, 2, 63, 1152, merging_search.MAX_WIDTH])
+@pytest.mark.parametrize("width", [1, 2, 63, 1152, merging_peaks.MAX_WIDTH])
 def test_distances_are_exact_at_the_extremes(width: int) -> None:
     """Opposite corners of the grid, as far as any tokens can be apart: no sum on the way overflows."""
     features = torch.tensor([-1.0, 1.0, 1.0])[:, None].mul(1 - 2**-20).expand(1, 3, width)

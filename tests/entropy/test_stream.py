@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 import runpy
 import subprocess
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from entropy import FeatureCodec, StreamError, reference
+from entropy import FeatureCodec, StreamError, kernels, reference
 from entropy.order import decode_places, encode_places, left_neighbours, stream_order
 from entropy.stream import Head, ScaleNetworks, cut
 
@@ -32,9 +33,13 @@ def golden_codec() -> FeatureCodec:
 
 
 @functools.cache
+def golden_features() -> np.ndarray:
+    return runpy.run_path(str(GOLDEN.parent / "make_golden.py"))["golden_features"]()
+
+
+@functools.cache
 def golden_payload(quality: int = 4, leading: tuple[int, ...] = ()) -> bytes:
-    values = runpy.run_path(str(GOLDEN.parent / "make_golden.py"))["golden_features"]()
-    return golden_codec().encode(values, quality, leading)
+    return golden_codec().encode(golden_features(), quality, leading)
 
 
 places = st.integers(1, 300).flatmap(
@@ -152,6 +157,7 @@ def test_impossible_leading_tokens(
 def outcomes(payload: bytes) -> tuple[object, object]:
     """What kernel and reference make of a payload: their tokens, or that they refuse it."""
     codec = golden_codec()
+    assert codec.takes_kernels(1), f"because {kernels.__name__} is imported"
     found: list[object] = []
     try:
         symbols, _, ends = codec._read(payload)
@@ -173,26 +179,28 @@ def test_the_reference_reads_what_the_codec_writes(leading: tuple[int, ...]) -> 
         assert fast == slow != StreamError
 
 
-def test_a_packet_or_two_are_read_without_numba(tmp_path: Path) -> None:
-    """And the features are the same; what reads much loads it."""
-    payload = golden_payload(5, (1, 5, 6))
-    expected = golden_codec().decode(payload)
-    (tmp_path / "payload").write_bytes(payload)
+def test_some_packets_are_coded_without_numba(tmp_path: Path) -> None:
+    """To the same bytes, ends of tokens and features; what codes much loads it."""
+    payload, values = golden_payload(5, (1, 5, 6)), golden_features()
+    np.save(tmp_path / "features.npy", values)
     script = (
         "import sys; import numpy as np; from entropy import FeatureCodec\n"
-        "codec, payload = FeatureCodec.load(sys.argv[1]), open(sys.argv[2], 'rb').read()\n"
-        "np.save(sys.argv[3], codec.decode(payload))\n"
+        "codec, values = FeatureCodec.load(sys.argv[1]), np.load('features.npy')\n"
+        "payload, ends = codec.encode_with_ends(values, 5, (1, 5, 6))\n"
+        "np.save('ends.npy', ends); np.save('decoded.npy', codec.decode(payload))\n"
         "first = sorted({'numba', 'scipy'} & set(sys.modules))\n"
         "for _ in range(10_000):\n"
         "    if 'numba' not in sys.modules: codec.decode(payload)\n"
-        "print(first, 'numba' in sys.modules)"
+        "print(payload.hex(), first, 'numba' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(GOLDEN), str(tmp_path / "payload"), str(tmp_path / "read.npy")],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", script, str(GOLDEN)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
-    assert done.stdout.strip() == "[] True", done.stderr
-    np.testing.assert_array_equal(np.load(tmp_path / "read.npy"), expected)
+    assert done.stdout.strip() == f"{payload.hex()} [] True", done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "ends.npy"), golden_codec().token_ends(payload))
+    np.testing.assert_array_equal(np.load(tmp_path / "decoded.npy"), golden_codec().decode(payload))
 
 
 @settings(max_examples=150)

@@ -97,7 +97,8 @@ def check_payload(packet: Packet) -> bool:
     if head.num_tokens == 0:
         return True
     if not head.is_cut:  # one way to write a payload: nothing else decodes to the same
-        assert bytes(head) + codec._stream.encode(symbols, head)[0] == payload
+        for kernels in (True, False):
+            assert bytes(head) + codec._stream.encode(symbols, head, kernels)[0] == payload
     assert Head.split(payload)[0] == head
     assert ends[-1] <= len(payload)
     try:

@@ -76,8 +76,15 @@ def test_nothing_slow_is_imported(words: str, code: int, folder: Path) -> None:
         assert len(said.splitlines()) == 1
 
 
+def test_a_picture_is_encoded_without_torch_and_numba(folder: Path) -> None:
+    """By the model that commands take by default, whose merging searches for nothing."""
+    found, imported, said = start(folder, "encode", "street.png", "-o", "new.tofc")
+    assert found == 0, said
+    assert imported & SLOW == {"onnxruntime"}
+
+
 def test_an_answer_imports_torch_and_little_more(folder: Path) -> None:
-    """Of transformers nothing, nor what it brings; coding takes numba, reading a packet does not."""
+    """Of transformers nothing, nor what it brings, and no numba."""
     found, imported, said = start(folder, "answer", "street.tofc", "What?", "--model", "scenes-tiny")
     assert found == 0, said
     assert "torch" in imported

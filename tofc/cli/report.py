@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -72,8 +73,9 @@ class _Notes:
 
 
 def show_notes(are_wanted: bool) -> None:
-    """Says whether `note` and `working` show anything, as --quiet asks."""
+    """Says whether `note`, `working` and warnings of the library show anything, as --quiet asks."""
     _Notes.are_wanted = are_wanted
+    logging.getLogger("tofc").setLevel(logging.NOTSET if are_wanted else logging.ERROR)
 
 
 def note(text: str) -> None:

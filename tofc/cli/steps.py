@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tofc.cli.files import STREAM, StandardInput, read_input
-from tofc.cli.report import answer_line, note, print_pieces, working
+from tofc.cli.report import answer_line, print_pieces, working
 from tofc.errors import UserError
 from tofc.language import FULL
 
@@ -110,11 +110,6 @@ def quieten_libraries() -> None:
 
 def encode_picture(device: Device, picture: Image, rate: dict[str, Any]) -> Packet:
     """The packet of a picture, at the given rate."""
-    from entropy import kernels
-    from tofc.compiled import is_compiled
-
-    if not is_compiled(kernels.encode):
-        note("compiling the inner loops, once after each installation: some ten seconds")
     with working("encoding"):
         return device.encode(picture, max_pixels=picture.width * picture.height, **rate)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from tofc.compiled import load_kernels
 from tofc.device import Device
 from tofc.ondevice.calibration import made_pictures
 
@@ -50,6 +51,7 @@ def bench_device(device: Device, picture: Any = None, rounds: int = 3, **rate: A
         picture = Image.fromarray(made_pictures(_SIDE, 1)[0])
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=_JPEG_QUALITY)
+    load_kernels("entropy.kernels", "encode")  # which code from the hundredth picture on, as a rule
     packets = [device.encode(picture, **rate) for _ in range(1 + rounds)]
     seconds = {stage: statistics.median(p.timing[stage] for p in packets[1:]) for stage in STAGES}
     return DeviceBench(

@@ -8,13 +8,11 @@ bits. Tested against torchvision on processors with AVX2; without it torchvision
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoders.merging_search import compiled
 from tofc.errors import UserError
 from tofc.ondevice.config import PixelConfig
 from tofc.tiling import Geometry, best_resolution, fitted_size
@@ -22,6 +20,7 @@ from tofc.tiling import Geometry, best_resolution, fitted_size
 Floats = NDArray[np.float64]
 _WEIGHT_LIMIT = 1 << 15
 _MOST_PRECISION = 22
+_LINES_AT_ONCE = 16  # of the result: few share what they are made of
 
 
 def resize(picture: NDArray[np.uint8], size: tuple[int, int], resample: int) -> NDArray[np.uint8]:
@@ -84,21 +83,30 @@ def _taps(
     return starts, np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int32), precision
 
 
-@compiled()
-def _weigh(lines: Any, starts: Any, weights: Any, precision: int, resized: Any) -> None:
-    """Fill in resized [new, w, 3] with weighted sums of lines [old, w, 3], rounded and clipped to 8 bits."""
-    old, width, channels = lines.shape
-    sums = np.empty((width, channels), np.int32)
-    for at in range(resized.shape[0]):
-        sums[:] = np.int32(1 << (precision - 1))
-        for tap in range(min(weights.shape[1], old - starts[at])):
-            weight, line = weights[at, tap], lines[starts[at] + tap]
-            for place in range(width):
-                for channel in range(channels):
-                    sums[place, channel] += weight * np.int32(line[place, channel])
-        for place in range(width):
-            for channel in range(channels):
-                resized[at, place, channel] = min(255, max(0, sums[place, channel] >> precision))
+def _weigh(
+    lines: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    weights: NDArray[np.int32],
+    precision: int,
+    resized: NDArray[np.uint8],
+) -> None:
+    """Fill in resized [new, w, 3] with weighted sums of lines [old, w, 3], rounded and clipped to 8 bits.
+
+    Sums are integers far below 2^53: products of matrices in float64 give them exactly, in any order.
+    """
+    old, taps = len(lines), weights.shape[1]
+    flat, out = lines.reshape(old, -1), resized.reshape(len(resized), -1)
+    for first in range(0, len(starts), _LINES_AT_ONCE):
+        places = starts[first : first + _LINES_AT_ONCE]
+        low, high = int(places[0]), min(int(places[-1]) + taps, old)
+        matrix = np.zeros((len(places), int(places[-1]) + taps - low))
+        for row, place, line in zip(matrix, places - low, weights[first:], strict=False):
+            row[place : place + taps] = line
+        sums = matrix[:, : high - low] @ flat[low:high].astype(np.float64)
+        sums += 2.0 ** (precision - 1)
+        sums *= 2.0**-precision
+        np.floor(sums, out=sums)
+        out[first : first + _LINES_AT_ONCE] = np.clip(sums, 0, 255, out=sums)
 
 
 def cut(image: Image.Image, tiling: str, geometry: Geometry, pixels: PixelConfig) -> NDArray[np.float32]:

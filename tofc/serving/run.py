@@ -10,6 +10,7 @@ import torch
 import uvicorn
 from PIL import Image
 
+from tofc.compiled import load_kernels
 from tofc.errors import UserError
 from tofc.language.batch import Generation
 from tofc.serving.connections import BACKLOG, LimitedServer, Listener
@@ -81,6 +82,7 @@ def warm_up(models: ServedModels) -> None:
     turns = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
     codec = models.edge.codec
     if codec is not None:
+        load_kernels("entropy.kernels", "decode_tokens")
         codec.decode(codec.encode(np.zeros((4, codec.width), np.float32), codec.qualities[0]))
     if models.device_side is not None:
         models.device_side.features(Image.new("RGB", (32, 32)), "all")
