@@ -13,7 +13,15 @@ export function told(said, { question, picture, model, exit }) {
   DOWNLOAD.download = `${picture.name.replace(/\.[^.]*$/, "")}.tofc`;
   const words = ["tofc", "ask", picture.path, question, "--model", model.source,
     "--quality", said.quality, "--tokens", said.tokens, ...(exit === model.exit ? [] : ["--exit", exit])];
-  $("command").textContent = words.map(quoted).join(" ");
+  const shown = words.flatMap((word) => [" ", unbroken(quoted(word))]).slice(1);
+  $("command").replaceChildren(...shown);
+}
+
+// A word that a line takes whole where it can: browsers would break options at their hyphens.
+function unbroken(text) {
+  const word = document.createElement("span");
+  word.textContent = text;
+  return word;
 }
 
 // A word as a POSIX shell reads it.
