@@ -15,17 +15,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from rich.table import Table
 
 from eval.asking.answering import PICTURES_AT_ONCE, Answerer
 from eval.asking.question import FORMS, Question, is_correct
 from eval.lab import terminal
+from eval.lab.intervals import Estimate, resamples
 from eval.scenes.describe import describe, facts, is_true
 from eval.scenes.questions import CATEGORIES, benchmark_questions
 from eval.scenes.world import Scene, make_scene
-
-_Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Rate:
-    """A share with its Wilson 95 % interval, all in 0..1; ``n`` is the number of trials."""
+    """A share with its 95 % interval over the scenes, all in 0..1; ``n`` is the number of trials."""
 
     n: int
     value: float
@@ -55,10 +55,18 @@ class Rate:
     high: float
 
     @classmethod
-    def of(cls, correct: int, total: int) -> Rate:
-        """The share ``correct / total``; of no trial at all it is NaN with the interval 0..1."""
-        low, high = wilson(correct, total)
-        return cls(total, correct / total if total else math.nan, low, high)
+    def of(cls, trials: Iterable[tuple[int, int, int]]) -> Rate:
+        """The share of (scene, correct, total); of no trial at all it is NaN with the interval 0..1."""
+        sums: dict[int, list[int]] = {}
+        for scene, correct, total in trials:
+            before = sums.setdefault(scene, [0, 0])
+            sums[scene] = [before[0] + correct, before[1] + total]
+        sums = {scene: counts for scene, counts in sums.items() if counts[1]}
+        if not sums:
+            return cls(0, math.nan, 0.0, 1.0)
+        right, of = (resamples(len(sums)) @ np.array(list(sums.values()), float)).T  # [1 + R] each
+        found = Estimate.of(right / of)
+        return cls(int(of[0]), found.value, found.low, found.high)
 
 
 @dataclass(frozen=True)
@@ -79,27 +87,14 @@ def score(scene: Scene, question: Question, given: str) -> Scored:
     return Scored(scene.index, question, given, true, max(len(stated), 1), len(stated & truth), len(truth))
 
 
-def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The Wilson score interval at 95 %: (low, high) in 0..1; (0, 1) when nothing was counted.
-
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share, z2 = correct / total, _Z95**2
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def mme_pairs(scored: Iterable[Scored]) -> list[bool]:
-    """For every yes/no pair (MME's question id) whether both answers are right: the trials of accuracy+."""
+def mme_pairs(scored: Iterable[Scored]) -> list[tuple[int, bool]]:
+    """For every yes/no pair (MME's question id) its scene, and whether both answers are right."""
     pairs: dict[tuple[int, str, int | None], list[bool]] = {}
     for one in scored:
         if one.question.form == "yes_no":
             key = (one.scene, one.question.category, one.question.pair)
             pairs.setdefault(key, []).append(one.correct == one.total)
-    return [all(both) for both in pairs.values()]
+    return [(key[0], all(both)) for key, both in pairs.items()]
 
 
 def mme_score(scored: Sequence[Scored]) -> float:
@@ -108,11 +103,12 @@ def mme_score(scored: Sequence[Scored]) -> float:
     pairs = mme_pairs(asked)
     if not asked:
         return math.nan
-    return 100 * (sum(one.correct for one in asked) / len(asked) + sum(pairs) / len(pairs))
+    right = sum(both for _, both in pairs)
+    return 100 * (sum(one.correct for one in asked) / len(asked) + right / len(pairs))
 
 
 def _share(scored: Sequence[Scored]) -> Rate:
-    return Rate.of(sum(one.correct for one in scored), sum(one.total for one in scored))
+    return Rate.of((one.scene, one.correct, one.total) for one in scored)
 
 
 def named_rates(scored: Sequence[Scored]) -> list[NamedRate]:
@@ -129,11 +125,11 @@ def named_rates(scored: Sequence[Scored]) -> list[NamedRate]:
             of_category = [one for one in of_form if one.question.category == category]
             rows.append(NamedRate(f"{form}/{category}", _share(of_category)))
         if form == "yes_no":
-            pairs = mme_pairs(of_form)
-            rows.append(NamedRate("yes_no+", Rate.of(sum(pairs), len(pairs))))
+            both = Rate.of((scene, right, 1) for scene, right in mme_pairs(of_form))
+            rows.append(NamedRate("yes_no+", both))
     described = [one for one in scored if one.question.form == "describe"]
     rows.append(NamedRate("describe facts", _share(described)))
-    recalled = Rate.of(sum(one.recalled for one in described), sum(one.recallable for one in described))
+    recalled = Rate.of((one.scene, one.recalled, one.recallable) for one in described)
     rows.append(NamedRate("describe recall", recalled))
     return [row for row in rows if row.rate.n]
 
@@ -155,23 +151,21 @@ def held_out_rates(test: Sequence[Scored], heldout: Sequence[Scored]) -> list[tu
         shared = sorted(ordinary.keys() & unseen.keys())
         if not shared:
             continue
-        total = sum(unseen[name][1] for name in shared)
-        expected = sum(unseen[name][1] * ordinary[name][0] / ordinary[name][1] for name in shared) / total
+        asked = {name: sum(one.total for one in unseen[name]) for name in shared}
+        right = {name: _share(ordinary[name]).value for name in shared}
+        expected = sum(asked[name] * right[name] for name in shared) / sum(asked.values())
         seen_rate, unseen_rate = (
-            Rate.of(sum(counts[name][0] for name in shared), sum(counts[name][1] for name in shared))
-            for counts in (ordinary, unseen)
+            _share([one for name in shared for one in answers[name]]) for answers in (ordinary, unseen)
         )
         rows.append((form, seen_rate, unseen_rate, 100 * (unseen_rate.value - expected)))
     return rows
 
 
-def _by_category(scored: Iterable[Scored]) -> dict[str, tuple[int, int]]:
-    """(correct, total) of each category."""
-    counts: dict[str, tuple[int, int]] = {}
+def _by_category(scored: Iterable[Scored]) -> dict[str, list[Scored]]:
+    found: dict[str, list[Scored]] = {}
     for one in scored:
-        correct, total = counts.get(one.question.category, (0, 0))
-        counts[one.question.category] = (correct + one.correct, total + one.total)
-    return counts
+        found.setdefault(one.question.category, []).append(one)
+    return found
 
 
 def answer_scenes(answerer: Answerer, split: str, scenes: int) -> Iterator[list[Scored]]:

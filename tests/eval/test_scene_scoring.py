@@ -19,7 +19,6 @@ from eval.scenes.scoring import (
     named_rates,
     score,
     summary,
-    wilson,
 )
 from eval.scenes.world import make_scene
 from tests.eval.commands import evaluate
@@ -58,18 +57,18 @@ def test_answers_are_matched_by_form(form, answer, given, right):
     assert is_correct(asked(form, answer=answer), given) is right
 
 
-def test_wilson_intervals_of_known_cases():
-    assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775328), abs=1e-6)
-    assert wilson(10, 10) == pytest.approx((0.7224672, 1.0), abs=1e-6)
-    assert wilson(0, 0) == (0.0, 1.0)
-    assert math.isnan(Rate.of(0, 0).value)
-
-
-def test_wilson_covers_the_truth_in_about_95_of_100_draws():
-    draws = np.random.default_rng(0).binomial(60, 0.85, size=4000)
-    inside = [low <= 0.85 <= high for low, high in (wilson(int(k), 60) for k in draws)]
-    assert 0.93 < np.mean(inside) < 0.975
+def test_intervals_are_over_scenes():
+    """Asking the same of a scene again makes nothing surer; more scenes do."""
+    few = Rate.of((scene, scene % 2, 1) for scene in range(40))
+    assert (few.n, few.value) == (40, 0.5)
+    assert 0.3 < few.low < 0.4 < 0.6 < few.high < 0.7
+    again = Rate.of((scene, scene % 2, 1) for scene in range(40) for _ in range(10))
+    assert (again.n, again.value, again.low, again.high) == (400, 0.5, few.low, few.high)
+    more = Rate.of((scene, scene % 2, 1) for scene in range(1000))
+    assert 0.45 < more.low < more.high < 0.55
+    nothing = Rate.of([(0, 0, 0)])
+    assert math.isnan(nothing.value)
+    assert (nothing.n, nothing.low, nothing.high) == (0, 0.0, 1.0)
 
 
 def test_mme_counts_questions_and_whole_pairs():
