@@ -10,9 +10,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tofc.errors import UserError
 from tofc.writing import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.patches import Patch
 
 PACKAGES = ("encoders", "entropy", "tofc", "eval")
 
@@ -152,7 +156,7 @@ def draw(rooms: Mapping[str, Room], path: Path) -> None:
         figure.savefig(draft, format="png")
 
 
-def _rectangle(corner: tuple[float, float], width: float, colour: str) -> object:
+def _rectangle(corner: tuple[float, float], width: float, colour: str) -> Patch:
     from matplotlib.patches import FancyBboxPatch
 
     return FancyBboxPatch(corner, width, BOX, boxstyle="round,pad=0,rounding_size=0.08", color=colour, lw=0)
