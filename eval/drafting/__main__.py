@@ -105,19 +105,16 @@ def capacity(
 
     settings = load_yaml(config, DraftingConfig)
     served = list(serve_load(settings.model, draft or ("e1", "e2-50"), clients, pictures))
-    large = settings.counted
-    shapes = () if large is None else large.shapes
-    counted = [
-        load
-        for shape in shapes[1:]
-        for load in count_load(shape, large.rates, large.context, (1, 8, 32, 128, 512), settings.shares)
-    ]
+    counted: list[CountedLoad] = []
+    if (large := settings.counted) is not None:
+        for shape in large.shapes[1:]:
+            counted += count_load(shape, large.rates, large.context, (1, 8, 32, 128, 512), settings.shares)
     if json_:
         print_json({"served": [asdict(row) for row in served], "counted": [asdict(row) for row in counted]})
         return
     show(_served(settings.model, clients, served))
-    for shape in shapes[1:]:
-        show(_counted([load for load in counted if load.model == shape.name]))
+    for name in dict.fromkeys(load.model for load in counted):
+        show(_counted([load for load in counted if load.model == name]))
 
 
 @app.command(epilog="Example:\n\ntofc eval drafting text math500.jsonl --tier models/1.5B --tier models/7B")
