@@ -59,7 +59,7 @@ bench: $(VENV)/.installed-dev  ## time the codec against the field's own; prints
 RUNS := 200000
 TARGET := packet
 
-fuzz: $(VENV)/.installed-fuzz  ## look for bytes that break a reader (TARGET=packet, pictures, checkpoints, requests; RUNS=200000 tries); Linux on x86-64
+fuzz: $(VENV)/.installed-fuzz  ## look for bytes that break a reader (TARGET=packet, pictures, checkpoints, requests, drafts; RUNS=200000 tries); Linux on x86-64
 	@mkdir -p build/fuzz/$(TARGET)
 	@$(RUN) tests/fuzz/fuzz_$(TARGET).py -runs=$(RUNS) -artifact_prefix=build/ build/fuzz/$(TARGET)
 

@@ -184,8 +184,9 @@ class FixedPointMatrix:
     def __post_init__(self) -> None:
         if self.weight.ndim != 2 or self.scale.shape != self.weight.shape[:1] or self.grid.shape != (1,):
             raise ValueError("fixed-point matrix whose parts do not match")
-        rows = np.abs(self.weight.astype(np.float64)).sum(axis=1) * np.abs(self.scale)
-        if not (self.grid[0] > 0 and rows.max() * self.reach < np.finfo(np.float32).max / 2):
+        with np.errstate(over="ignore"):  # to infinity, which is refused
+            rows = np.abs(self.weight.astype(np.float64)).sum(axis=1) * np.abs(self.scale)
+        if not (self.grid[0] > 0 and float(rows.max()) * self.reach < np.finfo(np.float32).max / 2):
             raise ValueError("fixed-point matrix whose values could leave the range of float32")
         reach = int(np.abs(self.weight.astype(np.int64)).sum(axis=1).max()) << self.LIMIT_BITS
         if reach >= EXACT:

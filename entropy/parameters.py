@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from entropy.integer import FixedPointMatrix, IntegerNetwork
 from entropy.storage import FILE_NAME, read_tensors, take, write_tensors
-from entropy.stream import MAX_LEVELS
+from entropy.stream import HYPER_LIMIT, MAX_LEVELS
 from entropy.tables import NUM_SCALES, RansTables
 
 P = TypeVar("P", bound="CodecParameters")
@@ -69,15 +69,19 @@ class CodecParameters:
             * self.forward.scale
             * self.forward.reach
         )
-        if float((row_reach * self.gains).max()) > 2.0**31 - 2.0**24:
+        if float((row_reach * self.gains).max()) > 2.0**31 - 2.0**24:  # means take half of the rest at most
             raise ValueError("codec whose gains could carry a symbol out of int32")
-        if not np.abs(self.center).max() < np.finfo(np.float32).max / 2:
-            raise ValueError("codec whose center leaves the range of float32")
+        largest = float(np.abs(self.center).max())
+        if not largest < min(np.finfo(np.float32).max / 2, self.forward.reach / np.finfo(np.float32).eps):
+            raise ValueError("codec whose center leaves what features in float32 can tell apart")
         if self.forward.weight.shape != (width, width) or self.inverse.weight.shape != (width, width):
             raise ValueError(f"codec whose transforms are not [{width}, {width}]")
         self.router.check(width, experts, levels, "the router")
         for analysis, trunk, mean in zip(self.analysis, self.trunk, self.mean, strict=True):
             analysis.check(width, self.hyper_width, levels, "an analysis")
+            _, low, high = (int(bound) for bound in analysis.layers[-1].bounds)
+            if max(-low, high) > HYPER_LIMIT:
+                raise ValueError(f"codec whose analysis gives more than {HYPER_LIMIT}, which no stream holds")
             IntegerNetwork((*trunk.layers, *mean.layers)).check(
                 self.hyper_width, width, levels, "a trunk with its mean network"
             )

@@ -16,6 +16,7 @@ from tofc.errors import UserError
 
 VERSION = 2
 _MOST = 1 << 16  # of anything that is counted in a message
+_LARGEST = (1 << 49) - 1  # number: one of seven bytes
 
 
 class MessageError(UserError):
@@ -125,7 +126,7 @@ def _numbers(values: Iterable[int]) -> bytes:
 
 
 def _micros(seconds: float) -> int:
-    return min(round(1e6 * seconds), 1 << 40)
+    return min(round(1e6 * seconds), _LARGEST)
 
 
 def _parsed(data: bytes, at: int, count: int) -> tuple[list[int], int]:
