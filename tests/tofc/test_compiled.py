@@ -48,6 +48,22 @@ def test_a_packet_that_needs_kernels_says_that_it_compiles(tmp_path: Path) -> No
     assert encode("another", "--quiet") == ""
 
 
+def test_without_a_compiler_the_packet_is_the_same(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    packets = []
+    for disabled in ("0", "1"):
+        command = "encode a.png -o a.tofc --model scenes-tiny --tokens 8"
+        done = subprocess.run(
+            [sys.executable, "-m", "tofc", *command.split()],
+            env={**os.environ, "NUMBA_DISABLE_JIT": disabled, "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        packets.append((tmp_path / "a.tofc").read_bytes())
+    assert packets[0] == packets[1]
+    assert "once after each installation" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "suffix, damage",
     [
