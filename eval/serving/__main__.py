@@ -70,7 +70,7 @@ def soak(
     figures = outcome.summary(load)
     for name, value in figures.items():
         print(f"{name:>20}  {value}")
-    for name in ("wrong", "lost", "late", "odd"):
+    for name in ("wrong", "lost", "late", "odd", "ended"):
         for text in getattr(outcome, name)[:5]:
             print(f"{name}: {text}")
     print_json({"benchmark": "serving soak", **figures})

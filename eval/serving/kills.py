@@ -55,6 +55,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "train": OFTEN | {
         "base": "whole/pretrain/run/base", "tokens": {"12": 1.0}, "codec": CODEC, "init_pictures": 4,
+        "adapters": {"rank": 2, "alpha": 4}, "merge_adapters": False,
         "checkpoint": {"merging": {"tokens": 12}, "default_quality": 3}, "feature_steps": 2,
         "total_steps": 4, "batch_size": 2, "max_text_tokens": 64, "warmup_steps": 2,
     },
@@ -73,6 +74,7 @@ COMMANDS = {
     "pretrain": "pretrain ../../pretrain.yaml --out run",
     "train": "train ../../train.yaml --out checkpoint",
     "train-familial": "train-familial ../../train-familial.yaml --out checkpoint",
+    "merge": "merge ../../whole/train/checkpoint merged",
     "export-device": "export-device ../../whole/train/checkpoint --out device --replace",
     "encode": "encode ../../picture.png -o picture.tofc --model ../../whole/train/checkpoint",
     "eval-rate": "eval rate ../../eval-rate.yaml --out sweep --processes 1",
@@ -102,22 +104,22 @@ def kill_all(
 
     What a command needs of those before it is made by unbroken runs of them, in `folder`, which must be new.
     """
-    _prepare(folder)
+    prepare(folder)
     outcomes = {}
     draw = random.Random(seed)
     for name, command in commands.items():
         outcome = outcomes[name] = KillOutcome()
-        outcome.seconds = _run(command, folder / "whole" / name, None)
+        outcome.seconds = run_command(command, folder / "whole" / name, None)
         broken = folder / "broken" / name
         for _ in range(kills.get(name, 0)):
-            if _run(command, broken, draw.uniform(0, outcome.seconds)) < 0:
+            if run_command(command, broken, draw.uniform(0, outcome.seconds)) < 0:
                 outcome.kills += 1
                 outcome.faults += [f"after kill {outcome.kills}: {fault}" for fault in torn_files(broken)]
             else:
                 outcome.ended += 1
                 shutil.rmtree(broken)
         if kills.get(name, 0):
-            _run(command, broken, None)
+            run_command(command, broken, None)
             outcome.faults += differences(folder / "whole" / name, broken)
         told(name, outcome)
     return outcomes
@@ -178,7 +180,7 @@ def _files(folder: Path) -> list[Path]:
     ]
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
     """Writes configurations and a picture, and imports what the commands do, for the forked processes."""
     for module in ("cli.app", "training.codec", "training.family", "training.pretrain", "edge"):
         importlib.import_module(f"tofc.{module}")
@@ -189,7 +191,7 @@ def _prepare(folder: Path) -> None:
     Image.fromarray(pixels).save(folder / "picture.png")
 
 
-def _run(command: str, folder: Path, after: float | None) -> float:
+def run_command(command: str, folder: Path, after: float | None) -> float:
     """Runs a command in `folder`, in a process of its own that is killed after so many seconds.
 
     Returns the seconds that it took, -1 where it was killed. RuntimeError where it fails by itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import socket
 import threading
@@ -27,7 +28,8 @@ from tofc.serving.client import RemoteEdge
 _CHAT = "/v1/chat/completions"
 _LAST_PAUSE = 3.0  # seconds before the deadline from which on no try is worth while
 MALFORMED, CUT, TWICE = 0.10, 0.05, 0.02
-# "out of time": no answer before the deadline; "alone": a drafting device gave its own words, and said so.
+# "out of time": no answer before the deadline, for half of which at least the server was being restarted;
+# "alone": a drafting device gave its own words, and said so.
 KINDS = ("good", "drafted", "alone", "out of time", "malformed", "cut", "twice")
 
 
@@ -71,11 +73,13 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)  # an answer that is not the edge's
     lost: list[str] = field(default_factory=list)  # no answer to a good request, in spite of time left
     late: list[str] = field(default_factory=list)  # more than a second after the deadline
+    ended: list[str] = field(default_factory=list)  # how those that were out of time ended
     odd: list[str] = field(default_factory=list)  # a bad request that was not refused as such
     resident: list[tuple[float, int]] = field(default_factory=list)  # seconds, bytes
     metrics: dict[str, float] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
     computed: Counter[int] = field(default_factory=Counter)  # keys by how often one server computed them
+    away: list[tuple[float, float]] = field(default_factory=list)  # from a kill until ready again, seconds
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, kind: str, **lists: str) -> None:
@@ -84,6 +88,12 @@ class Outcome:
             self.counts[kind] += 1
             for name, text in lists.items():
                 getattr(self, name).append(text)
+
+    def away_since(self, begin: float) -> float:
+        """Seconds since then in which there was no server."""
+        now = time.monotonic()
+        with self.lock:
+            return sum(max(0.0, min(end, now) - max(start, begin)) for start, end in self.away)
 
     @property
     def growth(self) -> float:
@@ -107,6 +117,7 @@ class Outcome:
             "late": len(self.late),
             "odd": len(self.odd),
             "faults": dict(self.faults),
+            "away_seconds": [round(end - begin, 1) for begin, end in self.away],
             "computed": {str(times): keys for times, keys in sorted(self.computed.items())},
             "answers_per_second": round(len(self.latencies) / load.seconds, 2),
             "p50_ms": round(1e3 * float(np.quantile(times, 0.5)), 1),
@@ -179,10 +190,15 @@ def _watch(
         if load.requests:
             done = max(done, (outcome.counts["good"] + outcome.counts["drafted"]) / load.requests)
         if killed < load.restarts and done > (killed + 1) / (load.restarts + 1):
+            killed_at = time.monotonic()
+            with outcome.lock:
+                outcome.away.append((killed_at, math.inf))
             holder[0].process.kill()
             holder[0].process.wait()
             holder[0] = start_server(folder, *arguments, port=holder[0].port)
             killed += 1
+            with outcome.lock:
+                outcome.away[-1] = killed_at, time.monotonic()
             outcome.resident.clear()  # another process
         outcome.resident.append((time.monotonic() - begin, holder[0].resident_bytes))
 
@@ -230,7 +246,10 @@ class _Client:
         except (EdgeUnreachable, UserError) as error:
             spent = time.monotonic() - begin
             used_up = isinstance(error, EdgeUnreachable) and spent > self._load.deadline - _LAST_PAUSE
-            self._outcome.note("out of time", **({} if used_up else {"lost": f"{spent:.1f} s: {error}"}))
+            away = self._outcome.away_since(begin)
+            excused = used_up and away > self._load.deadline / 2
+            fault = f"{spent:.1f} s, no server for {away:.1f} s of them: {error}"
+            self._outcome.note("out of time", **{"ended" if excused else "lost": fault})
         else:
             spent = time.monotonic() - begin
             with self._outcome.lock:
