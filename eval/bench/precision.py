@@ -26,6 +26,7 @@ from eval.scenes.scoring import answer_scenes
 from tofc.config import load_yaml
 from tofc.device import Device
 from tofc.edge import Edge
+from tofc.errors import UserError
 from tofc.ondevice.export import export_device
 from tofc.ondevice.vision import start
 from tofc.ondevice.weights import TowerWeights
@@ -128,7 +129,11 @@ def _times(files: dict[str, Path], codec: Any) -> dict[str, Any]:
 def _answers(scratch: Path) -> dict[str, Any]:
     """Bytes and accuracy of both on the same pictures, and the paired difference with its interval."""
     asked = {"scenes-tiny": _scenes}
-    if photographs_folder().is_dir():
+    try:
+        photographs_folder()
+    except UserError as error:
+        print(f"no answers about photographs: {error}", file=sys.stderr)
+    else:
         asked["photos-tiny"] = _photographs
     result: dict[str, Any] = {}
     for model, ask in asked.items():
