@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,35 +71,35 @@ print(json.dumps({"seconds": time.process_time() - began, "peak": peak_bytes(), 
 
 
 def main() -> None:
-    """Print the so400m shape in both precisions, then what they mean for the bundled model; last, JSON.
+    """Print what both precisions mean for the bundled models, then the so400m shape; last, JSON.
 
     Times are seconds of processor time on one core, medians of rounds in which both take turns.
     """
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        shape = _published_shape(Path(scratch))
-        answers = _answers(Path(scratch))
-    for name, value in {**shape, **answers}.items():
-        print(f"{name:>44} {value}")
-    print(json.dumps({"benchmark": "precision", **shape, **answers}))
+        for name, value in chain(_answers(Path(scratch)), _published_shape(Path(scratch))):
+            print(f"{name:>44} {value}", flush=True)
+            result[name] = value
+    print(json.dumps({"benchmark": "precision", **result}))
 
 
-def _published_shape(scratch: Path) -> dict[str, Any]:
+def _published_shape(scratch: Path) -> Iterator[tuple[str, Any]]:
     recipe = load_yaml(_RECIPE, TrainConfig)
     random_encoder(base_shape(recipe.base), None, seed=0).half().tower.save_pretrained(scratch / "tower")
     weights = TowerWeights.open(scratch / "tower", None)
-    result: dict[str, Any] = {"MB of weights in float32": 4e-6 * weights.shape.block_parameters}
+    yield "MB of weights in float32", 4e-6 * weights.shape.block_parameters
     files = {precision: scratch / precision / "vision.onnx" for precision in _PRECISIONS}
     for precision, file in files.items():
         file.parent.mkdir()
         made = _process("export", scratch / "tower", file, precision)
-        result[f"{precision}: MB of the export"] = 1e-6 * sum(f.stat().st_size for f in file.parent.iterdir())
-        result[f"{precision}: seconds of exporting"] = made["seconds"]
-        result[f"{precision}: MiB at most while exporting"] = made["peak"] / 2**20
-        result[f"{precision}: dB of the features"] = made["snr"]
+        yield f"{precision}: MB of the export", 1e-6 * sum(f.stat().st_size for f in file.parent.iterdir())
+        yield f"{precision}: seconds of exporting", made["seconds"]
+        yield f"{precision}: MiB at most while exporting", made["peak"] / 2**20
+        yield f"{precision}: dB of the features", made["snr"]
         for tiles in _TILES:
             peak = _process("run", scratch / "tower", file, precision, tiles)["peak"]
-            result[f"{precision}: MiB at most with {tiles} tiles"] = peak / 2**20
-    return result | _times(files, untrained_codec(recipe, seed=0))
+            yield f"{precision}: MiB at most with {tiles} tiles", peak / 2**20
+    yield from _times(files, untrained_codec(recipe, seed=0)).items()
 
 
 def _times(files: dict[str, Path], codec: Any) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _times(files: dict[str, Path], codec: Any) -> dict[str, Any]:
     }
 
 
-def _answers(scratch: Path) -> dict[str, Any]:
+def _answers(scratch: Path) -> Iterator[tuple[str, Any]]:
     """Bytes and accuracy of both on the same pictures, and the paired difference with its interval."""
     asked = {"scenes-tiny": _scenes}
     try:
@@ -135,7 +136,6 @@ def _answers(scratch: Path) -> dict[str, Any]:
         print(f"no answers about photographs: {error}", file=sys.stderr)
     else:
         asked["photos-tiny"] = _photographs
-    result: dict[str, Any] = {}
     for model, ask in asked.items():
         edge, right, sizes = Edge.from_pretrained(model), {}, {}
         for precision in _PRECISIONS:
@@ -149,13 +149,10 @@ def _answers(scratch: Path) -> dict[str, Any]:
         counts = {name: drawn @ both for name, both in right.items()}  # [1 + draws, 2]
         share = {name: 100 * both[:, 0] / both[:, 1] for name, both in counts.items()}
         ratio = (drawn @ sizes["int8"]) / (drawn @ sizes["float32"])
-        result |= {f"{model}, {name}: % right": float(one[0]) for name, one in share.items()}
-        result[f"{model}: pictures"] = len(sizes["int8"])
-        result[f"{model}: points of int8 over float32"] = Estimate.of(
-            share["int8"] - share["float32"]
-        ).as_json()
-        result[f"{model}: bytes of int8 over float32"] = Estimate.of(ratio).as_json()
-    return result
+        yield from ((f"{model}, {name}: % right", float(one[0])) for name, one in share.items())
+        yield f"{model}: pictures", len(sizes["int8"])
+        yield f"{model}: points of int8 over float32", Estimate.of(share["int8"] - share["float32"]).as_json()
+        yield f"{model}: bytes of int8 over float32", Estimate.of(ratio).as_json()
 
 
 def _scenes(answerer: PipelineAnswerer) -> Iterator[tuple[int, int]]:

@@ -12,6 +12,7 @@ import typer
 from tofc.cli.files import check_new, run_folder
 from tofc.cli.options import ConfigArgument, JsonOption
 from tofc.cli.report import print_json, print_table, reports_user_errors, working
+from tofc.cli.steps import quieten_libraries
 from tofc.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ def pretrain(
     json_: JsonOption = False,
 ) -> None:
     """Train a small vision-language model from nothing; after a kill it goes on where it last saved."""
-    from rich.console import Console
-
     from tofc.config import find_config, load_yaml
 
     find_config(config)
@@ -74,7 +73,7 @@ def pretrain(
         from tofc.training.pretrain import run
         from tofc.training.pretrain_settings import PretrainConfig
     settings = load_yaml(config, PretrainConfig)
-    report_folder(run(settings, run_folder(out, settings.name), Console(stderr=True)), json_)
+    report_folder(run(settings, run_folder(out, settings.name), _console()), json_)
 
 
 @reports_user_errors
@@ -120,14 +119,12 @@ def _train(
     as_json: bool,
 ) -> None:
     """Runs what the configuration says and reports the checkpoint, or shows what it would take."""
-    from rich.console import Console
-
     from tofc.config import find_config, load_yaml
 
     settings = load_yaml(config, settings_class)
     if not only_estimate:
         folder = checkpoint_folder(out, find_config(config).stem)
-        report_folder(run(settings, folder, Console(stderr=True)), as_json)
+        report_folder(run(settings, folder, _console()), as_json)
         return
     from tofc.training.estimate import estimate, estimate_table
 
@@ -150,6 +147,7 @@ def merge(
     with working("reading the base"):
         from tofc.model import merge_checkpoint
 
+        quieten_libraries()
         made = merge_checkpoint(source, folder)
     report_folder(made, json_)
 
@@ -178,6 +176,7 @@ def import_tower(
         from tofc.training.import_tower import TowerSource
         from tofc.training.import_tower import import_tower as write
 
+        quieten_libraries()
         folder = write(TowerSource(source, architecture, layer, quick_gelu), language, out)
     report_folder(folder, json_)
 
@@ -190,6 +189,14 @@ def checkpoint_folder(out: Path | None, name: str) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
         raise UserError(f"--out {folder} holds something else than a checkpoint; name a new folder")
     return folder
+
+
+def _console() -> Console:
+    """Where a run says how far it is, without the bars of libraries between."""
+    from rich.console import Console
+
+    quieten_libraries()
+    return Console(stderr=True)
 
 
 def report_folder(checkpoint: Path, as_json: bool) -> None:

@@ -86,21 +86,25 @@ class RunLog:
         self.path, self._picture = folder / "log.jsonl", folder / "curves.png"
         kept = [entry for entry in read_log(self.path) if entry["step"] <= resume_step]
         write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._is_drawn = False
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         """Logs `scalars` at `step`."""
         rounded = {name: float(f"{value:.5g}") for name, value in scalars.items()}
         append_line(self.path, json.dumps({"step": step, **rounded}))
+        self._is_drawn = False
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
 
     def draw(self) -> None:
         """Draws what was logged against the step into curves.png."""
-        draw_curves(read_log(self.path), self._picture)
+        if not self._is_drawn:
+            draw_curves(read_log(self.path), self._picture)
+            self._is_drawn = True
 
     def close(self) -> None:
-        """Draws the curves, and flushes TensorBoard's writer."""
+        """Draws what is not drawn yet, and flushes TensorBoard's writer."""
         self.draw()
         self.writer.close()
 
