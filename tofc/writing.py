@@ -40,7 +40,7 @@ def write_json(path: Path, values: Any, indent: int = 1) -> Path:
 
 def append_line(path: Path, text: str) -> None:
     """Adds a line to a file; UserError where it cannot. A kill may tear it: readers skip a torn last line."""
-    with _faults_named(path), path.open("a", encoding="utf-8") as file:
+    with faults_named(path), path.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
 
 
@@ -52,7 +52,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     the system refuses (no space, no permission).
     """
     path = path.resolve() if path.is_symlink() else path
-    with _faults_named(path):
+    with faults_named(path):
         draft = _begin(path)
         try:
             yield draft
@@ -71,7 +71,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Where the block fails, what was there stays. Missing folders above it are made. Errors of `whole_file`.
     """
     folder = folder.resolve() if folder.is_symlink() else folder
-    with _faults_named(folder):
+    with faults_named(folder):
         draft, aside = _begin(folder), _beside(folder, "old", os.getpid())
         try:
             draft.mkdir()
@@ -90,8 +90,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _faults_named(path: Path) -> Iterator[None]:
-    """Turns what the system refuses while `path` is written into a UserError."""
+def faults_named(path: Path) -> Iterator[None]:
+    """Turns what the system refuses while `path` is written, by whatever library, into a UserError."""
     try:
         yield
     except Exception as error:

@@ -108,7 +108,7 @@ def kill_all(
     told: Callable[[str, KillOutcome], object] = lambda name, outcome: None,
     commands: Mapping[str, str] = COMMANDS,
 ) -> dict[str, KillOutcome]:
-    """Kills each command so many times; `told` hears of each command that is done.
+    """Kills each command so many times, however often it ends before; `told` hears of each that is done.
 
     What a command needs of those before it is made by unbroken runs of them, in `folder`, which must be new.
     """
@@ -119,7 +119,7 @@ def kill_all(
         outcome = outcomes[name] = KillOutcome()
         outcome.seconds = run_command(command, folder / "whole" / name, None)
         broken = folder / "broken" / name
-        for _ in range(kills.get(name, 0)):
+        while outcome.kills < kills.get(name, 0):
             if run_command(command, broken, draw.uniform(0, outcome.seconds)) < 0:
                 outcome.kills += 1
                 outcome.faults += [f"after kill {outcome.kills}: {fault}" for fault in torn_files(broken)]

@@ -263,7 +263,8 @@ class _Client:
                 self._outcome.note(kind, **({} if right else {"wrong": fault}))
         if spent > self._load.deadline + 1:
             with self._outcome.lock:
-                self._outcome.late.append(f"{spent:.1f} s: {question.text}")
+                who = "drafting" if self._drafts else "asking"
+                self._outcome.late.append(f"{spent:.1f} s, {who}: {question.text}")
 
     def _survive(self, send: Callable[[LoadQuestion], None], question: LoadQuestion) -> None:
         """Without retries of its own, what a killed server drops is dropped."""

@@ -22,7 +22,7 @@ def test_encode_is_killed_at_any_moment(checkpoint_folder: Path, tmp_path: Path)
     command = f"encode ../../picture.png -o picture.tofc --model {checkpoint_folder}"
     outcome = kill_all(tmp_path, {"encode": 2}, commands={"encode": command})["encode"]
     assert outcome.faults == []
-    assert outcome.kills + outcome.ended == 2
+    assert outcome.kills == 2
     assert (tmp_path / "broken" / "encode" / "picture.tofc").is_file()
 
 
@@ -83,7 +83,9 @@ def train_until_full(folder: Path, fill: Callable[[Path], None], monkeypatch: py
 
     first = step_of(folder / "run" / STATE_NAME)
     monkeypatch.setattr(PretrainRun, "save", save_and_fill)
-    with pytest.raises(RuntimeError, match="ended with 2: tofc: cannot write") as caught:  # exit code 2
+    with pytest.raises(
+        RuntimeError, match=r"ended with 2: (going on .*\n)?tofc: cannot write"
+    ) as caught:  # exit code 2
         run_command(COMMANDS["pretrain"], folder, None)
     monkeypatch.undo()
     said = str(caught.value).splitlines()

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tofc.writing import append_line, whole_file, write_whole
+from tofc.writing import append_line, faults_named, whole_file, write_whole
 
 STATE_NAME = "state.safetensors"
 
@@ -87,15 +87,18 @@ class RunLog:
         kept = [entry for entry in read_log(self.path) if entry["step"] <= resume_step]
         write_whole(self.path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._is_drawn = False
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._events = folder / "tensorboard"
+        with faults_named(self._events):
+            self.writer = SummaryWriter(str(self._events), purge_step=resume_step + 1)
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         """Logs `scalars` at `step`."""
         rounded = {name: float(f"{value:.5g}") for name, value in scalars.items()}
         append_line(self.path, json.dumps({"step": step, **rounded}))
         self._is_drawn = False
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
+        with faults_named(self._events):
+            for name, value in scalars.items():
+                self.writer.add_scalar(name, value, step)
 
     def draw(self) -> None:
         """Draws what was logged against the step into curves.png."""
@@ -106,7 +109,8 @@ class RunLog:
     def close(self) -> None:
         """Draws what is not drawn yet, and flushes TensorBoard's writer."""
         self.draw()
-        self.writer.close()
+        with faults_named(self._events):
+            self.writer.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
