@@ -83,7 +83,7 @@ COMMANDS = {
 }
 # What the commands import when they are called.
 IMPORTED = (
-    "tofc.cli.app", "tofc.edge", "tofc.training.codec", "tofc.training.family",
+    "tofc.cli.app", "tofc.edge", "tofc.training.codec", "tofc.training.family", "tofc.training.hpcd",
     "tofc.training.pretrain", "tofc.ondevice.export", "tofc.ondevice.calibration", "eval.rate.sweep",
     "torch.utils.tensorboard", "compressai", "peft", "onnx", "onnxruntime", "matplotlib.backends.backend_agg",
 )  # fmt: skip
