@@ -83,6 +83,16 @@ def test_a_picture_is_encoded_without_torch_and_numba(folder: Path) -> None:
     assert imported & SLOW == {"onnxruntime"}
 
 
+def test_a_command_is_imported_without_the_others() -> None:
+    script = (
+        "import sys; from tofc.cli.app import app_with; app_with('info')\n"
+        "print(*(name in sys.modules for name in ('tofc.cli.packets', 'tofc.cli.serve')))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_an_answer_imports_torch_and_little_more(folder: Path) -> None:
     """Of transformers nothing, nor what it brings, and no numba."""
     found, imported, said = start(folder, "answer", "street.tofc", "What?", "--model", "scenes-tiny")
