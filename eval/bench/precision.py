@@ -40,7 +40,7 @@ _RECIPE = "llava-onevision-7b"  # so400m's shape, and the codec that goes with i
 _TOKENS, _QUALITY = 64, 4
 _ROUNDS = 3
 _TILES = (1, 5, 10)
-_SCENES, _PHOTOGRAPHS = 100, 100
+_SCENES, _PHOTOGRAPHS = 300, 300
 _PRECISIONS = ("float32", "int8")
 
 # A process of its own for each peak, without torch.
@@ -48,7 +48,7 @@ _PEAK = """
 import json, sys, time
 import numpy as np
 from pathlib import Path
-from tofc.ondevice.export import peak_bytes
+from tofc.ondevice.bench import peak_bytes
 from tofc.ondevice.config import DeviceConfig, PixelConfig
 from tofc.ondevice.export import write_tower
 from tofc.ondevice.vision import OnnxVision, start

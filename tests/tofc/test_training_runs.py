@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -75,6 +76,9 @@ def content(file: Path) -> Any:
         return opened.metadata(), [(name, save({name: opened.get_tensor(name)})) for name in names]
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.14"), reason="recorded with PyTorch 2.14: older ones draw others"
+)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_run_has_the_recorded_numbers(name: str, whole: Path) -> None:
     found = entries(name, whole)

@@ -531,7 +531,7 @@ def test_pointing_at_a_token_shows_what_it_stands_for(browser, address, studio) 
     assert page.find("hint").text == f"This one token stands for {patches} of 196 patches."
     assert "chosen" in page.find("clusters").get_dom_attribute("class")
     page.after(lambda: page.slide("tokens", 20))
-    assert "chosen" not in page.find("clusters").get_dom_attribute("class")
+    page.wait(lambda: "chosen" not in page.find("clusters").get_dom_attribute("class"))
 
 
 def test_tokens_are_reached_by_the_keyboard(browser, address) -> None:
