@@ -419,10 +419,17 @@ class Page:
         return str(self.find("saving").text.split(" travelled")[0])
 
     def after(self, act: Callable[[], object]) -> None:
-        """Does something, and waits until an answer that is newer stands there."""
-        self.browser.execute_script("document.getElementById('saving').textContent = ''")
+        """Does something, and waits until an answer that is newer stands there.
+
+        The comparison with image files adds to what is said of an answer, at any time: a new one replaces it.
+        """
+        self.browser.execute_script("document.getElementById('saving').innerHTML = '<i id=\"before\"></i>'")
         act()
-        self.wait(lambda: self.answered and self.find("saving").text)
+
+        def newer() -> object:
+            return not self.browser.find_elements(By.ID, "before") and self.find("saving").text
+
+        self.wait(lambda: self.answered and newer())
 
     def slide(self, name: str, value: int) -> None:
         self.browser.execute_script(
