@@ -24,7 +24,7 @@ SCENES = "eval.scenes.corpus:SceneCorpus"
 
 app = evaluation("What each part of the codec and of merging brings: one part left out, at the same seed.")
 
-Part = Literal["codec", "answers"]
+Part = Literal["codec", "answers", "terms"]
 TrainConfigArgument = Annotated[
     str,
     typer.Argument(metavar="CONFIG", help="A configuration of `tofc train`; its steps are each variant's."),
@@ -63,6 +63,14 @@ def codec(config: TrainConfigArgument, options: VariantOptions) -> None:
 def answers(config: TrainConfigArgument, options: VariantOptions) -> None:
     """Merging and fine-tuning, each variant with a model of its own, compared at equal answers."""
     ablate("answers", config, options)
+
+
+@app.command()
+@reports_user_errors
+@needs_extra("train,eval")
+def terms(config: TrainConfigArgument, options: VariantOptions) -> None:
+    """Terms of the training that the paper does not have, each left out, compared at equal answers."""
+    ablate("terms", config, options)
 
 
 @app.command()

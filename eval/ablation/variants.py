@@ -112,7 +112,31 @@ ANSWER_VARIANTS: dict[str, Variant] = {
     "unmerged": Variant("no merging: all tokens", _merged_to("all")),
 }
 
-PARTS = {"codec": CODEC_VARIANTS, "answers": ANSWER_VARIANTS}
+
+def _set(**changes: object) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, **changes)  # type: ignore[arg-type]  # checked by TrainConfig
+
+
+def _paper(config: TrainConfig) -> TrainConfig:
+    """Every term as in configs/paper.yaml, tuning the tower too."""
+    adapters = None if config.adapters is None else replace(config.adapters, tower=True)
+    terms = _set(feature_weight=0.0, feature_steps=0, end_weight=1.0, beta2=0.999, uncoded_share=0.0)
+    return replace(terms(config), adapters=adapters)
+
+
+# Terms of the training that the paper does not have, each set to the paper's value, then all of them.
+TERM_VARIANTS: dict[str, Variant] = {
+    "full": Variant("our terms", _same),
+    "seed": _SEED,
+    "no_feature_term": Variant("no squared error of the features", _set(feature_weight=0.0)),
+    "no_feature_steps": Variant("answers from the first step", _set(feature_steps=0)),
+    "end_weight": Variant("ends of answers weigh as much as words", _set(end_weight=1.0)),
+    "beta2": Variant("AdamW with its authors' beta2", _set(beta2=0.999)),
+    "coded_only": Variant("no uncoded steps", _set(uncoded_share=0.0)),
+    "paper": Variant("the paper's terms, and its tower learns too", _paper),
+}
+
+PARTS = {"codec": CODEC_VARIANTS, "answers": ANSWER_VARIANTS, "terms": TERM_VARIANTS}
 
 
 class SharedFeatures:

@@ -28,6 +28,24 @@ _PLACES = (
     "", " in {pic}", " here", " anywhere in {pic}", " anywhere", " in this", " in it", " in the scene",
     " on {pic}", " somewhere in {pic}",
 )  # fmt: skip
+_WHERE = (
+    "Is the {one}", "Do you see the {one}", "Can you find the {one}", "Is the {one} located",
+    "Does the {one} stand", "Where in {pic} is the {one},", "Where do you see the {one},",
+    "Where can I find the {one},", "On what side is the {one},", "On what side of {pic} is the {one},",
+    "In which half is the {one},", "Which half is the {one} in,", "In what part of {pic} is the {one},",
+    "Should I look for the {one}", "Would you say the {one} is", "Is the {one} nearer", "Is the {one} rather",
+    "Tell me, is the {one}",
+)  # fmt: skip
+_SIDES = (
+    " on the left or on the right", " on the left or the right", " left or right",
+    " to the left or to the right", " at the left or right", " on the left side or on the right side",
+    " in the left or right half", " left or else right", " more to the left or more to the right",
+)  # fmt: skip
+_HEIGHTS = (
+    " at the top or at the bottom", " at the top or the bottom", " top or bottom",
+    " to the top or to the bottom", " at the top or bottom", " on the top side or on the bottom side",
+    " in the top or bottom half", " top or else bottom", " more to the top or more to the bottom",
+)  # fmt: skip
 
 _PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "existence": (_SEEN, _THINGS, _PLACES, ("?",)),
@@ -46,35 +64,9 @@ _PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("", " here", " in {pic}", " in total", " altogether", " in this"),
         ("?",),
     ),
-    "side": (
-        (
-            "Is the {one}", "Do you see the {one}", "Can you find the {one}", "Is the {one} located",
-            "Does the {one} stand", "Where in {pic} is the {one},", "Where do you see the {one},",
-            "On what side is the {one},", "On what side of {pic} is the {one},",
-            "In which half is the {one},", "Should I look for the {one}", "Would you say the {one} is",
-            "Tell me, is the {one}",
-        ),
-        (
-            " on the left or on the right", " on the left or the right", " left or right",
-            " to the left or to the right", " at the left or right",
-            " on the left side or on the right side",
-        ),
-        ("", " of {pic}"),
-        ("?",),
-    ),
-    "height": (
-        (
-            "Is the {one}", "Do you see the {one}", "Can you find the {one}", "Is the {one} located",
-            "Where in {pic} is the {one},", "Where do you see the {one},", "In which half is the {one},",
-            "Should I look for the {one}", "Would you say the {one} is", "Tell me, is the {one}",
-        ),
-        (
-            " at the top or at the bottom", " at the top or the bottom", " top or bottom",
-            " in the top or bottom",
-        ),
-        ("", " of {pic}"),
-        ("?",),
-    ),
+    "side": (_WHERE, _SIDES, ("", " of {pic}"), ("?",)),
+    # The same words around other ends, so that only these can tell what is asked.
+    "height": (_WHERE, _HEIGHTS, ("", " of {pic}"), ("?",)),
     "side_check": (
         (
             "Is the {one}", "Do you see the {one}", "Can you find the {one}", "Is the {one} located",
@@ -133,7 +125,11 @@ _WHOLE: dict[str, tuple[str, ...]] = {
         "Which half of {pic} has the {one}, the left or the right?",
         "Is it the left or the right side that has the {one}?",
     ),
-    "height": ("The {one}: top or bottom?", "Which half of {pic} has the {one}, the top or the bottom?"),
+    "height": (
+        "Top or bottom, where do you see the {one}?", "The {one}: top or bottom?",
+        "Which half of {pic} has the {one}, the top or the bottom?",
+        "Is it the top or the bottom that has the {one}?",
+    ),
     "side_check": (
         "The {one} is on the {side}, right?",
         "Is it on the {side}, the {one}?", "{one} on the {side}?",
