@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import Annotated
@@ -79,6 +80,7 @@ def options(
     ] = False,
 ) -> None:
     """Options that stand before the command."""
+    gc.enable()
     show_notes(not quiet)
     if debug:
         sys.excepthook = sys.__excepthook__

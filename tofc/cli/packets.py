@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -125,6 +126,8 @@ def info(
     json_: JsonOption = False,
 ) -> None:
     """Show what a packet says of itself and where every byte goes."""
+    # NumPy starts a thread a core, and these wait in a loop for more work than the codec's small products.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from tofc.packet import Packet
 
     packet = Packet.from_bytes(read_input(file, "packet"))
