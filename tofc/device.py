@@ -232,13 +232,13 @@ class Device:
         return quality, tokens, max_bytes
 
     def _check_quality(self, quality: int | None) -> int:
-        levels = self._require_codec().qualities
+        levels = self._check_codec().qualities
         quality = self.config.default_quality if quality is None else quality
         if isinstance(quality, bool) or quality not in levels:
             raise UserError(f"quality is {quality!r}; choose {levels[0]} (fewest bytes) to {levels[-1]}")
         return quality
 
-    def _require_codec(self) -> FeatureCodec:
+    def _check_codec(self) -> FeatureCodec:
         if self.codec is None:
             raise CheckpointError(
                 "this is a plain LLaVA-OneVision model without codec: it gives features, but no packets. "
@@ -296,7 +296,7 @@ class Device:
         return replace(picture, tokens=merged, clusters=clusters, timing=timing)
 
     def _code(self, pictures: list[Features], quality: int, progressive: bool = False) -> Packet:
-        codec = self._require_codec()
+        codec = self._check_codec()
         watch = Stopwatch()
         tokens = np.concatenate([as_array(p.tokens) for p in pictures])  # [sum K, C]
         if codec.takes_kernels(len(tokens)):
@@ -327,7 +327,7 @@ class Device:
 
         return BudgetSearch(
             lambda quality, tokens: self._code(merge(tokens), quality, progressive),
-            self._require_codec().qualities,
+            self._check_codec().qualities,
             max(picture.layout.num_tokens for picture in pictures),
             max_bytes,
         )
@@ -338,7 +338,7 @@ class Device:
         if merging.ladder:
             return [min(tokens, most) for tokens in merging.ladder]
         tokens = most if merging.tokens == "all" else int(merging.tokens)
-        return default_ladder(self._require_codec().qualities, self.config.default_quality, tokens, most)
+        return default_ladder(self._check_codec().qualities, self.config.default_quality, tokens, most)
 
 
 def choose_runtime(runtime: str | None, asked: bool = False) -> str:

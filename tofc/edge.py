@@ -20,7 +20,7 @@ from tofc.familial.index import Policy, check_exit
 from tofc.familial.members import AUTO
 from tofc.familial.store import index_of, loader
 from tofc.familial.views import Family
-from tofc.features import Features, codec_of, unpack
+from tofc.features import Features, check_codec, unpack
 from tofc.hub import load_codec
 from tofc.images import MAX_PIXELS
 from tofc.language.batch import Batch, Generation
@@ -161,7 +161,7 @@ class Edge:
     def sections(self, packet: Packet | bytes) -> dict[str, float]:
         """Bytes by part, those of the payload too; they sum to the packet's size. Errors of `decode`."""
         packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
-        return packet.sections_with(codec_of(packet, self.codec))
+        return packet.sections_with(check_codec(packet, self.codec))
 
     def answer(
         self, packet: Packet | bytes, question: str, *, exit: str | None = None, **generation: Any

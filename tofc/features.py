@@ -5,7 +5,7 @@ From packets come features exactly as their encoder reconstructed them; no netwo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -135,17 +135,10 @@ def unpack(packet: Packet | bytes, codec: FeatureCodec | None, config: Any) -> l
     import torch
 
     packet = packet if isinstance(packet, Packet) else Packet.from_bytes(packet)
-    codec = codec_of(packet, codec)
-    counts = [*packet.token_counts, packet.num_tokens - sum(packet.token_counts)]
-    if min(counts) < 1:
-        raise PacketError(f"the packet's token counts {counts} leave a picture without tokens")
+    codec = check_codec(packet, codec)
     layouts = [tile_layout(size, packet.tiling, config) for size in packet.image_sizes]
-    for count, (height, width), layout in zip(counts, packet.image_sizes, layouts, strict=True):
-        if count > layout.num_tokens:  # looked at first: no more is decoded than a picture can hold
-            raise PacketError(
-                f"the packet holds {count} tokens for a picture of {width}x{height}, "
-                f"which has {layout.num_tokens}"
-            )
+    counts = [*packet.token_counts, packet.num_tokens - sum(packet.token_counts)]
+    _check_counts(packet, counts, layouts)  # first: no more is decoded than the pictures can hold
     watch = Stopwatch()
     if codec.takes_kernels(packet.num_tokens):
         from tofc.compiled import load_kernels  # here, because numba takes half a second to import
@@ -162,7 +155,19 @@ def unpack(packet: Packet | bytes, codec: FeatureCodec | None, config: Any) -> l
     ]
 
 
-def codec_of(packet: Packet, codec: FeatureCodec | None) -> FeatureCodec:
+def _check_counts(packet: Packet, counts: Sequence[int], layouts: Sequence[TileLayout]) -> None:
+    """PacketError where a picture has no tokens, or more than its size allows."""
+    if min(counts) < 1:
+        raise PacketError(f"the packet's token counts {counts} leave a picture without tokens")
+    for count, (height, width), layout in zip(counts, packet.image_sizes, layouts, strict=True):
+        if count > layout.num_tokens:
+            raise PacketError(
+                f"the packet holds {count} tokens for a picture of {width}x{height}, "
+                f"which has {layout.num_tokens}"
+            )
+
+
+def check_codec(packet: Packet, codec: FeatureCodec | None) -> FeatureCodec:
     """The codec, if it is the one that made the packet; errors of `unpack`."""
     if codec is None:
         raise CheckpointError(

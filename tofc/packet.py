@@ -176,29 +176,8 @@ class Packet:
 
         Raises PacketError on anything that is not one whole, undamaged packet of this version.
         """
-        given: Any = data  # people hand in all sorts of things
-        if isinstance(given, (str, Path)):
-            raise PacketError(f"{str(given)[:200]!r} is a path, not a packet: read it with tofc.Packet.load")
-        if not isinstance(given, (bytes, bytearray, memoryview)):
-            raise PacketError(
-                f"{type(given).__name__} is no packet: give what Device.encode returned, or its bytes"
-            )
-        data = bytes(data)
-        if len(data) < _SMALLEST:
-            raise PacketError(f"{len(data)} bytes are too few for a packet: it is cut short, or none at all")
-        body, checksum = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-        if zlib.crc32(body).to_bytes(_CRC_BYTES, "big") != checksum:
-            raise PacketError(
-                "the checksum does not fit: this is no packet of tofc, or it was damaged or cut short on its "
-                "way; send it again"
-            )
-        version, flags = body[0] >> 4, body[0] & 0b1111
-        if version != VERSION:
-            raise PacketError(
-                f"the packet has version {version}, this release of tofc reads version {VERSION}: "
-                "use the same release on both sides"
-            )
-        return _read_body(body, flags)
+        data = _check_whole(data)
+        return _read_body(data[:-_CRC_BYTES], data[0] & 0b1111)
 
     def _payload_head(self) -> Head:
         try:
@@ -257,6 +236,31 @@ class Packet:
                 parts.append((width - 1 << 12 | height - 1).to_bytes(3, "big"))
         parts += [encode_varint(count) for count in self.token_counts]
         return b"".join(parts)
+
+
+def _check_whole(given: Any) -> bytes:
+    """The bytes of one whole packet of this version; PacketError for anything else that people hand in."""
+    if isinstance(given, (str, Path)):
+        raise PacketError(f"{str(given)[:200]!r} is a path, not a packet: read it with tofc.Packet.load")
+    if not isinstance(given, (bytes, bytearray, memoryview)):
+        raise PacketError(
+            f"{type(given).__name__} is no packet: give what Device.encode returned, or its bytes"
+        )
+    data = bytes(given)
+    if len(data) < _SMALLEST:
+        raise PacketError(f"{len(data)} bytes are too few for a packet: it is cut short, or none at all")
+    if zlib.crc32(data[:-_CRC_BYTES]).to_bytes(_CRC_BYTES, "big") != data[-_CRC_BYTES:]:
+        raise PacketError(
+            "the checksum does not fit: this is no packet of tofc, or it was damaged or cut short on its "
+            "way; send it again"
+        )
+    version = data[0] >> 4
+    if version != VERSION:
+        raise PacketError(
+            f"the packet has version {version}, this release of tofc reads version {VERSION}: "
+            "use the same release on both sides"
+        )
+    return data
 
 
 def _read_body(body: bytes, flags: int) -> Packet:
