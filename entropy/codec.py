@@ -225,9 +225,8 @@ class FeatureCodec(CodecParameters):
             raise ValueError(f"features have {len(values)} tokens, a stream carries at most {MAX_TOKENS}")
         if values.dtype.kind not in "fiu":
             raise ValueError(f"features must be real numbers, not {values.dtype}")
-        values = values.astype(np.float32).astype(
-            np.float64
-        )  # so that wider inputs, rounded alike, code alike
+        # Through float32 first: float64 features that round to the same float32 give the same bytes.
+        values = values.astype(np.float32).astype(np.float64)
         if not np.isfinite(values).all():
             bad = np.argwhere(~np.isfinite(values))[0]
             raise ValueError(f"features hold NaN or infinity, first at token {bad[0]}, channel {bad[1]}")

@@ -99,7 +99,7 @@ def cut(payload: bytes, num_tokens: int, end: int) -> bytes:
     if not (1 <= num_tokens < head.num_tokens and end < len(stream)):
         raise ValueError(f"cannot cut {head.num_tokens} tokens, {len(stream)} bytes to {num_tokens}, {end}")
     leading = np.zeros(0, dtype=np.int64)
-    if num_tokens > len(head.leading):  # otherwise all that are left led, and lie evenly
+    if num_tokens > len(head.leading):  # else all that are kept are leading ones, in their usual order
         kept = np.sort(head.order[:num_tokens])
         leading = np.searchsorted(kept, head.leading)
     return bytes(Head(num_tokens, head.level, True, tuple(leading.tolist()))) + stream[:end]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from tofc.errors import UserError
 from tofc.packet import Packet
 
-FULL = 0.9  # a packet that uses this share of its budget is not looked at again
+WELL_USED = 0.9  # a packet that uses this share of its budget is not looked at again
 
 
 def default_ladder(qualities: range, quality: int, tokens: int, most: int) -> list[int]:
@@ -57,7 +57,7 @@ class BudgetSearch:
         best = self._fullest(quality, tokens)
         others = sorted(set(self.qualities) - {quality}, key=lambda q: (abs(q - quality), -q))
         for other in others:
-            if best is not None and (len(best) >= FULL * self.max_bytes or self._is_top(best)):
+            if best is not None and (len(best) >= WELL_USED * self.max_bytes or self._is_top(best)):
                 break
             found = self._fullest(other, 1)
             if found is not None and (best is None or len(found) > len(best)):

@@ -112,7 +112,7 @@ class CheckpointConfig:
 
     @staticmethod
     def renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What earlier checkpoints said beside: the names of the codec's files, which never differed."""
+        """The keys of this release: earlier checkpoints also named the codec's files, under "codec"."""
         return {key: value for key, value in values.items() if key != "codec"}
 
 

@@ -201,9 +201,9 @@ class Device:
     def _packet(self, pictures: list[Features], rate: _Rate, progressive: bool) -> Packet:
         """Unmerged features of pictures, merged and coded at a rate."""
         quality, tokens, max_bytes = rate
-        count, level = self._check_tokens(tokens), self._check_quality(quality)
+        count, chosen = self._check_tokens(tokens), self._check_quality(quality)
         if max_bytes is None:
-            return self._code([self._merge(picture, count) for picture in pictures], level, progressive)
+            return self._code([self._merge(picture, count) for picture in pictures], chosen, progressive)
         search = self._search(pictures, max_bytes, progressive)
         watch = Stopwatch()
         if quality is not None:

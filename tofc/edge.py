@@ -113,7 +113,7 @@ class Edge:
         base, where = checkpoint.base, choose_device(device)
         index = None if checkpoint.family is None else index_of(checkpoint.family, base)
         member = None if index is None or exit == FULL else index.named(exit)
-        # One block at least: it shows of what kind those of branches are.
+        # One block at least: a branch's blocks are built from its class and configuration.
         num_layers = None if member is None else max(1, member.exit_layer)
         codec = load_codec(checkpoint) if checkpoint.has_codec else None
         plain = None
@@ -168,8 +168,9 @@ class Edge:
     ) -> Answer:
         """Answers a question about a packet's pictures.
 
-        `exit` names the member of the family that answers, the edge's own if left out. `generation` are
-        settings of transformers' `generate`; without any, decoding is greedy and ends after 80 tokens.
+        `exit` names the member of the family that answers, the edge's own if left out. `generation` names
+        settings of transformers' `generate`, which then decodes; without any but `max_new_tokens` (80), our
+        own loop does, greedily.
         Raises UserError for an empty question, an unknown setting or exit, PacketError like `decode`.
         """
         return self.answer_many([(packet, question)], exit=exit, **generation)[0]

@@ -34,7 +34,7 @@ VERSION = 2
 TAG_BYTES = 3
 MAX_IMAGES = 1024
 # How a picture was cut into tiles: one squashed square, the stock grid of tiles, one square padded with grey.
-TILINGS = ("base", "anyres", "padded")
+CODED_TILINGS = ("base", "anyres", "padded")
 
 _CRC_BYTES = 4
 _SEVERAL, _LARGE = 0b0100, 0b1000
@@ -62,8 +62,8 @@ class Packet:
     token_ends: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.tiling not in TILINGS:
-            raise PacketError(f"tiling is {self.tiling!r}; choose one of {', '.join(TILINGS)}")
+        if self.tiling not in CODED_TILINGS:
+            raise PacketError(f"tiling is {self.tiling!r}; choose one of {', '.join(CODED_TILINGS)}")
         if len(self.model_tag) != TAG_BYTES:
             raise PacketError(f"the model tag has {len(self.model_tag)} bytes; give {TAG_BYTES}")
         if not 1 <= len(self.image_sizes) <= MAX_IMAGES:
@@ -218,7 +218,7 @@ class Packet:
         )
 
     def _head(self) -> bytes:
-        flags = TILINGS.index(self.tiling)
+        flags = CODED_TILINGS.index(self.tiling)
         flags |= _SEVERAL if len(self.image_sizes) > 1 else 0
         flags |= _LARGE if self._has_large_images() else 0
         return bytes([VERSION << 4 | flags])
@@ -265,7 +265,7 @@ def _check_whole(given: Any) -> bytes:
 
 def _read_body(body: bytes, flags: int) -> Packet:
     """The fields behind the first byte. The checksum already fits, so a fault here is one of the writer."""
-    if flags & 0b0011 >= len(TILINGS):
+    if flags & 0b0011 >= len(CODED_TILINGS):
         raise PacketError(
             f"the packet asks for tiling {flags & 0b0011}, which version {VERSION} does not know"
         )
@@ -294,7 +294,7 @@ def _read_body(body: bytes, flags: int) -> Packet:
         payload=body[position:],
         image_sizes=tuple(sizes),
         model_tag=body[1 : 1 + TAG_BYTES],
-        tiling=TILINGS[flags & 0b0011],
+        tiling=CODED_TILINGS[flags & 0b0011],
         token_counts=tuple(counts),
     )
 

@@ -78,8 +78,7 @@ class TileLayout:
         return tiles.reshape(-1, tiles.shape[-1])[self.positions]
 
     def expand(self, tokens: Any) -> Any:
-        """Tensor of tokens [M, C] back to tiles [T, N, C]; dropped positions are zero, the stock layout drops
-        them."""
+        """Tensor of tokens [M, C] back to tiles [T, N, C], zero at positions that are padding."""
         tiles = tokens.new_zeros(self.num_tiles * self.side**2, tokens.shape[1])
         tiles[self.positions] = tokens
         return tiles.view(self.num_tiles, self.side**2, tokens.shape[1])

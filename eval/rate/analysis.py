@@ -17,8 +17,11 @@ from eval.rate.points import GROUPS, LABELS, WITH_MERGING, AnswerRow, RatePoint
 from tofc.errors import UserError
 
 MME_TOTAL = "mme"  # perception and cognition together
-FULL, MOST = "within 1 point of uncoded", "95 % of it"
-TARGETS: dict[str, Callable[[float], float]] = {FULL: lambda a: a - 0.01, MOST: lambda a: 0.95 * a}
+EQUAL, AT_95 = "within 1 point of uncoded", "95 % of it"
+TARGETS: dict[str, Callable[[float], float]] = {
+    EQUAL: lambda a: a - 0.01,
+    AT_95: lambda a: 0.95 * a,
+}
 """What bytes are compared at, from the accuracy of the uncoded features."""
 
 
@@ -150,7 +153,7 @@ def _systems(columns: dict[str, np.ndarray], accuracy: np.ndarray, size: np.ndar
 
 
 def _bytes_or_infinity(curve: Curve, target: float) -> float:
-    """What no number of bytes reaches takes infinitely many: resamples may say so, the whole may not."""
+    """Bytes at which a curve reaches an accuracy; infinite where a resample's curve never does."""
     return bytes_at(curve, target)[0] if curve.accuracy[-1] >= target else np.inf
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from eval.lab.intervals import NOT_REACHED
 from eval.lab.terminal import remark_of_few, table
-from eval.rate.analysis import FULL, TARGETS
+from eval.rate.analysis import EQUAL, TARGETS
 from eval.rate.points import LABELS
 
 
@@ -71,7 +71,7 @@ def _beside(summary: Mapping[str, Any]) -> Table:
         for size, score in one["points"]
     ]
     for one in told["savings"]:
-        found = summary["systems"].get(one["system"], {}).get("savings", {}).get(FULL)
+        found = summary["systems"].get(one["system"], {}).get("savings", {}).get(EQUAL)
         here = "not swept" if found is None else _interval(found, 100, ".1f")
         low, high = (f"{100 * share:.0f}" for share in one["saves"])
         theirs = low if low == high else f"{low} to {high}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.lab.rows import write_rows
-from eval.rate.analysis import FULL, MOST, analyse
+from eval.rate.analysis import AT_95, EQUAL, analyse
 from eval.rate.config import RateConfig, Systems
 from eval.rate.points import AnswerRow, RatePoint
 from tofc.errors import UserError
@@ -63,9 +63,9 @@ def test_savings_of_known_curves(tmp_path: Path) -> None:
     assert summary["reference"]["value"] == pytest.approx(0.9)
     jpeg, tofc = summary["systems"]["jpeg"], summary["systems"]["tofc"]
     # 0.89 lies 39/40 of the way from 0.5 to 0.9, in log-bytes from 100 to 200.
-    assert tofc["bytes"][FULL]["value"] == pytest.approx(100 * 2 ** (39 / 40))
-    assert tofc["bytes"][MOST]["value"] == pytest.approx(100 * 2 ** (0.355 / 0.4))
-    for target in (FULL, MOST):
+    assert tofc["bytes"][EQUAL]["value"] == pytest.approx(100 * 2 ** (39 / 40))
+    assert tofc["bytes"][AT_95]["value"] == pytest.approx(100 * 2 ** (0.355 / 0.4))
+    for target in (EQUAL, AT_95):
         assert jpeg["savings"][target]["value"] == pytest.approx(0.75)
         # The same pictures are drawn for both, so that nothing is left of their noise.
         assert jpeg["savings"][target]["low"] == pytest.approx(0.75)
@@ -97,7 +97,7 @@ def test_the_best_of_a_group_is_its_cheaper_member(tmp_path: Path) -> None:
             made[point(system, number)] = rows(point(system, number), sizes[number - 1], right)
     systems = summarise(tmp_path, made)["systems"]
     best = systems["best of JPEG, WebP"]["bytes"]
-    assert best[FULL]["value"] == pytest.approx(
+    assert best[EQUAL]["value"] == pytest.approx(
         200 * 4 ** (39 / 40)
     )  # from WebP's low end to JPEG's high end
     assert "best of AVIF, JPEG XL" not in systems
@@ -108,10 +108,10 @@ def test_what_cannot_be_computed_says_why(tmp_path: Path) -> None:
     for system, right in (("tofc", 9), ("jpeg", 7), ("webp", 9)):
         made[point(system, 1)] = rows(point(system, 1), 100, right)
     systems = summarise(tmp_path, made)["systems"]
-    assert systems["tofc"]["bytes"][FULL]["bound"] == "at most"
-    assert "89.0 % is not reached: the best is 70.0 %" in systems["jpeg"]["bytes"][FULL]["not_computed"]
-    assert "not reached" in systems["jpeg"]["savings"][FULL]["not_computed"]
-    assert "both begin above" in systems["webp"]["savings"][FULL]["not_computed"]
+    assert systems["tofc"]["bytes"][EQUAL]["bound"] == "at most"
+    assert "89.0 % is not reached: the best is 70.0 %" in systems["jpeg"]["bytes"][EQUAL]["not_computed"]
+    assert "not reached" in systems["jpeg"]["savings"][EQUAL]["not_computed"]
+    assert "both begin above" in systems["webp"]["savings"][EQUAL]["not_computed"]
     assert "single point" in systems["jpeg"]["bd_rate"]["not_computed"]
 
 
@@ -123,12 +123,12 @@ def test_resamples_that_do_not_reach_the_accuracy_leave_the_interval_open(tmp_pa
         row["right"] = int(int(row["picture"][1:]) >= PICTURES / 10)
     made[point("jpeg", 1)] = lucky
     jpeg = summarise(tmp_path, made)["systems"]["jpeg"]
-    needed = jpeg["bytes"][FULL]
+    needed = jpeg["bytes"][EQUAL]
     assert (needed["value"], needed["low"], needed["high"]) == (500, 500, "not reached")
     # TOFC begins above the accuracy, so that of JPEG's bytes no share can be given.
-    assert "both begin above" in jpeg["savings"][FULL]["not_computed"]
+    assert "both begin above" in jpeg["savings"][EQUAL]["not_computed"]
     made[point("jpeg", 2)] = rows(point("jpeg", 2), 250, 5)
-    savings = summarise(tmp_path, made)["systems"]["jpeg"]["savings"][FULL]
+    savings = summarise(tmp_path, made)["systems"]["jpeg"]["savings"][EQUAL]
     assert savings["bound"] == "at least"
     assert savings["value"] == pytest.approx(1 - 50 / (250 * 2 ** (39 / 40)))
     assert savings["high"] == 1, "where JPEG does not get there at all, all of its bytes are saved"

@@ -18,7 +18,7 @@ import pytest
 
 from eval.lab.rows import write_rows
 from eval.lab.terminal import FEW_PICTURES
-from eval.rate.analysis import FULL, MOST, analyse
+from eval.rate.analysis import AT_95, EQUAL, analyse
 from eval.rate.config import RateConfig, Systems
 from eval.rate.points import AnswerRow, RatePoint
 from eval.rate.report.cards import cluster_svg
@@ -180,7 +180,7 @@ def test_every_saving_of_the_page_comes_out_of_the_rows_again(made) -> None:
         totals[system] = [(size.mean(), right.sum() / of.sum()) for right, of, size in counted]
     totals["best of JPEG, WebP"] = totals["jpeg"] + totals["webp"]
     reference = totals.pop("raw")[0][1]
-    for target, at in ((FULL, reference - 0.01), (MOST, 0.95 * reference)):
+    for target, at in ((EQUAL, reference - 0.01), (AT_95, 0.95 * reference)):
         ours = needed(totals["tofc"], at)
         for system, curve in totals.items():
             size, *_ = reader.cells[system, "", f"bytes/{target}"]

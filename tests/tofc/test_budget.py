@@ -12,7 +12,7 @@ from PIL import Image
 
 import tofc
 from eval.scenes.world import make_scene
-from tofc.budget import FULL, BudgetSearch, default_ladder
+from tofc.budget import WELL_USED, BudgetSearch, default_ladder
 from tofc.config import MergingConfig
 
 QUALITIES = range(1, 9)
@@ -65,8 +65,8 @@ def test_a_budget_is_used_wherever_any_point_uses_it(sizes, max_bytes: int, toke
     packet = search.along(ladder)
     assert len(packet) <= max_bytes
     fitting = sizes[sizes <= max_bytes]
-    if fitting.max() >= FULL * max_bytes:
-        assert len(packet) >= FULL * max_bytes or point(packet) == (8, sizes.shape[1])
+    if fitting.max() >= WELL_USED * max_bytes:
+        assert len(packet) >= WELL_USED * max_bytes or point(packet) == (8, sizes.shape[1])
     else:
         assert len(packet) == fitting.max()
     assert len(asked) == len(set(asked)), "a point was coded twice"
@@ -109,7 +109,7 @@ def test_the_search_is_short_where_sizes_are_nearly_proportional() -> None:
     for max_bytes in (60, 300, 1000, 3000, 8000):
         search, asked = search_in(sizes, max_bytes)
         packet = search.along(default_ladder(QUALITIES, 4, 64, 729))
-        assert len(packet) >= FULL * max_bytes
+        assert len(packet) >= WELL_USED * max_bytes
         assert len(asked) <= 12, max_bytes
 
 
@@ -159,7 +159,7 @@ def test_budgets_on_real_pictures(device, seen) -> None:
         for search.max_bytes in BUDGETS:
             packet = search.along(device._ladder(search.most))
             assert len(bytes(packet)) <= search.max_bytes
-            assert len(packet) >= FULL * search.max_bytes or packet is top
+            assert len(packet) >= WELL_USED * search.max_bytes or packet is top
         assert len(search._coded) < 15 * len(BUDGETS)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import tofc
 from entropy import FeatureCodec
-from tofc.packet import TILINGS, VERSION, Packet
+from tofc.packet import CODED_TILINGS, VERSION, Packet
 
 TAG = bytes.fromhex("a1b2c3")
 sides = st.one_of(st.integers(1, 4096), st.integers(1, 1 << 28))
@@ -29,7 +29,7 @@ def packets(draw: st.DrawFn) -> Packet:
         payload=draw(st.binary(max_size=200)),
         image_sizes=tuple(sizes),
         model_tag=draw(st.binary(min_size=3, max_size=3)),
-        tiling=draw(st.sampled_from(TILINGS)),
+        tiling=draw(st.sampled_from(CODED_TILINGS)),
         token_counts=tuple(counts),
     )
 

@@ -101,7 +101,7 @@ class Positions:
     def mask(self, window: int | None, dtype: torch.dtype, always: bool = False) -> Tensor | None:
         """What is added to attention scores, [B or 1, 1, n, end]; None where causality alone says it.
 
-        window: how far back a position sees; always: whether positions behind others need one.
+        window: how far back a position sees; always: a mask even for a prompt from its start.
         """
         window = None if window is None or window >= self.end else window
         key = (window, always)

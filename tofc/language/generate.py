@@ -24,8 +24,7 @@ from tofc.language.sequences import Sequences
 
 @dataclass(frozen=True)
 class Attempt:
-    """An exit that was asked, and how many tokens it said, the one that ended its answer or that it was not
-    sure of included."""
+    """An exit that was asked, and how many tokens it computed, with the one at which it stopped."""
 
     exit: str
     num_tokens: int

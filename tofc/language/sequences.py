@@ -184,7 +184,7 @@ class BlockStack:
         self._sequences, self._below = sequences, below
         self.blocks = [CachedBlock(block) for block in blocks]
         self._states: RowBuffer | None = None
-        # Positions with keys and values; fewer than there are states where these were given.
+        # Positions with keys and values. States that came from elsewhere have none yet.
         self._cached = 0
 
     def states(self, start: int, end: int) -> Tensor:

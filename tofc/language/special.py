@@ -13,7 +13,7 @@ from typing import Any
 
 from tofc.errors import CheckpointError, UserError
 
-_MARK = "\uffff"  # no character: between two of them it keeps these from being one token
+_MARK = "\uffff"  # a noncharacter, put between characters so that no special token is found across it
 _STAND_IN = "x"  # for any text, where only the template's own tokens count
 
 Turns = Sequence[Mapping[str, Any]]

@@ -20,8 +20,8 @@ from tofc.serving.metrics import Metrics
 from tofc.serving.models import Prepared, ServedModels
 from tofc.serving.settings import Limits
 
-# Positions that are prefilled between two tokens of what is being answered, and one request more at most:
-# what bounds how long a stream stands still.
+# New requests join between two tokens of running ones until this many positions are prefilled (the last may
+# exceed it): that bounds how long a running stream waits.
 _ADMITTED_POSITIONS = 256
 # Joining costs a pass of its own: a batch that is nearly full takes nothing more for so many tokens.
 _TOKENS_BETWEEN = 4
@@ -54,7 +54,7 @@ class Engine:
         self._batches = {name: self._new_batch(name) for name in models.members}
         self._running: dict[str, list[_Sequence]] = {name: [] for name in models.members}
         self._loops: dict[Job, asyncio.AbstractEventLoop] = {}
-        self._tokens_since = 0  # ... new ones joined, in passes
+        self._tokens_since = 0  # passes since sequences last joined
         self._seconds_each = 0.05  # moving average, for Retry-After
         self._last_end = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="tofc-model", daemon=True)

@@ -27,7 +27,7 @@ from tofc.tiling import TileLayout, tile_layout
 _KEPT_ROWS = 8192  # embeddings of packets that may be asked about again
 DEFAULT = "default"  # whatever the server's model is called
 
-Seen = Packet | Image.Image
+Shown = Packet | Image.Image
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ServedModels:
         """An empty batch of one of the members."""
         return Batch(self.edge.family.language, self.members[name], self.edge.ends, kept_positions)
 
-    def layouts(self, seen: Seen, several: bool) -> list[TileLayout]:
+    def layouts(self, seen: Shown, several: bool) -> list[TileLayout]:
         """The tiles of each picture, known before anything is decoded; `several`: of many in one request."""
         if isinstance(seen, Packet):
             return [tile_layout(size, seen.tiling, self.edge.model.config) for size in seen.image_sizes]
@@ -97,7 +97,7 @@ class ServedModels:
         return [tile_layout((seen.height, seen.width), tiling, self.device_side.base_config)]
 
     @torch.inference_mode()
-    def prepare(self, turns: Sequence[Mapping[str, Any]], seen: Sequence[Seen], new_tokens: int) -> Prepared:
+    def prepare(self, turns: Sequence[Mapping[str, Any]], seen: Sequence[Shown], new_tokens: int) -> Prepared:
         """Decodes packets, runs the tower on ordinary pictures, projects, and renders the turns.
 
         Raises UserError or ApiError for what the client got wrong.
@@ -120,7 +120,7 @@ class ServedModels:
             )
         return Prepared(prompt, visual_tokens, timing, _prefix_key(seen, prompt))
 
-    def _embeddings(self, seen: Sequence[Seen]) -> tuple[list[torch.Tensor], int, dict[str, float]]:
+    def _embeddings(self, seen: Sequence[Shown]) -> tuple[list[torch.Tensor], int, dict[str, float]]:
         """Embeddings of each picture, their visual tokens, and the seconds that it took; packets are kept."""
         begin = time.perf_counter()
         key = _packets_key(seen)
@@ -136,7 +136,7 @@ class ServedModels:
         timing = {"decode": middle - begin, "project": time.perf_counter() - middle}
         return embeddings, visual_tokens, timing
 
-    def _features(self, seen: Sequence[Seen]) -> list[Features]:
+    def _features(self, seen: Sequence[Shown]) -> list[Features]:
         ordinary = [one for one in seen if not isinstance(one, Packet)]
         found: list[Features] = []
         if ordinary and self.device_side is not None:
@@ -154,7 +154,7 @@ class ServedModels:
         return tiling if tiling == "base" or not several else "padded"
 
 
-def _packets_key(seen: Sequence[Seen]) -> bytes | None:
+def _packets_key(seen: Sequence[Shown]) -> bytes | None:
     """What tells lists of packets apart; None where there are ordinary pictures, or none at all."""
     packets = [bytes(one) for one in seen if isinstance(one, Packet)]
     if not packets or len(packets) < len(seen):
@@ -162,7 +162,7 @@ def _packets_key(seen: Sequence[Seen]) -> bytes | None:
     return b"".join(hashlib.sha256(packet).digest() for packet in packets)
 
 
-def _prefix_key(seen: Sequence[Seen], prompt: Prompt) -> bytes | None:
+def _prefix_key(seen: Sequence[Shown], prompt: Prompt) -> bytes | None:
     """What tells the beginnings of prompts apart: their packets, and the text before and between them."""
     packets = _packets_key(seen)
     if packets is None:

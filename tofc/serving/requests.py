@@ -19,7 +19,7 @@ from tofc.language.sampling import Sampling
 from tofc.network.messages import read_data_url
 from tofc.packet import Packet
 from tofc.serving.errors import ApiError, invalid, wrong
-from tofc.serving.models import Seen, ServedModels
+from tofc.serving.models import ServedModels, Shown
 from tofc.serving.schema import ChatRequest, ImagePart, Message
 from tofc.serving.settings import Limits
 
@@ -64,7 +64,7 @@ class ChatQuestion:
 
     model: str
     turns: Sequence[Mapping[str, Any]]
-    seen: Sequence[Seen]
+    seen: Sequence[Shown]
     sampling: Sampling
     max_new_tokens: int
     stop: Sequence[str]
@@ -91,7 +91,7 @@ def understand(body: ChatRequest, models: ServedModels, limits: Limits) -> ChatQ
     files = [_data(url) for url in urls]
     packets = [_packet(data, kind) for kind, data in files]
     _check_packets([packet for packet in packets if packet is not None], limits)
-    seen: list[Seen] = [
+    seen: list[Shown] = [
         _picture(data, limits.pixels) if packet is None else packet
         for packet, (_, data) in zip(packets, files, strict=True)
     ]
@@ -152,7 +152,7 @@ def _data(url: str) -> tuple[str, bytes]:
 
 
 def _packet(data: bytes, kind: str) -> Packet | None:
-    """A packet; None for data of another type, or of no type that is none."""
+    """The packet in `data`; None where its media type says otherwise, or says nothing and it is none."""
     if kind not in (PACKET_TYPE, ""):
         return None
     try:
@@ -189,7 +189,7 @@ def _for_clients(error: UserError) -> str:
     return str(error).split(", or raise the limit")[0]
 
 
-def _check_tiles(seen: Sequence[Seen], models: ServedModels, limits: Limits) -> None:
+def _check_tiles(seen: Sequence[Shown], models: ServedModels, limits: Limits) -> None:
     """Tiles of all pictures, and visual tokens of the ordinary ones, which are not merged."""
     several = sum(not isinstance(one, Packet) for one in seen) > 1
     tiles = tokens = 0
@@ -206,7 +206,7 @@ def _check_tiles(seen: Sequence[Seen], models: ServedModels, limits: Limits) -> 
         raise wrong(f"{tokens} visual tokens in a request; at most {limits.visual_tokens}", "messages")
 
 
-def _turns(messages: Sequence[Message], seen: Sequence[Seen], most: int) -> list[Mapping[str, Any]]:
+def _turns(messages: Sequence[Message], seen: Sequence[Shown], most: int) -> list[Mapping[str, Any]]:
     """The messages with a part of type "image" for each picture, several for a packet of several."""
     rest = iter(seen)
     turns: list[Mapping[str, Any]] = []

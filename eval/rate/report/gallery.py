@@ -13,7 +13,7 @@ import pyarrow.parquet
 from PIL import Image
 
 import tofc
-from eval.rate.analysis import FULL, TARGETS
+from eval.rate.analysis import EQUAL, TARGETS
 from eval.rate.config import RateConfig
 from eval.rate.data import AskedPicture, Data, ScoredQuestion
 from eval.rate.points import RatePoint
@@ -129,7 +129,7 @@ def tofc_point(summary: Mapping[str, Any]) -> tuple[str, str]:
     form = summary["headline"]
     values = {p["point"]: p["accuracy"][form]["value"] for p in summary["points"] if p["system"] == "tofc"}
     front = summary["fronts"][form]["tofc"]  # by rising accuracy
-    wanted = TARGETS[FULL](summary["reference"]["value"])
+    wanted = TARGETS[EQUAL](summary["reference"]["value"])
     return "tofc", next((name for name in front if values[name] >= wanted), front[-1])
 
 
