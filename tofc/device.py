@@ -133,6 +133,10 @@ class Device:
         """The shape of the tiles, for `tofc.tiling.tile_layout`."""
         return self.vision.base_config
 
+    def tiling_of(self, num_images: int) -> str:
+        """How the pictures of one prompt are cut: as in the stock model, "anyres" pads each of several."""
+        return self.config.tiling if num_images == 1 or self.config.tiling == "base" else "padded"
+
     def with_tiling(self, tiling: str) -> Device:
         """The same device that cuts pictures in another way, one of `tofc.config.TILINGS`."""
         return Device(self.vision, replace(self.config, tiling=tiling), self.codec)
@@ -265,7 +269,7 @@ class Device:
         watch = self.vision.stopwatch()
         opened = [open_image(image, max_pixels) for image in images]
         if tiling is None:
-            tiling = self.config.tiling if len(images) == 1 or self.config.tiling == "base" else "padded"
+            tiling = self.tiling_of(len(images))
         tiles = self.vision.cut(opened, tiling)  # [T, 3, S, S] each
         timing = {"preprocess": watch.lap() / len(images)}
         outputs = self.vision.see(tiles)  # [T, N, C] each

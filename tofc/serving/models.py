@@ -83,8 +83,11 @@ class ServedModels:
         """An empty batch of one of the members."""
         return Batch(self.edge.family.language, self.members[name], self.edge.ends, kept_positions)
 
-    def layouts(self, seen: Shown, several: bool) -> list[TileLayout]:
-        """The tiles of each picture, known before anything is decoded; `several`: of many in one request."""
+    def layouts(self, seen: Shown, num_ordinary: int) -> list[TileLayout]:
+        """The tiles of each picture, known before anything is decoded.
+
+        `num_ordinary` pictures of the request are no packets: several share the stock model's padding.
+        """
         if isinstance(seen, Packet):
             return [tile_layout(size, seen.tiling, self.edge.model.config) for size in seen.image_sizes]
         if self.device_side is None:
@@ -93,7 +96,7 @@ class ServedModels:
                 "picture first, with `tofc encode` or tofc.Device",
                 "messages",
             )
-        tiling = self._tiling(several)
+        tiling = self.device_side.tiling_of(num_ordinary)
         return [tile_layout((seen.height, seen.width), tiling, self.device_side.base_config)]
 
     @torch.inference_mode()
@@ -147,11 +150,6 @@ class ServedModels:
         for one in seen:
             out += self.edge.decode_features(one) if isinstance(one, Packet) else [next(rest)]
         return out
-
-    def _tiling(self, several: bool) -> str:
-        assert self.device_side is not None
-        tiling = self.device_side.config.tiling
-        return tiling if tiling == "base" or not several else "padded"
 
 
 def _packets_key(seen: Sequence[Shown]) -> bytes | None:

@@ -191,11 +191,11 @@ def _for_clients(error: UserError) -> str:
 
 def _check_tiles(seen: Sequence[Shown], models: ServedModels, limits: Limits) -> None:
     """Tiles of all pictures, and visual tokens of the ordinary ones, which are not merged."""
-    several = sum(not isinstance(one, Packet) for one in seen) > 1
+    num_ordinary = sum(not isinstance(one, Packet) for one in seen)
     tiles = tokens = 0
     for one in seen:
         try:
-            layouts = models.layouts(one, several)
+            layouts = models.layouts(one, num_ordinary)
         except UserError as error:
             raise wrong(str(error), "messages") from error
         tiles += sum(layout.num_tiles for layout in layouts)
