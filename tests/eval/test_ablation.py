@@ -151,6 +151,15 @@ def test_every_variant_changes_the_configuration_except_the_reference(part: str)
     assert all(each != config for each in changed.values())
 
 
+def test_the_papers_variant_has_the_terms_of_its_recipe() -> None:
+    ours = load_yaml("configs/scenes-tiny-ablation-terms.yaml", TrainConfig)
+    changed, paper = PARTS["terms"]["paper"].change(ours), load_yaml("configs/paper.yaml", TrainConfig)
+    for term in ("feature_weight", "feature_steps", "end_weight", "beta2", "uncoded_share", "balance"):
+        assert getattr(changed, term) == getattr(paper, term), term
+    assert changed.adapters is not None and changed.adapters.tower and paper.adapters == changed.adapters
+    assert changed.checkpoint.merging == paper.checkpoint.merging == ours.checkpoint.merging
+
+
 def test_a_single_rate_codec_has_step_and_weight_of_its_level() -> None:
     config = load_yaml("configs/scenes-tiny-ablation-codec.yaml", TrainConfig)
     single = CODEC_VARIANTS["single_4"].change(config)
