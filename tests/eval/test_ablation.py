@@ -156,7 +156,9 @@ def test_the_papers_variant_has_the_terms_of_its_recipe() -> None:
     changed, paper = PARTS["terms"]["paper"].change(ours), load_yaml("configs/paper.yaml", TrainConfig)
     for term in ("feature_weight", "feature_steps", "end_weight", "beta2", "uncoded_share", "balance"):
         assert getattr(changed, term) == getattr(paper, term), term
-    assert changed.adapters is not None and changed.adapters.tower and paper.adapters == changed.adapters
+    assert changed.adapters is not None
+    assert changed.adapters.tower
+    assert paper.adapters == changed.adapters
     assert changed.checkpoint.merging == paper.checkpoint.merging == ours.checkpoint.merging
 
 

@@ -7,6 +7,7 @@ training pictures (arXiv 2506.12479, section III-B2).
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,7 +34,7 @@ from tofc.language.model import FULL, text_model
 from tofc.model import save_base, save_checkpoint
 from tofc.training.adapters import attach
 from tofc.training.data import Corpus, Example
-from tofc.training.family_settings import FamilyConfig
+from tofc.training.family_settings import BranchConfig, FamilyConfig
 from tofc.training.family_task import FamilyTask, MemberLoss, Teacher
 from tofc.training.forward import VisionLanguageModel, choose_bf16, merge_as, pixels_of, read_base
 from tofc.training.loop import CodedRun
@@ -124,26 +125,59 @@ class FamilyRun(CodedRun):
         first = self.accelerator.process_index * len(examples)
         starts = range(0, len(examples), size)
         seen = [self.see(examples[at : at + size], self.step, first + at) for at in starts]
-        weight = self.reduce(torch.stack([packed.weights.sum() for _, packed in seen]).sum()).clamp(min=1e-9)
         chosen = self.choose()
         total = sum(self._weight(member) for member in chosen)
-        at_once = self.config.members_per_pass or len(chosen)
-        parts = [chosen[start : start + at_once] for start in range(0, len(chosen), at_once)]
+        passes = [
+            (visual, packed, weight, members)
+            for group in self._classes(chosen)
+            for weight, packs in [self._lessons(group[0], examples, size)]
+            for (visual, packed) in zip(seen, packs, strict=True)
+            for members in self._parts(group)
+        ]
         sums = dict.fromkeys((f"loss/{member.name}" for member in chosen), 0.0)
-        for number, (visual, packed) in enumerate(seen, start=1):
+        for number, (visual, packed, weight, part) in enumerate(passes, start=1):
             teaching = self.task.teach(visual, packed) if self.config.kl else None
-            for part in parts:
-                final = number == len(seen) and part is parts[-1]
-                with nullcontext() if final else self.accelerator.no_sync(self.model):
-                    found: dict[str, MemberLoss] = self.model(visual, packed, part, teaching)
-                    losses = {m.name: self._mixed(found[m.name]) / weight for m in part}
-                    loss = torch.stack([self._weight(m) / total * losses[m.name] for m in part]).sum()
-                    self.accelerator.backward(self.accelerator.num_processes * loss)
-                for name, value in losses.items():
-                    sums[f"loss/{name}"] += float(self.reduce(value))
+            with nullcontext() if number == len(passes) else self.accelerator.no_sync(self.model):
+                found: dict[str, MemberLoss] = self.model(visual, packed, part, teaching)
+                losses = {m.name: self._mixed(found[m.name]) / weight for m in part}
+                loss = torch.stack([self._weight(m) / total * losses[m.name] for m in part]).sum()
+                self.accelerator.backward(self.accelerator.num_processes * loss)
+            for name, value in losses.items():
+                sums[f"loss/{name}"] += float(self.reduce(value))
         self._remember(sums)
         self.finish_gradients()
         return sums
+
+    def _classes(self, members: list[Member]) -> list[list[Member]]:
+        """The members that learn from the same questions, together."""
+        classes: defaultdict[tuple[str, ...], list[Member]] = defaultdict(list)
+        for member in members:
+            classes[self._specialty(member).learns].append(member)
+        return list(classes.values())
+
+    def _specialty(self, member: Member) -> BranchConfig:
+        """What the configuration says of a member's branch."""
+        found = (branch for branch in self.config.branches if branch.called == member.branch)
+        return next(found, BranchConfig(member.exit_layer))
+
+    def _lessons(
+        self, member: Member, examples: list[Example], size: int
+    ) -> tuple[Tensor, list[PackedBatch]]:
+        """The questions that a member learns from, `size` examples in each batch, and the weight of all."""
+        taught = self._specialty(member).is_taught
+        own = [tuple(turn for turn in example.turns if taught(turn.category)) for example in examples]
+        pictured = [example.pixels is not None for example in examples]
+        packs = [
+            self.pack_turns(own[at : at + size], pictured[at : at + size])
+            for at in range(0, len(examples), size)
+        ]
+        weight = torch.stack([packed.weights.sum() for packed in packs]).sum()
+        return self.reduce(weight).clamp(min=1e-9), packs
+
+    def _parts(self, members: list[Member]) -> list[list[Member]]:
+        """So many of them as share a pass."""
+        at_once = self.config.members_per_pass or len(members)
+        return [members[start : start + at_once] for start in range(0, len(members), at_once)]
 
     def finish_gradients(self) -> None:
         """What is left to do between the gradients of a step and its update."""
@@ -161,8 +195,8 @@ class FamilyRun(CodedRun):
             old = float(kept)
             kept.data.fill_(value if old == torch.inf else MEMORY * old + (1 - MEMORY) * value)
 
-    def see(self, examples: list[Example], step: int, first: int) -> tuple[Tensor, PackedBatch]:
-        """What the language model sees of some pictures, coded at drawn qualities, and their questions.
+    def see(self, examples: list[Example], step: int, first: int) -> Tensor:
+        """What the language model sees of some pictures, coded at drawn qualities.
 
         `first` is the place of the first of them in the global batch.
         """
@@ -173,7 +207,7 @@ class FamilyRun(CodedRun):
             for row, example in enumerate(examples)
         ]
         pixels = pixels_of(examples, self.task.grounded.encoder.image_size)
-        return self.task.visual(pixels, tokens, qualities), self.pack(examples)
+        return self.task.visual(pixels, tokens, qualities)
 
     def _quality(self, step: int, row: int) -> int | None:
         """Drawn for a place in the global batch, whichever process has it."""

@@ -18,11 +18,14 @@ class BranchConfig:
     """One branch: after how many blocks it exits, the shares of its ranks that are members, and its name.
 
     The name is e and the exit layer if left out; several branches at one exit need names of their own.
+    `learns` makes a specialist: the kinds of questions whose answers it learns (none: all), each a turn's
+    category or a part of it between slashes.
     """
 
     exit: int
     ratios: tuple[float, ...] = (1.0,)
     name: str | None = None
+    learns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.exit < 1:
@@ -36,6 +39,10 @@ class BranchConfig:
     def called(self) -> str:
         """The branch's name."""
         return self.name or f"e{self.exit}"
+
+    def is_taught(self, category: str) -> bool:
+        """Whether the branch learns from turns of this category."""
+        return not self.learns or bool({category, *category.split("/")} & set(self.learns))
 
 
 @dataclass(frozen=True)

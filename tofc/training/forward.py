@@ -172,8 +172,8 @@ def run_blocks(text: Any, states: PackedStates, exits: set[int]) -> Mapping[int,
 
 def whole_answers(wrong: Tensor, segments: Tensor) -> Tensor:
     """bool [B, Q]: conversations without a wrong token; True also where a row has fewer than Q."""
-    count = int(segments.max()) + 1
-    return torch.stack([~(wrong & (segments == number)).any(1) for number in range(count)], dim=1)
+    numbers = torch.arange(int(segments.max()) + 1, device=segments.device)
+    return ~(wrong[:, None] & (segments[:, None] == numbers[:, None])).any(2)
 
 
 def merge_as(merging: MergingConfig, ways: Sequence[str] = ()) -> Merge:

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tofc.training.data import Example, load_corpus, picture_batches
+from tofc.training.data import Example, Turn, load_corpus, picture_batches
 from tofc.training.optimizers import cosine_decay, diverged, warm_up
 from tofc.training.packing import PackedBatch, Packer
 from tofc.training.settings import CodedRunConfig, RunConfig
@@ -185,8 +185,11 @@ class TrainingRun(ABC):
 
     def pack(self, examples: Sequence[Example]) -> PackedBatch:
         """The examples' questions, where the model computes."""
-        turns = [example.turns for example in examples]
         pictured = [example.pixels is not None for example in examples]
+        return self.pack_turns([example.turns for example in examples], pictured)
+
+    def pack_turns(self, turns: Sequence[tuple[Turn, ...]], pictured: Sequence[bool]) -> PackedBatch:
+        """Questions about pictures, or about none, where the model computes."""
         return self.packer.pack(turns, self.settings.max_text_tokens, pictured).to(self.device)
 
     def validation_batches(self, size: int) -> Iterator[list[Any]]:

@@ -168,7 +168,7 @@ class Packer:
         shown = [True] * len(dialogues) if has_picture is None else list(has_picture)
         rows = [self._fitting(turns, p, max_length) for turns, p in zip(dialogues, shown, strict=True)]
         longest = max(sum(len(ids) for ids, _, _ in row) for row in rows)
-        length = -(-longest // self.round_to) * self.round_to
+        length = -(-max(longest, 1) // self.round_to) * self.round_to
         shape = (len(rows), length)
         input_ids = torch.full(shape, self.tokenizer.pad_token_id, dtype=torch.long)
         targets = torch.full(shape, IGNORED, dtype=torch.long)

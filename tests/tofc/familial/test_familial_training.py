@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,38 @@ def test_every_kind_of_choice(base: Path, tmp_path: Path) -> None:
     assert [member.name for member in trainer.choose()] == ["e1", "e2"]
 
 
+def test_a_specialist_learns_its_own_questions_alone(base: Path, tmp_path: Path) -> None:
+    """Its gradient is that of a picture with these questions alone; where there are none, it has none."""
+    specialist = {"exit": 1, "name": "counter", "learns": ["count"]}
+    data = {**SETTINGS["data"], "options": {"size": 112, "questions": 8, "describe_share": 0.0}}
+    options: Any = {"data": data, "branches": [specialist, {"exit": 2}], "main": "frozen", "kl": 0.0}
+    made = make_run(base, tmp_path / "run", **options)
+    examples = [made.corpus.picture("train", index, 3) for index in range(4)]
+    assert {turn.category.split("/")[-1] for one in examples for turn in one.turns} > {"count"}
+    counts = [replace(one, turns=tuple(t for t in one.turns if "count" in t.category)) for one in examples]
+    others = [
+        replace(one, turns=tuple(t for t in one.turns if "count" not in t.category)) for one in examples
+    ]
+    assert any(one.turns for one in counts)
+
+    def counters(pictures: list[Any]) -> list[torch.Tensor]:
+        made.model.zero_grad()
+        made.backward(pictures)
+        return [w.grad.clone() for w in made.branches[0].parameters() if w.grad is not None]
+
+    for whole, own in zip(counters(examples), counters(counts), strict=True):
+        torch.testing.assert_close(whole, own)
+    assert any(bool(gradient.any()) for gradient in counters(counts))
+    assert not any(bool(gradient.any()) for gradient in counters(others))
+
+
 def test_branches_start_as_the_next_block_and_the_full_model_as_its_teacher(
     base: Path, tmp_path: Path
 ) -> None:
     made = make_run(base, tmp_path / "run")
     examples = [made.corpus.picture("train", index, 3) for index in range(4)]
     task = made.task.eval()
-    visual, packed = made.see(examples, 0, 0)
+    visual, packed = made.see(examples, 0, 0), made.pack(examples)
     found = task(visual, packed, list(made.roster), task.teach(visual, packed))
     assert float(found["full"].divergence.detach()) == pytest.approx(0.0, abs=1e-5)
     assert float(found["e1"].divergence.detach()) > 1e-4
