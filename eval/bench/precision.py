@@ -28,9 +28,9 @@ from tofc.config import load_yaml
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
+from tofc.ondevice.checkpoint import TowerWeights
 from tofc.ondevice.export import export_device
 from tofc.ondevice.vision import start
-from tofc.ondevice.weights import TowerWeights
 from tofc.training.estimate import base_shape
 from tofc.training.settings import TrainConfig
 
@@ -49,10 +49,10 @@ import json, sys, time
 import numpy as np
 from pathlib import Path
 from tofc.ondevice.bench import peak_bytes
-from tofc.ondevice.config import DeviceConfig, PixelConfig
+from tofc.ondevice.checkpoint import DeviceConfig, PixelConfig
 from tofc.ondevice.export import write_tower
 from tofc.ondevice.vision import OnnxVision, start
-from tofc.ondevice.weights import TowerWeights
+from tofc.ondevice.checkpoint import TowerWeights
 from tofc.tiling import Geometry
 what, tower, file, precision, tiles = sys.argv[1:]
 weights = TowerWeights.open(tower, None)

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
     KERNELS = ["entropy.kernels", "encoders.merging_search", "encoders.merging_peaks"]  # numba compiles these
     with atheris.instrument_imports(include=["entropy", "encoders", "tofc"], exclude=KERNELS):
-        for name in ("tofc.familial.store", "tofc.ondevice.config"):  # and what they import
+        for name in ("tofc.familial.store", "tofc.ondevice.checkpoint"):  # and what they import
             importlib.import_module(name)
 
 import numpy as np
@@ -34,7 +34,7 @@ from entropy.storage import FILE_NAME
 from tofc.config import CONFIG_NAME, DEVICE_CONFIG, resolve
 from tofc.errors import UserError
 from tofc.familial.store import read_index
-from tofc.ondevice.config import read_device_config
+from tofc.ondevice.checkpoint import read_device_config
 
 GOLDEN = Path(__file__).parents[1] / "entropy" / "golden"
 ASSET = Path(__file__).parents[2] / "tofc" / "assets" / "scenes-tiny"

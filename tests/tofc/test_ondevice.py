@@ -43,12 +43,11 @@ from tofc.errors import UserError
 from tofc.model import tower_dtype
 from tofc.ondevice import load_checkpoint
 from tofc.ondevice.calibration import calibrate, decibels
-from tofc.ondevice.config import DeviceConfig, PixelConfig
+from tofc.ondevice.checkpoint import DeviceConfig, PixelConfig, TowerWeights
 from tofc.ondevice.export import TOLERANCE, export_device, write_tower
 from tofc.ondevice.graph import PRODUCTS, TowerGraph
 from tofc.ondevice.pixels import resize
 from tofc.ondevice.vision import start
-from tofc.ondevice.weights import TowerWeights
 from tofc.tiling import Geometry, tile_layout, tiles_at_once
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,7 +181,7 @@ def test_resizing_is_torchvisions_to_the_byte(sizes, resample: int, noise: bool,
 
 def test_a_filter_that_only_pytorch_has_is_named() -> None:
     with pytest.raises(UserError, match="filter 1; without PyTorch"):
-        resize(np.zeros((4, 4, 3), np.uint8), (2, 2), resample=1)
+        PixelConfig((0.5,) * 3, (0.5,) * 3, resample=1)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 5), st.integers(1, 5))

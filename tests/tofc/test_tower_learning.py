@@ -11,7 +11,15 @@ import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from tofc.config import MergingConfig
-from tofc.training.base_model import BaseModelConfig, build_model, build_tokenizer
+from tofc.training.base_model import (
+    PATCH_DEVIATION,
+    BaseModelConfig,
+    build_model,
+    build_tokenizer,
+    grid_waves,
+    mimetic_tower,
+    patch_waves,
+)
 from tofc.training.data import GroundedPicture
 from tofc.training.dense import (
     DenseHeads,
@@ -22,7 +30,6 @@ from tofc.training.dense import (
     word_loss,
 )
 from tofc.training.forward import merge_as
-from tofc.training.initial import PATCH_DEVIATION, grid_waves, mimetic_tower, patch_waves
 
 WIDTH, SIDE = 32, 4
 

@@ -257,7 +257,6 @@ def _serve_replicas(
 ) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines are requests; read at Ray's import
     with needs_extra("ray", "replicas need"):
-        from tofc.serving.ray_app import Replicated
-        from tofc.serving.ray_run import serve_replicated
+        from tofc.serving.ray_app import Replicated, serve_replicated
     images, device, threads = compute.images, compute.device, compute.threads or 1
     serve_replicated(Replicated(model, images, device, threads, *numbers, api_keys, limits), listen)

@@ -13,8 +13,7 @@ from entropy.storage import FILE_NAME
 from tofc.config import DEVICE_CONFIG, CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError, is_installed
 from tofc.hub import load_codec
-from tofc.ondevice.checkpoint import describe, read_weights
-from tofc.ondevice.config import read_device_config
+from tofc.ondevice.checkpoint import describe, read_device_config, read_weights
 from tofc.ondevice.vision import OnnxVision
 
 __all__ = ["is_export", "load_checkpoint", "load_export", "runs_here"]

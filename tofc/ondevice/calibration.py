@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tofc.ondevice.checkpoint import TowerWeights
 from tofc.ondevice.graph import PRODUCTS, TowerGraph, quantised, rows_of
 from tofc.ondevice.vision import start
-from tofc.ondevice.weights import TowerWeights
 
 Array = NDArray[np.float32]
 

@@ -21,10 +21,16 @@ from tofc.errors import CheckpointError, MissingLibraryError, UserError
 from tofc.hub import load_codec
 from tofc.images import open_image
 from tofc.ondevice import is_export
-from tofc.ondevice.checkpoint import describe, read_weights
-from tofc.ondevice.config import PRECISIONS, TOWER_FILE, DeviceConfig, write_device_config
+from tofc.ondevice.checkpoint import (
+    PRECISIONS,
+    TOWER_FILE,
+    DeviceConfig,
+    TowerWeights,
+    describe,
+    read_weights,
+    write_device_config,
+)
 from tofc.ondevice.pixels import cut
-from tofc.ondevice.weights import TowerWeights
 from tofc.writing import whole_folder, write_whole
 
 TOLERANCE = 1e-3  # the largest difference of a feature that a float32 export may have

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from tofc.ondevice.checkpoint import TowerWeights
 from tofc.ondevice.nodes import GraphWriter
-from tofc.ondevice.weights import TowerWeights
 
 PRODUCTS = ("qkv", "out", "fc1", "fc2")  # the products with weights of a block
 _PARTS = {

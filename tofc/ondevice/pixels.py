@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tofc.errors import UserError
-from tofc.ondevice.config import PixelConfig
+from tofc.ondevice.checkpoint import BICUBIC, BILINEAR, PixelConfig
 from tofc.tiling import Geometry, best_resolution, fitted_size
 
 Floats = NDArray[np.float64]
@@ -26,9 +25,8 @@ _LINES_AT_ONCE = 16  # of the result: few share what they are made of
 def resize(picture: NDArray[np.uint8], size: tuple[int, int], resample: int) -> NDArray[np.uint8]:
     """A picture [h, w, 3] in another (height, width).
 
-    resample: Pillow's number of the filter, 2 (bilinear) or 3 (bicubic). UserError for another filter.
+    resample: Pillow's number of the filter, 2 (bilinear) or 3 (bicubic).
     """
-    check_filter(resample)
     for axis in (1, 0):
         if picture.shape[axis] == size[axis]:
             continue
@@ -38,15 +36,6 @@ def resize(picture: NDArray[np.uint8], size: tuple[int, int], resample: int) -> 
         _weigh(lines, starts, weights, precision, resized)
         picture = resized if axis == 0 else resized.swapaxes(0, 1)
     return np.ascontiguousarray(picture)
-
-
-def check_filter(resample: int) -> None:
-    """Raises UserError for a filter that `resize` does not have."""
-    if resample not in _FILTERS:
-        raise UserError(
-            f"the checkpoint's processor resizes with filter {resample}; without PyTorch a device has 2 "
-            "(bilinear) and 3 (bicubic): set `resample` in its processor, or encode with tofc[edge]"
-        )
 
 
 def _triangle(distance: Floats) -> Floats:
@@ -60,7 +49,10 @@ def _cubic(distance: Floats) -> Floats:
     return np.where(distance < 1.0, near, np.where(distance < 2.0, far, 0.0))
 
 
-_FILTERS: dict[int, tuple[Callable[[Floats], Floats], float]] = {2: (_triangle, 1.0), 3: (_cubic, 2.0)}
+_FILTERS: dict[int, tuple[Callable[[Floats], Floats], float]] = {
+    BILINEAR: (_triangle, 1.0),
+    BICUBIC: (_cubic, 2.0),
+}
 
 
 def _taps(

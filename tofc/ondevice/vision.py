@@ -12,9 +12,8 @@ from PIL import Image
 
 from tofc.clock import Stopwatch
 from tofc.errors import CheckpointError, MissingLibraryError
-from tofc.ondevice.config import TOWER_FILE, DeviceConfig
+from tofc.ondevice.checkpoint import TOWER_FILE, DeviceConfig, TowerWeights
 from tofc.ondevice.pixels import cut
-from tofc.ondevice.weights import TowerWeights
 from tofc.tiling import Geometry, tiles_at_once
 
 _SMALL = 1 << 26  # bytes of weights up to which a second thread costs more than it gains

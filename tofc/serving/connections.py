@@ -21,8 +21,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tofc.errors import UserError
-from tofc.serving.logs import log
 from tofc.serving.settings import Limits, Listen
+from tofc.serving.telemetry import log
 
 BACKLOG = 64  # accepted in one turn of the event loop
 _OTHER_FILES = 64  # descriptors for everything else

@@ -9,8 +9,10 @@ whose connection breaks opens another, from the tokens that were final.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,10 +20,9 @@ from fastapi import FastAPI
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tofc.serving.errors import ApiError, too_busy, wrong
-from tofc.serving.memory import give_back
-from tofc.serving.metrics import Metrics
 from tofc.serving.requests import parsed, understand
 from tofc.serving.settings import Limits
+from tofc.serving.telemetry import Metrics
 from tofc.serving.verification import OpenRequest, Verification, Verifiers
 
 ROUTE = "/v1/answers"
@@ -48,7 +49,7 @@ class DraftedAnswers:
 
     def _give_back(self) -> None:
         self._giving = None
-        self._pool.submit(give_back)
+        self._pool.submit(_give_back)
 
     async def grow(self, socket: WebSocket) -> None:
         """One answer, from its question to its end; raises ApiError for what is wrong."""
@@ -181,6 +182,12 @@ class _Peer:
 def _close_unwanted(opening: asyncio.Future[Verification]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
+
+
+def _give_back() -> None:
+    """Returns freed memory to the system, where the C library keeps it (glibc does, for each thread)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def add_drafted(app: FastAPI, answers: DraftedAnswers) -> None:

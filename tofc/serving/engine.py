@@ -15,10 +15,9 @@ from tofc.language.batch import Batch, Generation
 from tofc.language.prompt import TextStream, answer_text
 from tofc.serving.errors import ApiError, not_now, our_fault, too_busy, too_late, wrong
 from tofc.serving.job import Completion, Job
-from tofc.serving.logs import log
-from tofc.serving.metrics import Metrics
 from tofc.serving.models import Prepared, ServedModels
 from tofc.serving.settings import Limits
+from tofc.serving.telemetry import Metrics, log
 
 # New requests join between two tokens of running ones until this many positions are prefilled (the last may
 # exceed it): that bounds how long a running stream waits.

@@ -13,9 +13,8 @@ import time
 from typing import Any
 
 from tofc.serving.errors import ApiError, not_now, our_fault
-from tofc.serving.logs import log
-from tofc.serving.metrics import Metrics
 from tofc.serving.settings import Keys, Limits
+from tofc.serving.telemetry import Metrics, log
 
 _OPEN = ("/", "/health", "/ready", "/openapi.json")  # no key is asked for
 ROUTES = ("/v1/chat/completions", "/v1/answers", "/v1/models", "/v1/probe", "/metrics", *_OPEN)

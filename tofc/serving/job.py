@@ -1,6 +1,7 @@
 """A request on its way through the engine, written to by the model's thread and read by the event loop.
 
-Answers may be sent while they grow, as server-sent events in OpenAI's shape.
+Answers may be sent while they grow, as server-sent events in OpenAI's shape, and are kept for whoever asks
+again by the same idempotency key.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,6 +123,53 @@ class Job:
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    digest: bytes
+    job: Job
+    until: float
+
+
+class AnswerStore:
+    """The jobs of recent keys, at most `most` of them, each for `seconds` after it began.
+
+    What failed or was given up is not kept: the same key asks anew.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most, self._seconds = most, seconds
+        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+
+    def find_or_begin(
+        self, client: str, key: str, digest: bytes, begin: Callable[[], Job]
+    ) -> tuple[Job, bool]:
+        """The job of this client's key and whether it was there already; `digest` is that of the body.
+
+        Raises ApiError 409 where the key was used for another body, and whatever `begin` raises.
+        """
+        now = time.monotonic()
+        entry = self._entries.get((client, key))
+        if entry is not None and entry.until > now and not self._is_void(entry.job):
+            if entry.digest != digest:
+                raise ApiError(
+                    409,
+                    "this idempotency key belongs to another request; use a new key for each request",
+                    "idempotency_key_reused",
+                    again=False,
+                )
+            return entry.job, True
+        job = begin()
+        self._entries[(client, key)] = _Entry(digest, job, now + self._seconds)
+        self._entries.move_to_end((client, key))
+        while len(self._entries) > self._most or next(iter(self._entries.values())).until <= now:
+            self._entries.popitem(last=False)
+        return job, False
+
+    @staticmethod
+    def _is_void(job: Job) -> bool:
+        return job.is_cancelled or job.error is not None
 
 
 def usage(result: Completion) -> dict[str, int]:

@@ -14,10 +14,10 @@ from tofc.compiled import load_kernels
 from tofc.errors import UserError
 from tofc.language.batch import Generation
 from tofc.serving.connections import BACKLOG, LimitedServer, Listener
-from tofc.serving.logs import log, write_json_lines
 from tofc.serving.models import ServedModels
 from tofc.serving.server import build_app
 from tofc.serving.settings import Keys, Limits, Listen
+from tofc.serving.telemetry import log, write_json_lines
 from tofc.serving.verification import Upstream
 
 

@@ -21,12 +21,11 @@ from tofc.serving.drafted import DraftedAnswers, add_drafted
 from tofc.serving.engine import Engine
 from tofc.serving.errors import ApiError, not_now, too_late, wrong
 from tofc.serving.gate import Gate
-from tofc.serving.job import Completion, Job, events, extras, usage
-from tofc.serving.memory import AnswerStore
-from tofc.serving.metrics import Metrics
+from tofc.serving.job import AnswerStore, Completion, Job, events, extras, usage
 from tofc.serving.models import ServedModels
 from tofc.serving.requests import ChatQuestion, check_type, parsed, understand
 from tofc.serving.settings import Keys, Limits
+from tofc.serving.telemetry import Metrics
 from tofc.serving.verification import Upstream, Verifiers
 
 T = TypeVar("T")

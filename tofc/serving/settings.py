@@ -7,11 +7,14 @@ import hmac
 import ipaddress
 import os
 import stat
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tofc.errors import ConfigError, UserError
+from tofc.serving.errors import not_now, wrong
 
 KEYS_VARIABLE = "TOFC_API_KEYS"
 _SHORTEST = 16
@@ -134,6 +137,34 @@ class Limits:
     def longest(self) -> float:
         """Seconds that any answer may take."""
         return max(self.deadline, self.image_deadline)
+
+
+class PositionBudget:
+    """At most `most` positions whose keys, values and states are held at a time; for several threads."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, positions: int) -> Iterator[None]:
+        """So many are held inside; ApiError 503 where others hold too many, 400 where they never fit."""
+        if positions > self.most:
+            raise wrong(
+                f"{positions} positions of prompt and answer; at most {self.most} are held for answers "
+                "that devices draft: send fewer visual tokens, or ask without draft",
+                "messages",
+            )
+        with self._lock:
+            if self._taken + positions > self.most:
+                raise not_now("answers that are open hold all the memory there is for them; try again later")
+            self._taken += positions
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken -= positions
 
 
 @dataclass(frozen=True)

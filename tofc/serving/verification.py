@@ -25,11 +25,10 @@ from tofc.language.prompt import Prompt
 from tofc.language.sampling import Sampling
 from tofc.serving.client import RemoteEdge
 from tofc.serving.errors import ApiError, wrong
-from tofc.serving.memory import PositionBudget
 from tofc.serving.models import ServedModels
 from tofc.serving.requests import ChatQuestion
 from tofc.serving.schema import ChatRequest
-from tofc.serving.settings import Limits
+from tofc.serving.settings import Limits, PositionBudget
 
 _MOST_DRAFTS = 512
 

@@ -23,7 +23,13 @@ from transformers import (
 from tofc.config import MergingConfig, find_base
 from tofc.errors import UserError
 from tofc.model import save_base
-from tofc.training.base_model import build_model, build_processor, build_tokenizer
+from tofc.training.base_model import (
+    build_model,
+    build_processor,
+    build_tokenizer,
+    mimetic_language,
+    mimetic_tower,
+)
 from tofc.training.data import GroundedPicture
 from tofc.training.dense import (
     DenseHeads,
@@ -34,7 +40,6 @@ from tofc.training.dense import (
     word_loss,
 )
 from tofc.training.forward import Merge, VisionLanguageModel, choose_bf16, merge_as, pixels_of
-from tofc.training.initial import mimetic_language, mimetic_tower
 from tofc.training.loop import TrainingRun
 from tofc.training.optimizers import build_optimizers, late_decay, warm_up
 from tofc.training.packing import Packer

@@ -44,7 +44,7 @@ class PretrainConfig(RunConfig):
     losses, each by its weight in `dense_weights` (1 where it has none). `word_weight` is that of a loss
     beside the answers: what the projector makes of a patch should be the words for its object and for
     the side of the picture on which that is (the corpus' `patch_words`). `mimetic` gives
-    tower and language model the first weights of `tofc.training.initial` in the place of random ones.
+    tower and language model the first weights of `tofc.training.base_model` in the place of random ones.
     `layouts` maps a token layout ("stock", as the unmodified processor has it, or a number of merged tokens)
     to how often it is drawn; the pictures of a batch are merged in the `ways` in turn, those of validation in
     the first. `feature_noise` is in channel deviations. `start_from`, a checkpoint's folder that this command

@@ -11,8 +11,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tofc.errors import UserError
 from tofc.familial.decomposition import watch_inputs
-from tofc.familial.hpcd import Components
 from tofc.language.model import text_model
+from tofc.training.hpcd import Components
 
 COUNT = 4
 

@@ -14,10 +14,10 @@ from tofc.language.sampling import GREEDY, Sampling
 from tofc.serving.engine import Engine
 from tofc.serving.errors import ApiError
 from tofc.serving.job import Completion, Job
-from tofc.serving.metrics import Metrics
 from tofc.serving.models import ServedModels
 from tofc.serving.requests import ChatQuestion
 from tofc.serving.settings import Limits
+from tofc.serving.telemetry import Metrics
 
 QUESTIONS = ("How many cars are there?", "What colour is it?", "Yes?")
 

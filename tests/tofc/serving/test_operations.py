@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from tofc.cli.app import app
 from tofc.errors import ConfigError, UserError
-from tofc.serving.metrics import Metrics
 from tofc.serving.models import ServedModels
 from tofc.serving.settings import Keys, Limits, Listen
+from tofc.serving.telemetry import Metrics
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "operations.md").read_text()

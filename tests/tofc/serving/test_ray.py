@@ -26,10 +26,9 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'tofc[ray]'
 
 from ray.serve.schema import ServeDeploySchema
 
-from tofc.serving.metrics import Metrics, side_by_side
-from tofc.serving.ray_app import Replicated, build
-from tofc.serving.ray_run import serve_replicated
+from tofc.serving.ray_app import Replicated, build, serve_replicated
 from tofc.serving.settings import Listen
+from tofc.serving.telemetry import Metrics, side_by_side
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "0123456789abcdef-0123456789abcdef"
