@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from entropy.codec import FeatureCodec
-from entropy.densities import (
+from entropy.hyperprior import (
+    Analysis,
     Density,
     LogisticMixture,
+    Router,
+    Synthesis,
     laplacian_bits,
     round_through,
     scale_from_index,
     unwarp,
 )
-from entropy.hyperprior import Analysis, Router, Synthesis
 from entropy.order import left_neighbours, stream_order
 from entropy.tables import reconstruction_offsets
 

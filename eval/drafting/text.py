@@ -16,8 +16,7 @@ from rich.table import Table
 
 from eval.lab.terminal import table
 from tofc.drafting.pace import Pace
-from tofc.drafting.speculate import speculate
-from tofc.drafting.text import TextModel
+from tofc.drafting.speculate import TextModel, speculate
 from tofc.errors import UserError
 from tofc.familial import FULL
 from tofc.language.generate import generate

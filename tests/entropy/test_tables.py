@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from entropy.densities import laplacian_bits, unwarp, warp
+from entropy.hyperprior import laplacian_bits, unwarp, warp
 from entropy.tables import (
     NUM_SCALES,
     TOTAL,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from entropy import CodecConfig, FeatureCodec, TrainableCodec
-from entropy.densities import LogisticMixture
-from entropy.hyperprior import Router, balance_loss, usage_by_level
+from entropy.hyperprior import LogisticMixture, Router, balance_loss, usage_by_level
 
 MakeCodec = Callable[..., FeatureCodec]
 MakeTrainable = Callable[..., TrainableCodec]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tofc.training import token_loss
+from tofc.training import forward
+from tofc.training.forward import token_losses
 from tofc.training.packing import IGNORED
-from tofc.training.token_loss import token_losses
 
 BATCH, LENGTH, WIDTH, VOCABULARY = 3, 7, 5, 11
 
@@ -35,7 +35,7 @@ def test_parts_give_the_losses_and_gradients_of_the_whole(
     )
     weights = torch.arange(BATCH * LENGTH).view_as(targets)
     wanted = torch.autograd.grad((expected * weights).sum(), (hidden, head.weight), retain_graph=True)
-    monkeypatch.setattr(token_loss, "MAX_LOGITS", rows_at_once * VOCABULARY)
+    monkeypatch.setattr(forward, "MAX_LOGITS", rows_at_once * VOCABULARY)
     sizes: list[int] = []
 
     def watched(rows: Tensor) -> Tensor:

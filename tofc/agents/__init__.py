@@ -4,10 +4,9 @@ Source: AI Flow (arXiv 2506.12479), section IV-A.
 """
 
 from tofc.agents.aggregation import confidence_vote, majority_vote
-from tofc.agents.cards import AgentCard, AgentsConfig
+from tofc.agents.cards import AgentCard, AgentsConfig, LearnedSelector, TfidfSelector
 from tofc.agents.collaboration import Agents, Collaboration
 from tofc.agents.endpoints import AgentReply
-from tofc.agents.selection import LearnedSelector, TfidfSelector
 
 __all__ = [
     "AgentCard",

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tofc.agents.aggregation import aggregate_prompt, confidence_vote, majority_vote, revise_prompt
-from tofc.agents.cards import AgentCard, AgentsConfig
+from tofc.agents.cards import AgentCard, AgentsConfig, LearnedSelector, Selector, TfidfSelector, choose
 from tofc.agents.endpoints import AgentReply, AgentRequest, Endpoint, Sight, collect, look, open_endpoints
-from tofc.agents.selection import LearnedSelector, Selector, TfidfSelector, choose
 from tofc.clock import Stopwatch
 from tofc.config import load_yaml
 from tofc.errors import EdgeUnreachable, UserError

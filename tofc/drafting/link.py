@@ -1,29 +1,127 @@
-"""Two machines for one answer: rounds over one WebSocket, and tags that tell weights and vocabularies apart.
-
-Weights are read once for each model that is in memory, and their tags kept as long as it is there.
-"""
+"""The device's way to a verifier on a server: rounds over one WebSocket, asked and answered in turn."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import sys
+import socket
+import threading
 import time
-import zlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-from weakref import WeakKeyDictionary
-
-import torch
-from torch import nn
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 from tofc.drafting.rounds import LinkDown, LinkOver, Round, Verdict
-from tofc.edge import Edge
-from tofc.familial.branches import LowRankLinear
-from tofc.language.model import text_model
-from tofc.network.connection import Connection
-from tofc.network.socket import Socket
+from tofc.errors import MissingLibraryError, UserError
+from tofc.network.connection import Connection, fault_of, unanswered
+from tofc.network.proxy import unusable
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+
+_MOST_BYTES = 1 << 20  # of a message from a server
+_AT_ONCE = 4096  # bytes that always find room between two messages
+_CLOSING_SECONDS = 1.0
+_TOO_BIG = 1009  # RFC 6455, section 7.4.1
+
+
+class Socket:
+    """An open WebSocket at `path` of the server that `connection` leads to, with its key and certificates.
+
+    Raises ConnectionError where nobody answers within so many seconds, and what `fault_of` makes of a
+    refusal; MissingLibraryError without the library for it.
+    """
+
+    def __init__(self, connection: Connection, path: str, seconds: float) -> None:
+        try:
+            from websockets.exceptions import InvalidStatus, WebSocketException
+            from websockets.sync.client import connect
+        except ModuleNotFoundError as error:
+            raise MissingLibraryError(
+                f"drafting for an edge needs {error.name}, which is not installed: pip install 'tofc[serve]'"
+            ) from error
+        self._stack = ExitStack()
+        self._broken = (WebSocketException, OSError)
+        headers = {name: value for name, value in connection.headers.items() if name != "user-agent"}
+        try:
+            opening = connect(
+                f"ws{connection.url.removeprefix('http')}{path}",
+                ssl=connection.tls if connection.url.startswith("https") else None,
+                additional_headers=headers,
+                user_agent_header=connection.headers["user-agent"],
+                compression=None,
+                open_timeout=min(seconds, connection.connect_timeout),
+                proxy=connection.proxy,
+                close_timeout=_CLOSING_SECONDS,
+                ping_interval=None,  # a round has its own time limit
+                max_size=_MOST_BYTES,
+            )
+            self._socket: ClientConnection = self._stack.enter_context(opening)
+        except InvalidStatus as error:
+            status, body = error.response.status_code, error.response.body or b""
+            raise fault_of(status, _parsed(body), error.response.headers) from error
+        except ImportError:  # of a proxy that speaks SOCKS
+            raise unusable(str(connection.proxy), connection.url, "python-socks") from None
+        except self._broken as error:
+            raise unanswered(error) from error
+
+    def ask(self, message: str | bytes, seconds: float) -> str | bytes:
+        """What the server says to a message (text or bytes), within so many seconds.
+
+        After anything raised from here the socket is of no use any more: a late answer to one message would
+        be taken for that to the next.
+        """
+        until = time.monotonic() + seconds
+        try:
+            self._send(message, seconds)
+            said = self._socket.recv(timeout=max(0.0, until - time.monotonic()))
+        except self._broken as error:
+            if getattr(getattr(error, "rcvd", None), "code", None) == _TOO_BIG:
+                raise UserError(
+                    f"the edge refuses: a question of {len(message):,} bytes is more than it takes"
+                ) from error
+            raise unanswered(error) from error
+        if isinstance(said, str) and isinstance(told := _parsed(said), dict) and "error" in told:
+            later = f"{told.get('retry_after', 0):.0f}"
+            raise fault_of(int(told.get("status", 500)), told, {"retry-after": later})
+        return said
+
+    def _send(self, message: str | bytes, seconds: float) -> None:
+        """Sends; where the server does not read what the system cannot hold, the connection is cut."""
+        if len(message) < _AT_ONCE:
+            self._socket.send(message)
+            return
+        cut = threading.Timer(seconds, self._socket.socket.shutdown, (socket.SHUT_RDWR,))
+        cut.start()
+        try:
+            self._socket.send(message)
+        finally:
+            cut.cancel()
+
+    def ping(self) -> None:
+        """Measures `round_trip`; nobody waits for that."""
+        try:
+            self._socket.ping()
+        except self._broken as error:
+            raise unanswered(error) from error
+
+    @property
+    def round_trip(self) -> float:
+        """Seconds of the last ping; 0 until it has come back."""
+        return self._socket.latency
+
+    def close(self) -> None:
+        """Tells the server; nobody waits for what it says to that."""
+        threading.Thread(target=self._stack.close, daemon=True).start()
+
+
+def _parsed(body: str | bytes | bytearray) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
 
 ROUND_SECONDS = 10.0  # until a round counts as lost
 
@@ -101,52 +199,3 @@ class RemoteVerifier:
             if isinstance(error, ConnectionError):
                 raise LinkDown(str(error)) from error
             raise
-
-
-_known: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
-
-
-def vocabulary_tag(edge: Edge) -> str:
-    """Tells the vocabulary of an edge's tokenizer from others."""
-
-    def tag() -> str:
-        listed = sorted(edge.tokenizer.get_vocab().items(), key=lambda item: item[1])
-        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
-
-    return _once(edge, "vocabulary", tag)
-
-
-def drafter_tag(edge: Edge, exit: str) -> str:
-    """Tells a member's weights, as they are computed with, from others; UserError where it is not here."""
-    found, shared = edge.family.exit(exit), edge.family.language.blocks
-    layers = nn.ModuleList([*shared[: found.depth], *found.blocks])
-    return _once(edge, f"member {exit}", lambda: _checksum([layers, found.norm]))
-
-
-def shared_tag(edge: Edge, depth: int) -> str:
-    """Tells what leads up to the states after the first `depth` blocks: weights, and their type."""
-    main = edge.family.main
-    text = text_model(main)
-    parts = [*text.layers[:depth], main.get_input_embeddings(), main.model.multi_modal_projector]
-    kind = f"{sys.byteorder} {main.dtype} "
-    return _once(edge, f"first {depth}", lambda: kind + _checksum(parts))
-
-
-def _checksum(parts: Iterable[nn.Module]) -> str:
-    found = 0
-    for part in parts:
-        for name, tensor in part.state_dict().items():
-            owner, _, own_name = name.rpartition(".")
-            layer = part.get_submodule(owner)
-            if isinstance(layer, LowRankLinear) and own_name in ("down", "up"):
-                tensor = tensor[: layer.rank]  # however many ranks were read
-            raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            found = zlib.crc32(raw.numpy(), zlib.crc32(name.encode(), found))
-    return f"{found:08x}"
-
-
-def _once(edge: Edge, what: str, tag: Callable[[], str]) -> str:
-    known = _known.setdefault(edge, {})
-    if what not in known:
-        known[what] = tag()
-    return known[what]

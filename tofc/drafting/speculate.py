@@ -2,6 +2,11 @@
 
 decoded = speculate(edge, packet, "Describe the picture.", ["e2", "full"])
 decoded.answer.text, decoded.counts.stood / decoded.counts.sent
+
+Text without pictures: plain language models, separate or of one family, as tiers.
+
+small, large = TextModel.from_pretrained("models/1.5B"), TextModel.from_pretrained("models/7B")
+decoded = speculate(small, b"", "What is 7 times 8?", [(small, "full"), (large, "full")])
 """
 
 from __future__ import annotations
@@ -9,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from tofc.answer import Answer
 from tofc.drafting.acceptance import rule_of
@@ -20,14 +28,18 @@ from tofc.drafting.rounds import PartialAnswer
 from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.edge import MAX_NEW_TOKENS
 from tofc.errors import UserError
+from tofc.familial.index import INDEX
+from tofc.familial.store import BASE, FAMILY, load_family
 from tofc.familial.views import Family
-from tofc.language.prompt import Prompt, answer_text
+from tofc.hub import checkpoint_faults
+from tofc.language.model import FULL
+from tofc.language.prompt import Prompt, answer_text, end_ids
 from tofc.language.sampling import Sampling
 from tofc.packet import Packet
 
 
 class Speaker(Protocol):
-    """What has tiers: an `Edge`, or a `tofc.drafting.text.TextModel`."""
+    """What has tiers: an `Edge`, or a `TextModel`."""
 
     @property
     def family(self) -> Family:
@@ -154,3 +166,46 @@ def _reads(members: Sequence[tuple[Speaker, str]], packet: Packet | bytes, quest
         prompt = edge.prompt(packet, question)
         made[id(edge)] = readers(edge.family, prompt, exits[id(edge)])
     return [made[id(edge)][exit] for edge, exit in members]
+
+
+class TextModel:
+    """A plain causal language model, or a family of one (such as `tofc familial import` writes).
+
+    It stands where an edge stands in `speculate`: what it is asked about is the text alone.
+    """
+
+    codec = None
+
+    def __init__(self, family: Family, tokenizer: Any) -> None:
+        self.family, self.tokenizer = family, tokenizer
+        self.ends = end_ids(tokenizer, family.main)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> TextModel:
+        """A folder or hub id of a causal language model, or a folder with `base/` and `family/`.
+
+        CheckpointError where it is neither, or not whole.
+        """
+        from transformers import AutoTokenizer  # which takes a second to import
+
+        from tofc.language.load import load_causal
+
+        is_family = (Path(source) / FAMILY / INDEX).is_file()
+        base = Path(source) / BASE if is_family else source
+        family = (
+            load_family(source, FULL, dtype) if is_family else Family(load_causal(base, None, device, dtype))
+        )
+        with checkpoint_faults():
+            return cls(family, AutoTokenizer.from_pretrained(base))
+
+    def prompt(self, seen: Any, question: str) -> Prompt:
+        """The text in the model's chat template, or as it stands where the tokenizer has none."""
+        if not question.strip():
+            raise UserError("the prompt is empty; write something")
+        text = question
+        if self.tokenizer.chat_template:
+            turns = [{"role": "user", "content": question}]
+            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return Prompt(torch.tensor(self.tokenizer(text)["input_ids"]), (), {})

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from tofc.config import CONFIG_NAME, Checkpoint
 from tofc.hub import read_json, small_files
-from tofc.language.filling import fill, is_language_side
+from tofc.language.load import fill, is_language_side
 
 _TEMPLATE, _TOKENIZER, _TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"
 _KNOWN = {"hidden_act": "silu", "use_sliding_window": False, "model_type": "qwen2"}

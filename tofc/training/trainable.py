@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from entropy import CodecConfig, FeatureCodec, TrainableCodec
-from entropy.densities import Density, LogisticMixture
+from entropy.hyperprior import Density, LogisticMixture
 from tofc.config import CODEC_WEIGHTS, resolve
 from tofc.errors import UserError
 from tofc.training.settings import TrainConfig

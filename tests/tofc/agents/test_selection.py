@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tofc.agents import AgentCard, AgentReply, LearnedSelector, TfidfSelector, confidence_vote, majority_vote
 from tofc.agents.aggregation import MAX_QUOTED, aggregate_prompt, quoted
-from tofc.agents.selection import choose
+from tofc.agents.cards import choose
 from tofc.errors import UserError
 
 CARDS = (

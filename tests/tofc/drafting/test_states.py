@@ -16,9 +16,9 @@ import tofc
 from tests.tofc.drafting.fakes import QUESTION, FlakyLink
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import Drafter
-from tofc.drafting.link import drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.pace import Pace
 from tofc.drafting.reader import Reader, readers
+from tofc.drafting.remote import drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.rounds import Exchange, MessageError, PartialAnswer, Round, checksum
 from tofc.drafting.states import StateRule, StateSender
 from tofc.drafting.verifier import UpperTier, Verifier

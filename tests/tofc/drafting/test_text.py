@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from eval.drafting.text import is_right
 from tofc.cli.app import app
-from tofc.drafting.text import TextModel
+from tofc.drafting.speculate import TextModel
 from tofc.familial.branches import Branch, decomposed_block
 from tofc.familial.decomposition import spectra, watch_inputs
 from tofc.familial.store import save_family

@@ -20,9 +20,8 @@ from tests.tofc.drafting.fakes import QUESTION
 from tests.tofc.drafting.serving import Running, running
 from tofc.drafting import Pace, Sampling
 from tofc.drafting.drafter import Watch
-from tofc.drafting.link import shared_tag, vocabulary_tag
 from tofc.drafting.reader import SharedBlocks
-from tofc.drafting.remote import DraftSettings, _question, draft_for, drafted_by
+from tofc.drafting.remote import DraftSettings, _question, draft_for, drafted_by, shared_tag, vocabulary_tag
 from tofc.drafting.rounds import PartialAnswer, Round, checksum
 from tofc.drafting.speculate import Decoded
 from tofc.drafting.states import StateRule

@@ -19,8 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 import tofc
 from eval.serving.process import Server, start_server
 from tests.tofc.serving.asking import message, url_of
-from tofc.drafting.link import vocabulary_tag
-from tofc.drafting.remote import _question
+from tofc.drafting.remote import _question, vocabulary_tag
 from tofc.language.sampling import GREEDY
 
 KEY = "0123456789abcdef0123"

@@ -25,7 +25,7 @@ from PIL import Image
 from eval.serving.process import Server
 from tests.tofc.serving.asking import message, url_of
 from tofc import RemoteEdge, UserError
-from tofc.network.socket import Socket
+from tofc.drafting.link import Socket
 from tofc.serving.requests import seconds_allowed
 from tofc.serving.schema import ChatRequest
 from tofc.serving.settings import Limits
