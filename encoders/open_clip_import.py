@@ -15,9 +15,8 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig
 from transformers.activations import ACT2FN
 
-from encoders.checkpoint import Tower, TowerConfig, build_tower
 from encoders.files import open_tensors, raise_if_pointer
-from encoders.vision import VisionEncoder
+from encoders.vision import Tower, TowerConfig, VisionEncoder, build_tower
 
 __all__ = ["convert_visual", "load_open_clip"]
 

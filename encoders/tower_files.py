@@ -24,53 +24,8 @@ _PREFIXES = {
     "clip_vision_model": re.compile(r"(?:vision_model\.)?"),
     "siglip_vision_model": re.compile(r"(?:vision_model\.)?"),
 }
-_DEFAULT_TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
-
-
-def tower_settings(source: str, raw: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The tower's model type, clip_vision_model or siglip_vision_model, and its part of a config.json.
-
-    Raises ValueError for another kind of model.
-    """
-    kind = raw.get("model_type")
-    if kind not in _PREFIXES:
-        raise ValueError(
-            f"{source}: no vision tower can be read from model type {kind!r}; "
-            f"known are {', '.join(_PREFIXES)}"
-        )
-    settings = dict(raw if kind.endswith("_vision_model") else raw.get("vision_config") or {})
-    model_type = settings.pop("model_type", _DEFAULT_TOWERS.get(kind))
-    if model_type not in ("clip_vision_model", "siglip_vision_model"):
-        raise ValueError(
-            f"{source}: its vision tower is of type {model_type!r}; known are clip_vision_model and "
-            "siglip_vision_model"
-        )
-    return model_type, settings
-
-
-def hidden_state(source: str, raw: Mapping[str, Any], has_cls: bool) -> tuple[int, bool]:
-    """Which hidden state a checkpoint's own model uses, and whether it drops the CLS token.
-
-    Raises ValueError where it uses several.
-    """
-    layer = raw.get("vision_feature_layer", -1)
-    if not isinstance(layer, int):
-        raise ValueError(
-            f"{source}: vision_feature_layer is {layer}, but only one hidden state can be coded: "
-            "choose one with layer="
-        )
-    strategy = raw.get("vision_feature_select_strategy", "default" if has_cls else "full")
-    return layer, strategy == "default"
-
-
-def tower_weights(source: str, model_type: str, revision: str | None = None) -> dict[str, tuple[Path, str]]:
-    """Canonical names (`encoder.layers.0...`) of a tower's weights to (file, name in it).
-
-    Raises what `weight_files` raises.
-    """
-    prefix = _PREFIXES[model_type]
-    files = weight_files(source, lambda key: prefix.match(key) is not None, revision)
-    return {prefix.sub("", key, count=1): (file, key) for key, file in files.items()}
+_CLIP, _SIGLIP = "clip_vision_model", "siglip_vision_model"
+_DEFAULT_TOWERS = {"clip": _CLIP, "siglip": _SIGLIP}
 
 
 @dataclass(frozen=True)
@@ -105,22 +60,77 @@ class TowerShape:
 
 @dataclass(frozen=True)
 class TowerFiles:
-    """A tower in a checkpoint: its shape, and by canonical name each weight's file and its name there."""
+    """A tower in a checkpoint: what its config says, and each weight's file and its name there.
+
+    settings: the tower's part of config.json; layer: the hidden state that the checkpoint's own model uses;
+    drop_cls: whether it leaves out the CLS token; weights: by canonical name (`encoder.layers.0...`).
+    """
 
     source: str
-    shape: TowerShape
+    is_clip: bool
+    settings: Mapping[str, Any]
+    layer: int
+    drop_cls: bool
     weights: Mapping[str, tuple[Path, str]]
 
     @classmethod
-    def open(cls, source: str | os.PathLike[str]) -> TowerFiles:
+    def open(cls, source: str | os.PathLike[str], revision: str | None = None) -> TowerFiles:
         """Reads config, index and headers of a folder or hub repository alone.
 
-        Raises FileNotFoundError where files are missing, ValueError where they hold no known tower.
+        Raises FileNotFoundError where files are missing, ValueError where they hold no known tower or a model
+        that uses several of its hidden states.
         """
         name = os.fspath(source)
-        raw = read_json(fetch(name, "config.json"))
-        model_type, settings = tower_settings(name, raw)
-        return cls(name, _shape(name, raw, model_type, settings), tower_weights(name, raw["model_type"]))
+        raw = read_json(fetch(name, "config.json", revision))
+        model = raw.get("model_type")
+        if model not in _PREFIXES:
+            raise ValueError(
+                f"{name}: no vision tower can be read from model type {model!r}; "
+                f"known are {', '.join(_PREFIXES)}"
+            )
+        settings = dict(raw if model.endswith("_vision_model") else raw.get("vision_config") or {})
+        kind = settings.pop("model_type", _DEFAULT_TOWERS.get(model))
+        if kind not in (_CLIP, _SIGLIP):
+            raise ValueError(f"{name}: its vision tower is of type {kind!r}; known are {_CLIP} and {_SIGLIP}")
+        layer = raw.get("vision_feature_layer", -1)
+        if not isinstance(layer, int):
+            raise ValueError(
+                f"{name}: vision_feature_layer is {layer}, but only one hidden state can be coded: "
+                "choose one with layer="
+            )
+        strategy = raw.get("vision_feature_select_strategy", "default" if kind == _CLIP else "full")
+        prefix = _PREFIXES[model]
+        files = weight_files(name, lambda key: prefix.match(key) is not None, revision)
+        weights = {prefix.sub("", key, count=1): (file, key) for key, file in files.items()}
+        return cls(name, kind == _CLIP, settings, layer, strategy == "default", weights)
+
+    def shape(self) -> TowerShape:
+        """What the tower computes for the checkpoint's own model; ValueError where there is no such layer.
+
+        Defaults are those of transformers' configs, which published checkpoints leave out.
+        """
+        settings, is_clip = self.settings, self.is_clip
+        blocks = settings.get("num_hidden_layers", 12)
+        if not -blocks - 1 <= self.layer <= blocks:
+            raise ValueError(
+                f"{self.source}: vision_feature_layer is {self.layer}, the tower has {blocks} blocks"
+            )
+        if settings.get("num_channels", 3) != 3:
+            raise ValueError(
+                f"{self.source}: its tower takes {settings['num_channels']} channels, pictures have 3"
+            )
+        return TowerShape(
+            has_cls=is_clip,
+            drop_cls=self.drop_cls and is_clip,
+            width=settings.get("hidden_size", 768),
+            inner=settings.get("intermediate_size", 3072),
+            heads=settings.get("num_attention_heads", 12),
+            depth=self.layer % (blocks + 1),
+            image_size=settings.get("image_size", 224),
+            patch_size=settings.get("patch_size", 32 if is_clip else 16),
+            activation=settings.get("hidden_act", "quick_gelu" if is_clip else "gelu_pytorch_tanh"),
+            epsilon=settings.get("layer_norm_eps", 1e-5 if is_clip else 1e-6),
+        )
 
     def read(self, name: str) -> NDArray[Any]:
         """The weight of this canonical name, as it is stored; ValueError where there is none."""
@@ -132,26 +142,3 @@ class TowerFiles:
         with open_tensors(file, framework="np") as tensors:
             stored: NDArray[Any] = tensors.get_tensor(key)
         return stored
-
-
-def _shape(source: str, raw: Mapping[str, Any], model_type: str, settings: Mapping[str, Any]) -> TowerShape:
-    """Defaults are those of transformers' configs, which published checkpoints leave out."""
-    has_cls = model_type == "clip_vision_model"
-    blocks = settings.get("num_hidden_layers", 12)
-    layer, drop_cls = hidden_state(source, raw, has_cls)
-    if not -blocks - 1 <= layer <= blocks:
-        raise ValueError(f"{source}: vision_feature_layer is {layer}, the tower has {blocks} blocks")
-    if settings.get("num_channels", 3) != 3:
-        raise ValueError(f"{source}: its tower takes {settings['num_channels']} channels, pictures have 3")
-    return TowerShape(
-        has_cls=has_cls,
-        drop_cls=drop_cls and has_cls,
-        width=settings.get("hidden_size", 768),
-        inner=settings.get("intermediate_size", 3072),
-        heads=settings.get("num_attention_heads", 12),
-        depth=layer % (blocks + 1),
-        image_size=settings.get("image_size", 224),
-        patch_size=settings.get("patch_size", 32 if has_cls else 16),
-        activation=settings.get("hidden_act", "quick_gelu" if has_cls else "gelu_pytorch_tanh"),
-        epsilon=settings.get("layer_norm_eps", 1e-5 if has_cls else 1e-6),
-    )

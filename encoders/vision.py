@@ -1,17 +1,31 @@
-"""The vision tower: pixels to patch features, behind one small interface (tower, layer, drop_cls)."""
+"""The vision tower: pixels to patch features, behind one small interface (tower, layer, drop_cls).
+
+Its weights are read out of a checkpoint without touching those of the language model.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPVisionModel, SiglipVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
-from encoders.checkpoint import Tower, TowerCheckpoint
+from encoders.files import open_tensors
+from encoders.tower_files import TowerFiles
 
-__all__ = ["VisionEncoder"]
+__all__ = ["Tower", "TowerConfig", "VisionEncoder", "build_tower"]
+
+Tower = CLIPVisionModel | SiglipVisionModel
+TowerConfig = CLIPVisionConfig | SiglipVisionConfig
+
+# Weights that features never pass through: they may be there, and are not read.
+_UNUSED = re.compile(r"head\.|visual_projection\.|embeddings\.position_ids$")
 
 
 class VisionEncoder(nn.Module):
@@ -64,11 +78,11 @@ class VisionEncoder(nn.Module):
         Raises FileNotFoundError where there is no such checkpoint, ValueError where its config or weights
         are not those of a tower known here; missing and unexpected weights are named.
         """
-        checkpoint = TowerCheckpoint.open(source, revision=revision)
-        layer = checkpoint.layer if layer is None else layer
-        drop_cls = checkpoint.drop_cls if drop_cls is None else drop_cls
-        depth = _count_from_start(layer, checkpoint.config.num_hidden_layers)
-        return cls(checkpoint.load(depth, dtype=dtype, device=device), depth, drop_cls).eval()
+        files = TowerFiles.open(source, revision)
+        config = (CLIPVisionConfig if files.is_clip else SiglipVisionConfig)(**files.settings)
+        depth = _count_from_start(files.layer if layer is None else layer, config.num_hidden_layers)
+        tower = _load_tower(files, config, depth, dtype, torch.device(device))
+        return cls(tower, depth, files.drop_cls if drop_cls is None else drop_cls).eval()
 
     @property
     def width(self) -> int:
@@ -129,3 +143,97 @@ def _count_from_start(layer: int, num_layers: int) -> int:
             f"0 to {num_layers}, or {-num_layers - 1} to -1"
         )
     return layer % (num_layers + 1)
+
+
+def build_tower(config: TowerConfig, weights: Mapping[str, torch.Tensor]) -> Tower:
+    """The tower that config describes, in evaluation mode, around exactly these weights (not copied).
+
+    weights: by canonical name, all on one device. Raises ValueError where names or shapes differ.
+    """
+    expected = _shapes(config)
+    missing = sorted(expected.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - expected.keys())
+    if missing or unexpected:
+        raise ValueError(f"the weights do not fit the tower: {_described(missing, unexpected)}")
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise ValueError(f"{name} has shape {list(weights[name].shape)} where {list(shape)} is due")
+    tower = _on_meta(config)
+    tower.load_state_dict({key: weights[_canonical(key)] for key in tower.state_dict()}, assign=True)
+    # Position ids are no weights, and a module built on meta has no values for them yet.
+    # Earlier transformers 5 releases keep the tower's parts one level deeper.
+    embeddings: Any = getattr(tower, "vision_model", tower).embeddings
+    device = next(iter(weights.values())).device
+    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
+    empty = [name for name, buffer in tower.named_buffers() if buffer.is_meta]
+    if empty:
+        raise ValueError(f"this transformers release has buffers of unknown content in its towers: {empty}")
+    return tower.eval()
+
+
+def _load_tower(
+    files: TowerFiles, config: TowerConfig, num_layers: int, dtype: torch.dtype, device: torch.device
+) -> Tower:
+    """The tower with its first num_layers blocks, of which alone the weights are read.
+
+    Raises ValueError if the checkpoint's weights are not exactly those that its config describes, in name or
+    in shape.
+    """
+    expected = _shapes(config).keys()
+    missing = sorted(name for name in expected - files.weights.keys() if not _UNUSED.match(name))
+    unexpected = sorted(name for name in files.weights.keys() - expected if not _UNUSED.match(name))
+    if missing or unexpected:
+        raise ValueError(
+            f"{files.source}: the weights of the vision tower do not fit its config: "
+            f"{_described(missing, unexpected)}"
+        )
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = num_layers
+    if isinstance(config, SiglipVisionConfig):
+        config.vision_use_head = False
+    try:
+        return build_tower(config, _read(files, _shapes(config).keys(), dtype, device))
+    except ValueError as error:
+        raise ValueError(f"{files.source}: {error}") from error
+
+
+def _read(
+    files: TowerFiles, wanted: Iterable[str], dtype: torch.dtype, device: torch.device
+) -> dict[str, torch.Tensor]:
+    by_file: dict[Path, list[str]] = {}
+    for name in sorted(wanted):
+        by_file.setdefault(files.weights[name][0], []).append(name)
+    tensors = {}
+    for file, names in by_file.items():
+        with open_tensors(file) as handle:
+            for name in names:
+                stored = handle.get_tensor(files.weights[name][1])
+                # A copy, because what safetensors hands out is a view of the mapped file.
+                tensors[name] = stored.to(device=device, dtype=dtype, copy=True)
+    return tensors
+
+
+def _shapes(config: TowerConfig) -> dict[str, torch.Size]:
+    """The shapes of all weights of a tower, by canonical name (`encoder.layers.0.layer_norm1.weight`)."""
+    return {_canonical(key): value.shape for key, value in _on_meta(config).state_dict().items()}
+
+
+def _on_meta(config: TowerConfig) -> Tower:
+    """The module tree of a tower, without memory behind its weights."""
+    with torch.device("meta"):
+        if isinstance(config, CLIPVisionConfig):
+            return CLIPVisionModel(config)
+        return SiglipVisionModel(config)
+
+
+def _canonical(key: str) -> str:
+    return key.removeprefix("vision_model.")
+
+
+def _described(missing: list[str], unexpected: list[str]) -> str:
+    """A short text that counts missing and unexpected names and shows the first of each."""
+    parts = []
+    for kind, names in (("missing", missing), ("unexpected", unexpected)):
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        parts.append(f"{len(names)} {kind}" + (f" ({shown})" if names else ""))
+    return ", ".join(parts)

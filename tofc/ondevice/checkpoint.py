@@ -96,8 +96,8 @@ _INNER = re.compile(r"^vision_model\.")  # one level that earlier transformers r
 class TowerWeights:
     """Weights of a tower by canonical name (`encoder.layers.0.mlp.fc1.weight`), read when asked for."""
 
-    def __init__(self, files: TowerFiles, changes: Mapping[str, Change]) -> None:
-        self.shape: TowerShape = files.shape
+    def __init__(self, files: TowerFiles, shape: TowerShape, changes: Mapping[str, Change]) -> None:
+        self.shape = shape
         self.changes = changes
         self._files = files
 
@@ -111,19 +111,20 @@ class TowerWeights:
         """Finds them; CheckpointError where something is missing or the tower is of another kind."""
         with checkpoint_faults():
             files = TowerFiles.open(base)
-        if files.shape.activation not in ACTIVATIONS:
+            shape = files.shape()
+        if shape.activation not in ACTIVATIONS:
             raise CheckpointError(
-                f"{base}: the tower's activation is {files.shape.activation}; without PyTorch a device has "
+                f"{base}: the tower's activation is {shape.activation}; without PyTorch a device has "
                 f"{', '.join(ACTIVATIONS)}: encode with tofc[edge]"
             )
-        if not files.shape.depth:
+        if not shape.depth:
             raise CheckpointError(f"{base}: vision_feature_layer asks for the state before the first block")
         found = [] if adapters is None else read_adapters(adapters, TOWER)
         changes = {_INNER.sub("", change.name): change for change in found}
         for name in changes.keys() - files.weights.keys():
             assert adapters is not None
             raise foreign(adapters, name)
-        return cls(files, changes)
+        return cls(files, shape, changes)
 
     def stored(self, name: str) -> NDArray[Any]:
         """A weight in the type that the checkpoint has it in, without what adapters add to it."""
