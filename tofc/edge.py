@@ -16,7 +16,7 @@ from tofc.answer import Answer
 from tofc.clock import Stopwatch
 from tofc.config import CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError
-from tofc.familial.index import Policy, check_exit
+from tofc.familial.index import Policy, check_exit, no_policy
 from tofc.familial.members import AUTO
 from tofc.familial.store import index_of, loader
 from tofc.familial.views import Family
@@ -321,10 +321,7 @@ class Edge:
         if name != AUTO:
             return self.family.named(name).name
         if self.policy is None:
-            raise UserError(
-                f"exit {AUTO!r} needs a policy, and this family has none: calibrate one with `tofc familial "
-                f"calibrate`, or name one of {', '.join(self.family.names)}"
-            )
+            raise no_policy(self.family.names)
         return AUTO
 
     def _answer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from encoders import files
 from tofc.errors import CheckpointError, UserError
@@ -17,35 +17,28 @@ if TYPE_CHECKING:
     from tofc.config import Checkpoint
 
 
-def fetch(source: str | Path, name: str) -> Path:
-    """Path of the file `name` of a folder or hub repository; CheckpointError where it cannot be had."""
-    with checkpoint_faults():
-        return files.fetch(source, name)
+@contextmanager
+def checkpoint_faults() -> Iterator[None]:
+    """Turns files that are missing, damaged or out of reach into a CheckpointError with the same words."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(" ".join(str(error).split())) from error
 
 
-def small_files(source: str | Path) -> Path:
-    """Folder with what stands beside the weights of a model, such as the files of its tokenizer."""
-    with checkpoint_faults():
-        return files.small_files(source)
-
-
-def fetch_all(source: str) -> Path:
-    """Folder with every file of a hub repository."""
-    with checkpoint_faults():
-        return files.fetch_all(source)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The keys and values of a JSON file of a checkpoint."""
-    with checkpoint_faults():
-        return files.read_json(file)
+fetch = checkpoint_faults()(files.fetch)
+small_files = checkpoint_faults()(files.small_files)
+fetch_all = checkpoint_faults()(files.fetch_all)
+read_json = checkpoint_faults()(files.read_json)
 
 
 def read_tensors(
     source: str | Path, wanted: Callable[[str], bool], device: str | torch.device = "cpu"
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields (name, tensor) of a safetensors checkpoint, reading no byte of what is not `wanted`."""
-    with checkpoint_faults():
+    with checkpoint_faults():  # for as long as somebody reads
         yield from files.read_tensors(source, wanted, device)
 
 
@@ -61,14 +54,3 @@ def load_codec(checkpoint: Checkpoint) -> FeatureCodec:
         )
     with checkpoint_faults():
         return FeatureCodec.load(fetch(checkpoint.folder, FILE_NAME))
-
-
-@contextmanager
-def checkpoint_faults() -> Iterator[None]:
-    """Turns files that are missing, damaged or out of reach into a CheckpointError with the same words."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise CheckpointError(" ".join(str(error).split())) from error

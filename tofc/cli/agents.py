@@ -26,13 +26,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="agents",
-    help="Ask several agents, each with a model of its own, and aggregate what they say.",
     no_args_is_help=True,
     rich_markup_mode=HELP_STYLE,
 )
 
 
-@app.callback()
+@app.callback()  # without which the one command would be the group
 def group() -> None:
     """Ask several agents, each with a model of its own, and aggregate what they say."""
 

@@ -22,11 +22,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def group() -> None:
-    """Look at a model's smaller members, and bring in those of others."""
-
-
 @app.command(
     epilog="Examples:\n\ntofc familial members scenes-tiny\n\ntofc familial members scenes-tiny --ratio 0.45"
 )

@@ -225,9 +225,9 @@ def serve(
         _serve_replicas(model, compute, replication.numbers, listening.api_keys, limits, listen)
         return
     with needs_extra("serve", "a server and its clients need"):
-        from tofc.serving.connections import bound
         from tofc.serving.models import ServedModels
         from tofc.serving.output import json_output
+        from tofc.serving.run import bound
         from tofc.serving.run import serve as run
         from tofc.serving.verification import Upstream
     with bound(listen, limits) as listener:

@@ -38,7 +38,7 @@ from tofc.familial.branches import LowRankLinear
 from tofc.language.model import text_model
 from tofc.language.sampling import GREEDY, Sampling
 from tofc.network.connection import Connection
-from tofc.network.messages import chat_request, data_url
+from tofc.network.messages import PACKET_TYPE, chat_request, data_url
 from tofc.packet import Packet
 
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
@@ -196,7 +196,7 @@ def _question(
         "top_p": sampling.top_p,
         "seed": sampling.seed or 0,
     }
-    body = chat_request(model, data_url("application/vnd.tofc", bytes(packet)), question, settings)
+    body = chat_request(model, data_url(PACKET_TYPE, bytes(packet)), question, settings)
     return body if sampling.top_k is None else {**body, "top_k": sampling.top_k}
 
 

@@ -126,11 +126,16 @@ class Index:
         if exit != AUTO:
             return self.roster.named(exit)
         if self.policy is None:
-            raise UserError(
-                f"exit {AUTO!r} needs a policy, and this family has none: calibrate one with `tofc familial "
-                f"calibrate`, or name one of {', '.join(self.roster.names)}"
-            )
+            raise no_policy(self.roster.names)
         return None
+
+
+def no_policy(names: Sequence[str]) -> UserError:
+    """The error for an exit "auto" of a family of these members that nobody calibrated."""
+    return UserError(
+        f"exit {AUTO!r} needs a policy, and this family has none: calibrate one with `tofc familial "
+        f"calibrate`, or name one of {', '.join(names)}"
+    )
 
 
 def write_index(folder: Path, index: Index) -> None:

@@ -17,6 +17,7 @@ from tofc.errors import UserError
 _SETTINGS = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p", "seed": "seed"}
 T = TypeVar("T")
 
+PACKET_TYPE = "application/vnd.tofc"
 _LONGEST_HEAD = 1000  # characters of a data URL before its data
 _SPACE = re.compile(rb"\s+")
 

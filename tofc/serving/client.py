@@ -18,7 +18,7 @@ from tofc.answer import Answer
 from tofc.errors import EdgeUnreachable, UserError, needs_edge
 from tofc.images import MAX_PIXELS
 from tofc.network.connection import Connection
-from tofc.network.messages import chat_answer, chat_request, data_url
+from tofc.network.messages import PACKET_TYPE, chat_answer, chat_request, data_url
 from tofc.packet import Packet
 from tofc.serving.link import ENVELOPE_BYTES, LinkEstimator
 
@@ -128,7 +128,7 @@ class RemoteEdge:
         """
         if self.drafting is not None:
             return self._decode(packet, question, exit, generation).answer
-        url = data_url("application/vnd.tofc", bytes(packet))
+        url = data_url(PACKET_TYPE, bytes(packet))
         return self._answer(
             url, question, exit, generation, lambda edge: edge.answer(packet, question, **generation)
         )

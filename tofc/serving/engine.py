@@ -67,11 +67,6 @@ class Engine:
         """Whether requests are taken."""
         return self._thread.is_alive() and not self._closing
 
-    @property
-    def num_queued(self) -> int:
-        """Requests that wait."""
-        return len(self._queue)
-
     def submit(self, job: Job) -> None:
         """Queues a job; raises ApiError 429 where the queue is full, 503 where none are taken."""
         with self._wake:

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
+from tofc.compiled import load_kernels
 from tofc.device import Device
 from tofc.edge import Edge
 from tofc.errors import UserError
 from tofc.features import Features
-from tofc.language.batch import Batch, LeastRecentCache
+from tofc.language.batch import Batch, Generation, LeastRecentCache
 from tofc.language.model import FULL, Exit
 from tofc.language.prompt import Prompt
 from tofc.model import visual_embeddings
@@ -72,6 +74,20 @@ class ServedModels:
         edge = Edge.from_pretrained(src, device=device, dtype=dtype)
         tower = Device.from_pretrained(src, device=device, dtype=dtype) if images else None
         return cls(Path(src).name, edge, tower)
+
+    def warm_up(self) -> None:
+        """One short answer of each member: what is compiled or allocated on first use is so now."""
+        turns = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+        codec = self.edge.codec
+        if codec is not None:
+            load_kernels("entropy.kernels", "decode_tokens")
+            codec.decode(codec.encode(np.zeros((4, codec.width), np.float32), codec.qualities[0]))
+        if self.device_side is not None:
+            self.device_side.features(Image.new("RGB", (32, 32)), "all")
+        for name in self.members:
+            batch = self.batch(name)
+            batch.join([Generation(self.prepare(turns, [], 2).prompt, max_new_tokens=2)])
+            batch.run()
 
     def resolve(self, asked: str) -> str | None:
         """The id of a model that a client asked for: "default" stands for the name of what is served."""

@@ -16,7 +16,7 @@ from tofc.edge import MAX_NEW_TOKENS
 from tofc.errors import UserError
 from tofc.images import WEB_FORMATS, open_image
 from tofc.language.sampling import Sampling
-from tofc.network.messages import read_data_url
+from tofc.network.messages import PACKET_TYPE, read_data_url
 from tofc.packet import Packet
 from tofc.serving.errors import ApiError, invalid, wrong
 from tofc.serving.models import ServedModels, Shown
@@ -53,9 +53,6 @@ def parsed(kind: type[T], body: bytes | str, limits: Limits) -> T:
         raise invalid(
             error.errors(include_url=False, include_input=False, include_context=False)[0]
         ) from None
-
-
-PACKET_TYPE = "application/vnd.tofc"
 
 
 @dataclass(frozen=True)

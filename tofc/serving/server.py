@@ -207,7 +207,9 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     async def chat_completions(request: Request) -> Any:
         """Answers the last message; with `stream` as server-sent events."""
         asked = await service.understood(request)
-        _log_asked(request, asked)
+        request.state.log.update(
+            model=asked.model, pictures=len(asked.seen), packet_bytes=asked.packet_bytes, stream=asked.stream
+        )
         if asked.packet_bytes:
             service.metrics.packet_bytes.observe(asked.packet_bytes)
         job = service.begin(asked, request)
@@ -316,12 +318,6 @@ def _completion(job: Job, result: Completion) -> dict[str, Any]:
         "usage": usage(result),
         "tofc": extras(result),
     }
-
-
-def _log_asked(request: Request, asked: ChatQuestion) -> None:
-    request.state.log.update(
-        model=asked.model, pictures=len(asked.seen), packet_bytes=asked.packet_bytes, stream=asked.stream
-    )
 
 
 def _log_fields(result: Completion) -> dict[str, Any]:

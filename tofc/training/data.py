@@ -93,17 +93,6 @@ class Corpus(Protocol[ExampleT_co]):
         """Examples in an epoch of `split`, None where there is no end."""
 
 
-class GroundedCorpus(Corpus[GroundedPicture], Protocol):
-    """A corpus that knows every patch of its pictures; `seed` decides which questions are asked."""
-
-    label_classes: dict[str, int]
-    sparse_labels: frozenset[str]  # whose class 0 says "nothing here"
-    region_size: int
-
-    def texts(self, count: int, seed: int) -> Iterator[str]:
-        """Sentences for the tokenizer."""
-
-
 def load_corpus(source: str, **options: Any) -> Any:
     """Builds the corpus that `source` names as "module:class", with the options that the config gives it.
 

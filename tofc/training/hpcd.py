@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from tofc.errors import UserError
-from tofc.familial.branches import Branch, LowRankLinear, decomposed_block, member_model
+from tofc.familial.branches import Branch, LowRankLinear, decomposed_block
 from tofc.familial.decomposition import Covariance, Whitening, decompose, linears, rank_for_ratio
 from tofc.familial.members import Member
 from tofc.language.model import text_model
@@ -65,14 +65,11 @@ class Components:
             low_rank.down.data[low_rank.rank // count :] = 0
             low_rank.up.data[low_rank.rank // count :] = 0
 
-    def member(self, number: int) -> Any:
-        """The first `number` components as a stock model that generates."""
-        return member_model(self.model, self.branch, self._share(number))
-
     @torch.no_grad()
     def begin(self, number: int) -> None:
         """Starts component `number` (from 1) as the whitened decomposition of what is left over."""
-        self._share(number)
+        if not 1 <= number <= self.count:
+            raise UserError(f"there is no component {number}; there are 1 to {self.count}")
         for weight, whitening, layer in self._layers:
             rows = self._rows(layer, number)
             before = layer.up[: rows.start].double().T @ layer.down[: rows.start].double()  # [m, n]
@@ -89,11 +86,6 @@ class Components:
         return [
             (p, self._rows(layer, number)) for _, _, layer in self._layers for p in (layer.down, layer.up)
         ]
-
-    def _share(self, number: int) -> float:
-        if not 1 <= number <= self.count:
-            raise UserError(f"there is no component {number}; there are 1 to {self.count}")
-        return number / self.count
 
     def _rows(self, layer: LowRankLinear, number: int) -> slice:
         """The ranks that belong to a component."""

@@ -60,7 +60,7 @@ def test_the_first_component_is_the_whitened_decomposition(components: Component
 
 def test_components_that_cannot_be_are_refused(components: Components) -> None:
     with pytest.raises(UserError, match="1 to 4"):
-        components.member(5)
+        components.begin(5)
     with pytest.raises(UserError, match="too many"):
         _too_many(components)
 
