@@ -11,14 +11,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from entropy.storage import take
-
 EXACT = 2**53  # every integer up to this size is a float64
 MAX_BIAS = 2**24
+
+
+def take(tensors: Mapping[str, NDArray[Any]], name: str, dimensions: int, *types: type) -> NDArray[Any]:
+    """One array of a codec; KeyError where it is missing, ValueError where it has another type or number of
+    dimensions, is empty, or holds what is not finite."""
+    value = tensors[name]
+    if value.dtype not in [np.dtype(one) for one in types] or value.ndim != dimensions or value.size == 0:
+        due = " or ".join(one.__name__ for one in types)
+        raise ValueError(
+            f"codec with {name} {value.dtype} {list(value.shape)}; due is {due} in {dimensions} dimensions"
+        )
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ValueError(f"codec whose {name} holds NaN or infinity")
+    return value
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from entropy.integer import FixedPointMatrix, IntegerNetwork
-from entropy.storage import FILE_NAME, read_tensors, take, write_tensors
+from entropy.integer import FixedPointMatrix, IntegerNetwork, take
 from entropy.stream import HYPER_LIMIT, MAX_LEVELS
 from entropy.tables import NUM_SCALES, RansTables
 
+FILE_NAME = "codec-integer.safetensors"
+_LFS = b"version https://git-lfs.github.com/spec/"
+FORMAT = {"format": "tofc-codec-integer", "version": "1"}
 P = TypeVar("P", bound="CodecParameters")
 
 
@@ -175,3 +177,37 @@ class CodecParameters:
             return cls.from_tensors(read_tensors(path))
         except (KeyError, IndexError) as error:
             raise ValueError(f"{path} is not a whole codec: {error} is missing") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> Path:
+    """Write the arrays of a codec; the file appears whole or not at all. Returns the path."""
+    from safetensors.numpy import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    # Through bytes: safetensors' own writer makes files that only their owner can read.
+    draft.write_bytes(save({name: np.ascontiguousarray(v) for name, v in tensors.items()}, metadata=FORMAT))
+    draft.replace(path)
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays of a codec.
+
+    Raises FileNotFoundError where there is no file, ValueError where it is damaged or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no codec at {path}: a checkpoint holds {FILE_NAME}; `tofc train` makes it")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if {key: metadata.get(key) for key in FORMAT} != FORMAT:
+                raise ValueError(f"{path} is not {FORMAT['format']} version {FORMAT['version']}: {metadata}")
+            return {name: file.get_tensor(name) for name in list(file.keys())}
+    except SafetensorError as error:
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise ValueError(f"{path} is a Git LFS pointer, not the file: run git lfs pull") from error
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -45,7 +45,7 @@ def read_tensors(
 def load_codec(checkpoint: Checkpoint) -> FeatureCodec:
     """The codec of a checkpoint; CheckpointError where it has none."""
     from entropy import FeatureCodec  # which takes longer to import than all else here
-    from entropy.storage import FILE_NAME
+    from entropy.parameters import FILE_NAME
 
     if not checkpoint.has_codec:
         raise CheckpointError(

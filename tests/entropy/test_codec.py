@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from entropy import FeatureCodec, StreamError
-from entropy.storage import write_tensors
+from entropy.parameters import write_tensors
 from entropy.stream import cut
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -30,7 +30,7 @@ import numpy as np
 
 from encoders.files import INDEX, read_tensors
 from entropy import FeatureCodec
-from entropy.storage import FILE_NAME
+from entropy.parameters import FILE_NAME
 from tofc.config import CONFIG_NAME, DEVICE_CONFIG, resolve
 from tofc.errors import UserError
 from tofc.familial.store import read_index

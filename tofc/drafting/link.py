@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tofc.drafting.rounds import LinkDown, LinkOver, Round, Verdict
 from tofc.errors import MissingLibraryError, UserError
 from tofc.network.connection import Connection, fault_of, unanswered
-from tofc.network.proxy import unusable
+from tofc.network.obstacles import unusable
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection

@@ -1,1 +1,1 @@
-"""The way to a server: connections that are kept and tried again, WebSockets, and the bodies of questions."""
+"""The way to a server: connections that are kept and tried again, what stands in it, bodies of questions."""

@@ -20,8 +20,7 @@ import httpx
 
 from tofc import __version__
 from tofc.errors import EdgeUnreachable, PacketError, UserError
-from tofc.network.proxy import proxy_for, unusable
-from tofc.network.refusal import refusal
+from tofc.network.obstacles import causes, proxy_for, refusal, unusable
 
 # Statuses with which the same request may succeed later.
 _AGAIN = (408, 429, 500, 502, 503, 504)
@@ -223,14 +222,13 @@ def _tls(ca: str | Path | None, certificate: str | Path | None) -> ssl.SSLContex
 def unanswered(error: BaseException) -> Unanswered:
     """What a library for the network raised; there is no use in trying a host again that has no address, or a
     certificate that is not trusted."""
-    cause: BaseException | None = error
-    pause = 0.0
-    while cause is not None:
-        unknown = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
-        if unknown or isinstance(cause, ssl.SSLCertVerificationError):
-            pause = math.inf
-        cause = cause.__cause__ or cause.__context__
-    return Unanswered(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, pause)
+    in_vain = any(
+        isinstance(cause, ssl.SSLCertVerificationError)
+        or (isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME)
+        for cause in causes(error)
+    )
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return Unanswered(said, math.inf if in_vain else 0.0)
 
 
 def fault_of(status: int, body: Any, headers: Mapping[str, str]) -> UserError | Unanswered:

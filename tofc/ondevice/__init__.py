@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from entropy import FeatureCodec
-from entropy.storage import FILE_NAME
+from entropy.parameters import FILE_NAME
 from tofc.config import DEVICE_CONFIG, CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError, is_installed
 from tofc.hub import load_codec

@@ -16,7 +16,7 @@ from tofc.drafting.link import Socket
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.network.connection import Connection, Unanswered
 from tofc.network.messages import data_url, read_data_url
-from tofc.network.proxy import proxy_for
+from tofc.network.obstacles import proxy_for
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 LONG = 60.0  # seconds, in which no test ends
