@@ -25,6 +25,7 @@ from tofc.hub import load_codec
 from tofc.images import MAX_PIXELS
 from tofc.language.batch import Batch, Generation
 from tofc.language.generate import Generated, generate, generate_by_choice, generate_with_settings
+from tofc.language.load import load_edge_model, load_tokenizer
 from tofc.language.model import FULL, LanguageModel
 from tofc.language.plain import read_plain
 from tofc.language.prompt import Prompt, TextStream, answer_text, chat_template, end_ids
@@ -123,8 +124,6 @@ class Edge:
         if plain is not None:
             model, tokenizer, template = plain
         else:
-            from tofc.language.load import load_edge_model, load_tokenizer
-
             chosen = choose_dtype(dtype, where, load_base_config(base))
             model = load_edge_model(checkpoint, where, chosen, num_layers)
             tokenizer = load_tokenizer(base)

@@ -32,6 +32,7 @@ from tofc.familial.index import INDEX
 from tofc.familial.store import BASE, FAMILY, load_family
 from tofc.familial.views import Family
 from tofc.hub import checkpoint_faults
+from tofc.language.load import load_causal
 from tofc.language.model import FULL
 from tofc.language.prompt import Prompt, answer_text, end_ids
 from tofc.language.sampling import Sampling
@@ -189,8 +190,6 @@ class TextModel:
         CheckpointError where it is neither, or not whole.
         """
         from transformers import AutoTokenizer  # which takes a second to import
-
-        from tofc.language.load import load_causal
 
         is_family = (Path(source) / FAMILY / INDEX).is_file()
         base = Path(source) / BASE if is_family else source

@@ -26,6 +26,7 @@ from tofc.familial.index import INDEX, Index, Policy, read_index, write_index
 from tofc.familial.members import BranchSpec, MainSpec, Roster
 from tofc.familial.views import Family, Load, branch_spec
 from tofc.hub import checkpoint_faults, fetch, read_tensors
+from tofc.language.load import load_causal
 from tofc.language.model import FULL, text_model
 from tofc.writing import write_whole
 
@@ -154,8 +155,6 @@ def load_family(folder: str | Path, exit: str = FULL, dtype: torch.dtype = torch
     `Family.model()` is then that member as a stock model that generates. Raises UserError for an unknown
     exit, CheckpointError where the folder is not whole.
     """
-    from tofc.language.load import load_causal  # by way of transformers
-
     base, branches = Path(folder) / BASE, Path(folder) / FAMILY
     index = index_of(branches, base)
     depth = max(1, index.roster.named(exit).exit_layer)  # one block shows of what kind branches are
