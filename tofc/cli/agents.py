@@ -7,6 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from tofc.cli.options import (
     HELP_STYLE,
@@ -18,10 +20,9 @@ from tofc.cli.options import (
 )
 from tofc.cli.report import milliseconds, note, print_json, reports_user_errors, timing_line, working
 from tofc.cli.steps import check_question, open_picture, quieten_libraries
+from tofc.config import load_yaml
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from tofc.agents import AgentReply, Collaboration
 
 app = typer.Typer(
@@ -50,7 +51,6 @@ def ask(
 ) -> None:
     """Select agents for a question, ask them at the same time, aggregate their answers, let them revise."""
     from tofc.agents import Agents, AgentsConfig
-    from tofc.config import load_yaml
 
     check_question(question)
     settings = load_yaml(config, AgentsConfig)
@@ -83,8 +83,6 @@ def _fields(found: Collaboration) -> dict[str, Any]:
 
 def _show(found: Collaboration) -> None:
     """All of it for people, on standard error."""
-    from rich.console import Console
-
     console = Console(stderr=True)
     console.print(_table(found), highlight=False)
     traffic = ", ".join(f"{step} {size} B" for step, size in found.traffic.items())
@@ -92,8 +90,6 @@ def _show(found: Collaboration) -> None:
 
 
 def _table(found: Collaboration) -> Table:
-    from rich.table import Table
-
     table = Table("step", "who", "said", box=None, pad_edge=False)
     for name in ("score", "sure", "time", "bytes"):
         table.add_column(name, justify="right")

@@ -30,8 +30,10 @@ from tofc.cli.report import (
     working,
 )
 from tofc.cli.tiers import Drafting, TierOptions, decoding_fields, draft_answer, note_decoding
+from tofc.config import resolve
 from tofc.contents import packet_fields
 from tofc.errors import UserError, needs_edge, needs_extra
+from tofc.familial import family
 from tofc.language import FULL
 
 if TYPE_CHECKING:
@@ -203,9 +205,7 @@ def _late(deadline_ms: float, packet: Packet, timing: Mapping[str, float]) -> st
 def _smallest_member(model: str) -> Edge:
     """What answers on the device itself."""
     with needs_edge("an answer of this device itself"):
-        from tofc.config import resolve
         from tofc.edge import Edge
-        from tofc.familial import family
 
     exit = "full" if resolve(model).family is None else family(model)[0].name
     return Edge.from_pretrained(model, exit)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
+from tofc import familial
 from tofc.cli.files import check_new
 from tofc.cli.options import HELP_STYLE, DataOptions, JsonOption, SourceArgument, data_options
 from tofc.cli.report import note, print_json, print_table, reports_user_errors, working
 from tofc.cli.training import report_folder
+from tofc.config import resolve
 from tofc.errors import UserError, needs_extra
 
 app = typer.Typer(
@@ -39,10 +42,6 @@ def members(
     json_: JsonOption = False,
 ) -> None:
     """List the members of a family with their sizes, or find the one that fits."""
-    from rich.table import Table
-
-    from tofc import familial
-
     with working("reading the index"):
         found = familial.family(source)
     if budget is not None or ratio is not None:
@@ -87,7 +86,6 @@ def calibrate(
     json_: JsonOption = False,
 ) -> None:
     """Find out how sure a member must be, and write that into the family: then `--exit auto` works."""
-    from tofc.config import resolve
     from tofc.familial.index import read_index, write_index
 
     if not 0 < keep <= 1 or pictures < 1:

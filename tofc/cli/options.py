@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 from typer.main import get_command
 
-from tofc.config import DEFAULT_MODEL
+from tofc.config import DEFAULT_MODEL, QUALITIES
 from tofc.errors import UserError
 
 ImageArgument = Annotated[
@@ -109,8 +109,6 @@ class RateOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        from tofc.config import QUALITIES
-
         if None not in (self.quality, self.max_bytes, self.tokens):
             raise UserError(
                 "--quality and --tokens leave --max-bytes nothing to choose; give two of the three"

@@ -14,7 +14,7 @@ import typer
 from tofc.cli.options import ModelOption
 from tofc.cli.report import note, reports_user_errors
 from tofc.cli.steps import check_model
-from tofc.config import DEFAULT_MODEL
+from tofc.config import DEFAULT_MODEL, load_yaml
 from tofc.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
@@ -109,7 +109,6 @@ class LimitOptions:
     @property
     def limits(self) -> Limits:
         """The limits of the file, if there is one, with those of the options in their place."""
-        from tofc.config import load_yaml
         from tofc.serving.settings import Limits
 
         limits = Limits() if self.limits_file is None else load_yaml(self.limits_file, Limits)

@@ -11,6 +11,7 @@ import typer
 
 from tofc.cli.files import STREAM, StandardInput, read_input
 from tofc.cli.report import answer_line, print_pieces, working
+from tofc.config import DEVICE_CONFIG, resolve
 from tofc.errors import UserError
 from tofc.language import FULL
 
@@ -57,7 +58,6 @@ def check_model(model: str, exit: str = FULL) -> None:
 
     A device that was exported is a model to encode with, and has no exits.
     """
-    from tofc.config import DEVICE_CONFIG, resolve
     from tofc.familial.index import check_exit
 
     if not (Path(model) / DEVICE_CONFIG).is_file():

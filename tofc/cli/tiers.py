@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from tofc.cli.options import MemberOptions, RateOptions
 from tofc.cli.report import note, working
 from tofc.cli.steps import encode_picture, load_edge, quieten_libraries
 from tofc.errors import UserError
+from tofc.familial import family
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,8 +82,6 @@ class TierOptions:
             raise UserError(f"--tiers is {self.tiers}; with --edge give device,edge or device,edge,cloud")
         draft = self.draft
         if draft is None:
-            from tofc.familial import family
-
             draft = str(family(member.model)[0].name)
         return Drafting(draft=draft, tiers=None if self.tiers is None else len(names))
 
@@ -108,8 +108,6 @@ def draft_answer(
 ) -> tuple[Packet, Decoded]:
     """The packet, and what several tiers made of it: here, or here and far away."""
     if remote is None:
-        from tofc.familial import family
-
         edge = load_edge(model, family(model).deepest(drafting.names).name)
         packet = encode_picture(device, picture, rate.arguments)
         return packet, shown(tiers_here(edge, packet, question, drafting.names))
@@ -144,7 +142,6 @@ def note_decoding(decoded: Decoded) -> None:
 
 def shown(progress: Iterator[Progress]) -> Decoded:
     """The end of an answer, whose progress is shown where standard error is a terminal."""
-    from rich.console import Console
     from rich.live import Live
 
     console = Console(stderr=True)

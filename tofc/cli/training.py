@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+from rich.console import Console
 
 from tofc.cli.files import check_new, run_folder
 from tofc.cli.options import ConfigArgument, JsonOption
 from tofc.cli.report import print_json, print_table, reports_user_errors, working
 from tofc.cli.steps import quieten_libraries
+from tofc.config import CONFIG_NAME, find_config, load_yaml
 from tofc.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tofc.training.settings import CodedRunConfig
 
 C = TypeVar("C", bound="CodedRunConfig")
@@ -66,8 +66,6 @@ def pretrain(
     json_: JsonOption = False,
 ) -> None:
     """Train a small vision-language model from nothing; after a kill it goes on where it last saved."""
-    from tofc.config import find_config, load_yaml
-
     find_config(config)
     with needs_extra("train", "training needs"):
         from tofc.training.pretrain import run
@@ -84,8 +82,6 @@ def train(
     json_: JsonOption = False,
 ) -> None:
     """Train a codec for a base model, and write both as a checkpoint for `--model`."""
-    from tofc.config import find_config
-
     find_config(config)
     with needs_extra("train", "training needs"):
         from tofc.training.codec import run
@@ -101,8 +97,6 @@ def train_familial(
     json_: JsonOption = False,
 ) -> None:
     """Train smaller members of a checkpoint's language model; after a kill it goes on where it last saved."""
-    from tofc.config import find_config
-
     find_config(config)
     with needs_extra("train", "training needs"):
         from tofc.training.family_settings import FamilyConfig
@@ -119,8 +113,6 @@ def _train(
     as_json: bool,
 ) -> None:
     """Runs what the configuration says and reports the checkpoint, or shows what it would take."""
-    from tofc.config import find_config, load_yaml
-
     settings = load_yaml(config, settings_class)
     if not only_estimate:
         folder = checkpoint_folder(out, find_config(config).stem)
@@ -183,8 +175,6 @@ def import_tower(
 
 def checkpoint_folder(out: Path | None, name: str) -> Path:
     """Where a checkpoint may be written: a new or empty folder, or an older checkpoint's; else UserError."""
-    from tofc.config import CONFIG_NAME
-
     folder = run_folder(out, name)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
         raise UserError(f"--out {folder} holds something else than a checkpoint; name a new folder")
@@ -193,8 +183,6 @@ def checkpoint_folder(out: Path | None, name: str) -> Path:
 
 def _console() -> Console:
     """Where a run says how far it is, without the bars of libraries between."""
-    from rich.console import Console
-
     quieten_libraries()
     return Console(stderr=True)
 

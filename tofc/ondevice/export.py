@@ -31,6 +31,7 @@ from tofc.ondevice.checkpoint import (
     write_device_config,
 )
 from tofc.ondevice.pixels import cut
+from tofc.ondevice.vision import start
 from tofc.writing import whole_folder, write_whole
 
 TOLERANCE = 1e-3  # the largest difference of a feature that a float32 export may have
@@ -143,8 +144,6 @@ def write_tower(
 def _run_in_parts(file: Path, states: Sequence[str], pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """The features that a written graph gives, cut at its states: one block is in memory at a time."""
     import onnx
-
-    from tofc.ondevice.vision import start
 
     whole = onnx.utils.Extractor(onnx.load(file, load_external_data=False))
     part = file.with_name("part.onnx")  # beside the file with the weights
