@@ -6,18 +6,19 @@ tensors, by way of `merging_torch`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders import merging_blocks, merging_peaks
-from encoders.merging_blocks import Parts
+from encoders import merging_peaks
 from encoders.merging_peaks import MAX_WIDTH
 
 __all__ = ["Clusters", "block_clusters", "cluster_tokens", "dpc_knn", "merge_tokens"]
 
 Array = NDArray[Any]
+Parts = tuple[tuple[int, int], ...]
 
 
 class Clusters(NamedTuple):
@@ -57,7 +58,7 @@ def dpc_knn(
     nothing.
 
     grid: (rows, columns) of the patches, one pair for each grid whose tokens follow one another in raster
-    order. Where it is given, centres are spread: it is cut into K equal blocks (`merging_blocks.cut`), the
+    order. Where it is given, centres are spread: it is cut into K equal blocks (`cut`), the
     densest token of each is a centre, and tokens join the nearest centre of their own block and of those that
     touch it. Without it, centres lie wherever peaks are highest. Not together with a mask.
 
@@ -75,24 +76,25 @@ def dpc_knn(
     infinity.
     """
     _check_arguments(features, num_clusters, k, mask, grid)
+    blocks = None if grid is None else cut(tuple(grid), min(num_clusters, features.shape[1]))
     if not isinstance(features, np.ndarray):
         from encoders import merging_torch
 
-        return Clusters(*merging_torch.cluster(features, num_clusters, k, mask, grid))
+        return Clusters(*merging_torch.cluster(features, num_clusters, k, mask, blocks))
     valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask
-    return Clusters(*merging_peaks.cluster(features, num_clusters, k, valid, grid))
+    return Clusters(*merging_peaks.cluster(features, num_clusters, k, valid, blocks))
 
 
 def block_clusters(features: Any, num_clusters: int, grid: Parts) -> Clusters:
     """Cluster the tokens of each image by where they are: the grid cut into K equal blocks.
 
     features: [B, N, C], whose values are not looked at; grid: as for `dpc_knn`. Blocks are in the order of
-    `merging_blocks.cut`; the centre of each is the middle one of its tokens in raster order. K >= N is the
+    `cut`; the centre of each is the middle one of its tokens in raster order. K >= N is the
     identity (K becomes N). Raises TypeError or ValueError as `dpc_knn` does.
     """
     _check_arguments(features, num_clusters, 1, None, grid)
     batch, num_tokens = features.shape[:2]
-    owner = merging_blocks.cut(tuple(grid), min(num_clusters, num_tokens)).owner
+    owner = cut(tuple(grid), min(num_clusters, num_tokens)).owner
     middle = np.cumsum(sizes := np.bincount(owner)) - (sizes + 1) // 2
     centers = np.argsort(owner, kind="stable")[middle]
     found = np.tile(owner, (batch, 1)), np.tile(centers, (batch, 1))
@@ -101,6 +103,76 @@ def block_clusters(features: Any, num_clusters: int, grid: Parts) -> Clusters:
     from encoders import merging_torch
 
     return Clusters(*merging_torch.beside(features, *found))
+
+
+class Blocks(NamedTuple):
+    """A grid cut into K blocks; read-only, because calls share it.
+
+    owner: int64 [N], the block 0..K-1 of each token. around: int64 [N, M], that block and those that touch
+    it, at a corner at least, ascending; -1 fills up.
+    """
+
+    owner: Array
+    around: Array
+
+
+@lru_cache(maxsize=64)
+def cut(parts: Parts, num_blocks: int) -> Blocks:
+    """Cut the tokens of an image into blocks of neighbouring patches, as equal as their number allows.
+
+    parts: (rows, columns) of grids whose tokens follow one another in raster order; each gets blocks in
+    proportion to its tokens, and one at least. Blocks are numbered band by band of rows; bands have as many
+    as keep blocks square. num_blocks: K, from the number of parts to that of tokens.
+
+    Raises ValueError for other numbers of blocks, and for a part without patches.
+    """
+    sizes = [rows * columns for rows, columns in parts]
+    if not parts or min(min(part) for part in parts) < 1:
+        raise ValueError(f"grid is {list(parts)}; give the rows and columns of at least one")
+    if not len(parts) <= num_blocks <= sum(sizes):
+        raise ValueError(
+            f"{num_blocks} blocks of {len(parts)} grids with {sum(sizes)} patches: give {len(parts)} to "
+            f"{sum(sizes)}"
+        )
+    spare = np.cumsum([0, *(size - 1 for size in sizes)]) * (num_blocks - len(parts))
+    shares = 1 + np.diff(spare // max(1, sum(sizes) - len(parts)))
+    owners, touching, first = [], np.eye(num_blocks, dtype=np.bool_), 0
+    for (rows, columns), share in zip(parts, shares.tolist(), strict=True):
+        owner = first + _bands(rows, columns, share)  # [rows, columns]
+        _touch(owner, touching)
+        owners.append(owner.ravel())
+        first += share
+    owner = np.concatenate(owners)
+    around = np.full((num_blocks, int(touching.sum(1).max())), -1)
+    for block, others in enumerate(touching):
+        around[block, : others.sum()] = np.flatnonzero(others)
+    found = Blocks(owner, around[owner])
+    for array in found:
+        array.setflags(write=False)
+    return found
+
+
+def _bands(rows: int, columns: int, count: int) -> Array:
+    """The block, from 0, of each patch of one grid, int64 [rows, columns]."""
+    fewest = -(-count // columns)  # a band has no more blocks than columns
+    bands = int(np.clip(round((count * rows / columns) ** 0.5), fewest, min(rows, count)))
+    tops, firsts = np.arange(bands + 1) * rows // bands, np.arange(bands + 1) * count // bands
+    owner = np.empty((rows, columns), dtype=np.int64)
+    for band in range(bands):
+        size = firsts[band + 1] - firsts[band]
+        widths = np.diff(np.arange(size + 1) * columns // size)
+        owner[tops[band] : tops[band + 1]] = firsts[band] + np.repeat(np.arange(size), widths)
+    return owner
+
+
+def _touch(owner: Array, touching: Array) -> None:
+    """Mark in touching, bool [K, K], which blocks have patches next to one another, also across a corner."""
+    rows, columns = owner.shape
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        left, start = max(0, -right), max(0, right)
+        here = owner[: rows - down, left : columns - start]
+        there = owner[down:, start : columns - left]
+        touching[here, there] = touching[there, here] = True
 
 
 def merge_tokens(features: Any, clusters: Clusters) -> tuple[Any, Any]:

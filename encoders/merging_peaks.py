@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders import merging_blocks
-from encoders.merging_blocks import Parts
+if TYPE_CHECKING:
+    from encoders.merging import Blocks
 
 Array = NDArray[Any]
 
@@ -21,7 +21,7 @@ MAX_WIDTH = 1 << 15  # more channels would make the bounds of `merging_search` l
 
 
 def cluster(
-    features: Array, num_clusters: int, k: int, mask: Array, grid: Parts | None
+    features: Array, num_clusters: int, k: int, mask: Array, blocks: Blocks | None
 ) -> tuple[Array, Array]:
     """`encoders.dpc_knn` of arrays, with checked arguments: assignment and centres."""
     from encoders.merging_search import ScreenedSearch  # here, because numba takes half a second to import
@@ -32,7 +32,7 @@ def cluster(
     def search_on(middle: Array, step: Array) -> ScreenedSearch:
         return ScreenedSearch(features, middle, step, mask)
 
-    return density_peaks(high, low, mask, num_clusters, k, grid, search_on)
+    return density_peaks(high, low, mask, num_clusters, k, blocks, search_on)
 
 
 class Search(Protocol):
@@ -61,19 +61,20 @@ def density_peaks(
     mask: Array,
     num_clusters: int,
     k: int,
-    grid: Parts | None,
+    blocks: Blocks | None,
     search_on: Callable[[Array, Array], Search],
 ) -> tuple[Array, Array]:
     """`dpc_knn` given the range of each channel, float64 [B, C], and a search on the grid made of it.
 
-    search_on takes middle, float64 [B, C], and step, float64 [B], as `fixed_point` gives them.
+    blocks: equal ones, as many as clusters, the densest token of each of which is a centre; None for centres
+    wherever peaks are highest. search_on takes middle, float64 [B, C], and step, float64 [B], as
+    `fixed_point` gives them.
     """
     (batch, num_tokens), width = mask.shape, high.shape[1]
     num_clusters, k = min(num_clusters, num_tokens), min(k, num_tokens)
     if num_clusters == num_tokens and mask.all():
         identity = np.tile(np.arange(num_tokens), (batch, 1))
         return identity, identity.copy()
-    blocks = None if grid is None else merging_blocks.cut(tuple(grid), num_clusters)
     middle, step = fixed_point(high, low, k)
     search = search_on(middle, step)
     nearest_sq, nearest = search.neighbours(k)  # [B, N, k] each, in units of step^2

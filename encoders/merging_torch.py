@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from encoders import merging_peaks
-from encoders.merging_blocks import Parts
+
+if TYPE_CHECKING:
+    from encoders.merging import Blocks
 
 Array = NDArray[Any]
 
@@ -22,12 +24,12 @@ Pair = tuple[torch.Tensor, torch.Tensor]  # assignment and centres
 
 
 def cluster(
-    features: torch.Tensor, num_clusters: int, k: int, mask: torch.Tensor | None, grid: Parts | None
+    features: torch.Tensor, num_clusters: int, k: int, mask: torch.Tensor | None, blocks: Blocks | None
 ) -> Pair:
     """`encoders.dpc_knn` of a tensor, with checked arguments: assignment and centres, beside the features."""
     valid = np.ones(features.shape[:2], dtype=np.bool_) if mask is None else mask.cpu().numpy()
     search = _cluster_here if features.device.type == "cpu" else _cluster_there
-    return beside(features, *search(features.detach(), num_clusters, k, valid, grid))
+    return beside(features, *search(features.detach(), num_clusters, k, valid, blocks))
 
 
 def beside(features: torch.Tensor, assignment: Array, centers: Array) -> Pair:
@@ -39,14 +41,14 @@ def beside(features: torch.Tensor, assignment: Array, centers: Array) -> Pair:
 
 
 def _cluster_here(
-    features: torch.Tensor, num_clusters: int, k: int, valid: Array, grid: Parts | None
+    features: torch.Tensor, num_clusters: int, k: int, valid: Array, blocks: Blocks | None
 ) -> tuple[Array, Array]:
     values = features if features.dtype == torch.float64 else features.float()
-    return merging_peaks.cluster(values.numpy(), num_clusters, k, valid, grid)
+    return merging_peaks.cluster(values.numpy(), num_clusters, k, valid, blocks)
 
 
 def _cluster_there(
-    features: torch.Tensor, num_clusters: int, k: int, valid: Array, grid: Parts | None
+    features: torch.Tensor, num_clusters: int, k: int, valid: Array, blocks: Blocks | None
 ) -> tuple[Array, Array]:
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         high, low = _range(features, valid)
@@ -56,7 +58,7 @@ def _cluster_there(
         def search_on(middle: Array, step: Array) -> DenseSearch:
             return DenseSearch(features, middle, step, valid)
 
-        return merging_peaks.density_peaks(high, low, valid, num_clusters, k, grid, search_on)
+        return merging_peaks.density_peaks(high, low, valid, num_clusters, k, blocks, search_on)
 
 
 class DenseSearch:

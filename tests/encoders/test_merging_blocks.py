@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders import cluster_tokens, dpc_knn, merge_tokens
-from encoders.merging_blocks import cut
+from encoders.merging import cut
 from encoders.merging_peaks import density_peaks
 from encoders.merging_torch import DenseSearch
 
@@ -103,7 +103,13 @@ def test_every_search_and_batch_spreads_alike(num_clusters: int) -> None:
     high, low = features.amax(1).double().numpy(), features.amin(1).double().numpy()
     mask = np.ones((3, 273), dtype=np.bool_)
     assignment, centers = density_peaks(
-        high, low, mask, num_clusters, 5, grid, lambda *fixed: DenseSearch(features, *fixed, mask)
+        high,
+        low,
+        mask,
+        num_clusters,
+        5,
+        cut(grid, num_clusters),
+        lambda *fixed: DenseSearch(features, *fixed, mask),
     )
     assert (assignment == together.assignment.numpy()).all()
     assert (centers == together.centers.numpy()).all()
