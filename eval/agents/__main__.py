@@ -32,6 +32,12 @@ def agents(
         Path | None,
         typer.Option("--fit", metavar="FILE", help="Learn the selector from other pictures, and write it."),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache", metavar="FILE", help="Ask about pictures of training, and write the answers."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=2, help="The first N pictures.")] = None,
     out: OutOption = None,
 ) -> None:
@@ -47,6 +53,8 @@ def agents(
     with Agents.from_config(settings.agents) as opened:
         if fit is not None:
             _fit(opened, settings, fit)
+        elif cache is not None:
+            _cache(opened, settings, limit, cache)
         else:
             _measure(opened, settings, limit, run_folder(out, settings.name))
 
@@ -73,6 +81,23 @@ def _fit(agents: Agents, settings: AgentsEvalConfig, file: Path) -> None:
     LearnedSelector.fit(names, questions, right).save(file)
     shares = dict(zip(names, right.mean(0).tolist(), strict=True))
     print_json({"selector": str(file), "questions": len(cases), "right": shares})
+
+
+def _cache(agents: Agents, settings: AgentsEvalConfig, limit: int | None, file: Path) -> None:
+    from eval.agents.corpus import ask_pictures, write_answers
+    from eval.lab.terminal import track
+    from tofc.errors import UserError
+    from tofc.training.data import load_corpus
+
+    if settings.train_data is None:
+        raise UserError("there is nothing to ask about: name a corpus of training under train_data")
+    corpus = load_corpus(settings.train_data.source, **settings.train_data.options)
+    count = min(limit or settings.train_limit, corpus.num_pictures("train") or settings.train_limit)
+    asked = list(track(ask_pictures(agents, corpus, range(count), 0), count, "pictures"))
+    write_answers(file, asked)
+    print_json(
+        {"cache": str(file), "pictures": len(asked), "questions": sum(len(one.turns) for one in asked)}
+    )
 
 
 def _measure(agents: Agents, settings: AgentsEvalConfig, limit: int | None, folder: Path) -> None:

@@ -26,7 +26,8 @@ from tofc.errors import ConfigError
 class AgentsEvalConfig:
     """Agents on a benchmark: `agents` is a configuration of `tofc agents`, `limit` the number of pictures.
 
-    `fit_data` has other pictures, of which `--fit` learns the selector from the first `fit_limit`.
+    `fit_data` has other pictures, of which `--fit` learns the selector from the first `fit_limit`;
+    `train_data` is a corpus of training, about `train_limit` pictures of which `--cache` asks.
     """
 
     name: str
@@ -35,11 +36,14 @@ class AgentsEvalConfig:
     limit: int
     fit_data: SweepData | None = None
     fit_limit: int = 100
+    train_data: SweepData | None = None
+    train_limit: int = 400
 
     def __post_init__(self) -> None:
-        if self.limit < 2 or self.fit_limit < 1:
+        if self.limit < 2 or min(self.fit_limit, self.train_limit) < 1:
             raise ConfigError(
-                f"limit is {self.limit}, fit_limit {self.fit_limit}: give at least 2 pictures, and 1 to fit"
+                f"limit is {self.limit}, fit_limit {self.fit_limit}, train_limit {self.train_limit}: give at "
+                "least 2 pictures, and 1 of the others"
             )
         if self.fit_data == self.data:
             raise ConfigError("fit_data is the data to be judged by: name another split")
