@@ -42,7 +42,10 @@ class Search(Protocol):
     """
 
     def neighbours(self, k: int) -> tuple[Array, Array]:
-        """The k smallest distances of each token, itself included, and to which: [B, N, k] each."""
+        """The k smallest distances of each token, itself included, and to which: [B, N, k] each.
+
+        Where there are fewer valid tokens than k, infinite distances fill up.
+        """
 
     def to_denser(self, rank: Array, wanted: Array) -> Array:
         """Distances, one after another, of the wanted tokens (bool [B, N]) to the nearest token of lower

@@ -58,16 +58,12 @@ class ScreenedSearch:
             self._products = [points @ points.T for points in self._points]
 
     def neighbours(self, k: int) -> tuple[Array, Array]:
-        """The k smallest squared distances of each token, itself included, and to which: [B, N, k] each.
-
-        Where there are fewer valid tokens than k, infinite distances fill up.
-        """
+        """See `merging_peaks.Search`."""
         found = [self._nearest(image, self._all, self._all, k) for image in range(len(self._points))]
         return np.stack([distances for distances, _ in found]), np.stack([places for _, places in found])
 
     def to_denser(self, rank: Array, wanted: Array) -> Array:
-        """Squared distances, one after another, of the wanted tokens (bool [B, N]) to the nearest token of
-        lower rank; of the token of rank 0 to the farthest token."""
+        """See `merging_peaks.Search`."""
         found = [np.empty(0)]
         for image, (ranks, chosen) in enumerate(zip(rank, wanted, strict=True)):
             rows = np.flatnonzero(chosen)
@@ -78,10 +74,7 @@ class ScreenedSearch:
         return np.concatenate(found)
 
     def nearest_center(self, centers: Array, among: Array | None = None) -> Array:
-        """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N].
-
-        among: int64 [N, M], the places that count for each token, ascending and -1 for none; all if left out.
-        """
+        """See `merging_peaks.Search`."""
         places = np.zeros(self._norms.shape, dtype=np.int64)
         for image, chosen in enumerate(centers):
             if among is None:  # centres that are not there stand behind the others

@@ -86,11 +86,7 @@ class DenseSearch:
         return torch.as_tensor(values, device=self._device)
 
     def neighbours(self, k: int) -> tuple[Array, Array]:
-        """The k smallest squared distances of each token, itself included, and to which tokens: [B, N, k]
-        each.
-
-        Where there are fewer valid tokens than k, infinite distances fill up.
-        """
+        """See `merging_peaks.Search`."""
         batch, num_tokens, _ = self._left.shape
         all_valid = bool(self._mask.all())
         values, indices = [], []
@@ -104,8 +100,7 @@ class DenseSearch:
         return torch.cat(values, 1).cpu().numpy(), torch.cat(indices, 1).cpu().numpy()
 
     def to_denser(self, rank: Array, wanted: Array) -> Array:
-        """Squared distances, one after another, of the wanted tokens (bool [B, N]) to the nearest token of
-        lower rank; of the token of rank 0 to the farthest token."""
+        """See `merging_peaks.Search`."""
         num_tokens = rank.shape[1]
         found = [self._left.new_empty(0)]
         for left, right, ranks, mask, chosen in zip(
@@ -122,10 +117,7 @@ class DenseSearch:
         return torch.cat(found).cpu().numpy()
 
     def nearest_center(self, centers: Array, among: Array | None = None) -> Array:
-        """The place in centers [B, K] of the nearest centre, the first of equally near ones: [B, N].
-
-        among: int64 [N, M], the places that count for each token, ascending and -1 for none; all if left out.
-        """
+        """See `merging_peaks.Search`."""
         chosen = self._here(centers)
         token = chosen.clamp(min=0)
         to_centers = self._right.gather(1, token[..., None].expand(-1, -1, self._right.shape[2]))

@@ -156,9 +156,6 @@ class RemoteVerifier:
         body = json.dumps({**self._body, "tokens": self._final}, separators=(",", ":"))
         try:
             self._socket = Socket(self._connection, "/v1/answers", until - time.monotonic())
-        except ConnectionError as error:
-            raise LinkDown(str(error)) from error
-        try:
             self._socket.ping()  # on the way while the server reads the question
         except ConnectionError as error:
             raise LinkDown(str(error)) from error
