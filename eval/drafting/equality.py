@@ -17,10 +17,9 @@ from tofc.device import Device
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import DraftCounts, Drafter
 from tofc.drafting.pace import Pace
-from tofc.drafting.reader import Read, SharedBlocks, readers
+from tofc.drafting.reader import Read, SharedBlocks, StateRule, StateSender, readers
 from tofc.drafting.rounds import Exchange, PartialAnswer, Round, Verdict, common
 from tofc.drafting.speculate import grow
-from tofc.drafting.states import StateRule, StateSender
 from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.edge import Edge
 from tofc.errors import UserError

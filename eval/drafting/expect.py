@@ -12,9 +12,8 @@ from eval.drafting.config import DraftingConfig
 from eval.drafting.simulate import TierCosts, simulate
 from tofc.drafting import Pace
 from tofc.drafting.pace import line
-from tofc.drafting.reader import Read, readers
+from tofc.drafting.reader import Read, StateRule, readers
 from tofc.drafting.rounds import Verdict
-from tofc.drafting.states import StateRule
 from tofc.edge import Edge
 from tofc.packet import Packet
 

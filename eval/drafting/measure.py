@@ -24,8 +24,8 @@ from eval.serving.proxy import ShapedProxy
 from tofc.cli.report import working
 from tofc.device import Device
 from tofc.drafting.drafter import DraftCounts
+from tofc.drafting.reader import StateRule
 from tofc.drafting.remote import DraftSettings, draft_for
-from tofc.drafting.states import StateRule
 from tofc.edge import Edge
 from tofc.familial import Roster, family
 from tofc.packet import Packet

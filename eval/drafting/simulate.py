@@ -19,9 +19,8 @@ from torch import Tensor
 from tofc.drafting.acceptance import Greedy
 from tofc.drafting.drafter import DraftCounts, Drafter
 from tofc.drafting.pace import Pace
-from tofc.drafting.reader import Read
+from tofc.drafting.reader import Read, StateSender
 from tofc.drafting.rounds import Exchange, PartialAnswer, Round, Verdict
-from tofc.drafting.states import StateSender
 from tofc.drafting.verifier import UpperTier, Verifier
 
 

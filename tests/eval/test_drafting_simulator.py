@@ -7,8 +7,8 @@ import pytest
 from eval.drafting.expect import RecordedPace, verifier_costs
 from eval.drafting.simulate import TierCosts, random_says, simulate
 from tofc.drafting import Pace
+from tofc.drafting.reader import StateRule
 from tofc.drafting.rounds import Verdict
-from tofc.drafting.states import StateRule
 
 LENGTH = 40
 

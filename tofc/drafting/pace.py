@@ -14,8 +14,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
+from tofc.drafting.reader import StateRule
 from tofc.drafting.rounds import Verdict
-from tofc.drafting.states import StateRule
 
 MOST_DRAFTS = 16
 ALONE = 16  # tokens at least that a verifier writes alone before it is heard

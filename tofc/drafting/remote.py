@@ -27,10 +27,9 @@ from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import Drafter, Watch
 from tofc.drafting.link import RemoteVerifier
 from tofc.drafting.pace import Pace
-from tofc.drafting.reader import readers
+from tofc.drafting.reader import StateSender, readers
 from tofc.drafting.rounds import PartialAnswer
 from tofc.drafting.speculate import Decoded, as_answer
-from tofc.drafting.states import StateSender
 from tofc.edge import MAX_NEW_TOKENS, Edge
 from tofc.errors import UserError
 from tofc.familial import family

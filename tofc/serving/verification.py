@@ -14,10 +14,9 @@ from pydantic import BaseModel, Field
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.link import ROUND_SECONDS, RemoteVerifier
 from tofc.drafting.pace import Pace
-from tofc.drafting.reader import Read, SharedBlocks, readers
+from tofc.drafting.reader import Read, SharedBlocks, StateSender, readers
 from tofc.drafting.remote import drafted_by, drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.rounds import LinkDown, MessageError, Round
-from tofc.drafting.states import StateSender
 from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.errors import UserError
 from tofc.familial import FULL, family

@@ -17,10 +17,9 @@ from tests.tofc.drafting.fakes import QUESTION, FlakyLink
 from tofc.drafting.acceptance import rule_of
 from tofc.drafting.drafter import Drafter
 from tofc.drafting.pace import Pace
-from tofc.drafting.reader import Reader, readers
+from tofc.drafting.reader import Reader, StateRule, StateSender, readers
 from tofc.drafting.remote import drafter_tag, shared_tag, vocabulary_tag
 from tofc.drafting.rounds import Exchange, MessageError, PartialAnswer, Round, checksum
-from tofc.drafting.states import StateRule, StateSender
 from tofc.drafting.verifier import UpperTier, Verifier
 from tofc.language.blocks import CachedBlock
 from tofc.language.model import text_model

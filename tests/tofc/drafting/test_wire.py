@@ -20,11 +20,10 @@ from tests.tofc.drafting.fakes import QUESTION
 from tests.tofc.drafting.serving import Running, running
 from tofc.drafting import Pace, Sampling
 from tofc.drafting.drafter import Watch
-from tofc.drafting.reader import SharedBlocks
+from tofc.drafting.reader import SharedBlocks, StateRule
 from tofc.drafting.remote import DraftSettings, _question, draft_for, drafted_by, shared_tag, vocabulary_tag
 from tofc.drafting.rounds import PartialAnswer, Round, checksum
 from tofc.drafting.speculate import Decoded
-from tofc.drafting.states import StateRule
 from tofc.errors import EdgeUnreachable, UserError
 from tofc.serving.client import RemoteEdge
 from tofc.serving.models import ServedModels
