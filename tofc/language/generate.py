@@ -199,7 +199,7 @@ def generate_with_settings(
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         watch = Stopwatch(model.device)
-        embeddings, mask = model.embed_prompts([prompts[index] for index in part])
+        embeddings, mask = Prompt.batch([prompts[index] for index in part], model.model)
         produced = model.model.generate(inputs_embeds=embeddings, attention_mask=mask, **settings).tolist()
         seconds = watch.lap() / len(part)
         for index, ids in zip(part, produced, strict=True):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tofc.errors import UserError
 from tofc.language import FULL as FULL
-from tofc.language.prompt import Prompt
 
 _TABLE = 256  # positions at least for which cosines and sines are computed at a time
 
@@ -60,10 +59,6 @@ class LanguageModel:
         """Embeddings [..., D] of token ids."""
         found: Tensor = self.embedding(tokens)
         return found
-
-    def embed_prompts(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Left-padded embeddings [B, L, D] and mask int64 [B, L] of several prompts."""
-        return Prompt.batch(prompts, self.model)
 
     def rotary(self, num: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [at least num, 1, d] that turn queries and keys at positions 0, 1, ...

@@ -50,7 +50,7 @@ class Sequences:
     @torch.inference_mode()
     def extend(self, prompts: Sequence[Prompt]) -> None:
         """Appends a prompt, or the rest of one, to each sequence; the first ones make the sequences."""
-        embeddings, mask = self.model.embed_prompts(prompts)
+        embeddings, mask = Prompt.batch(prompts, self.model.model)
         lengths = [prompt.length for prompt in prompts]
         self._append(embeddings, lengths, mask.bool() if len(set(lengths)) > 1 else None)
 

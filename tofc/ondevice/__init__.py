@@ -13,7 +13,7 @@ from entropy.parameters import FILE_NAME
 from tofc.config import DEVICE_CONFIG, CheckpointConfig, resolve
 from tofc.errors import CheckpointError, UserError, is_installed
 from tofc.hub import load_codec
-from tofc.ondevice.checkpoint import describe, read_device_config, read_weights
+from tofc.ondevice.checkpoint import TowerWeights, describe, read_device_config
 from tofc.ondevice.vision import OnnxVision
 
 __all__ = ["is_export", "load_checkpoint", "load_export", "runs_here"]
@@ -35,7 +35,7 @@ def runs_here(src: str | Path) -> bool:
         return False
     checkpoint = resolve(src)
     try:
-        weights = read_weights(checkpoint)
+        weights = TowerWeights.open(checkpoint.base, checkpoint.adapters)
         describe(checkpoint, weights, None)
     except UserError:
         return False  # torch knows more towers and processors, and says what is wrong with the others
@@ -65,7 +65,7 @@ def load_checkpoint(src: str | Path) -> tuple[OnnxVision, CheckpointConfig, Feat
     """
     checkpoint = resolve(src)
     codec = load_codec(checkpoint) if checkpoint.has_codec else None
-    weights = read_weights(checkpoint)
+    weights = TowerWeights.open(checkpoint.base, checkpoint.adapters)
     if weights.shape.block_parameters > _LARGEST:
         millions = weights.shape.block_parameters / 1e6
         raise CheckpointError(

@@ -154,11 +154,6 @@ _KINDS = (
 )
 
 
-def read_weights(checkpoint: Checkpoint) -> TowerWeights:
-    """The tower's weights, with the checkpoint's adapters; they are read when they are asked for."""
-    return TowerWeights.open(checkpoint.base, checkpoint.adapters)
-
-
 def describe(checkpoint: Checkpoint, weights: TowerWeights, codec: FeatureCodec | None) -> DeviceConfig:
     """All that a device has to know beside weights and codec.
 

@@ -27,7 +27,6 @@ from tofc.ondevice.checkpoint import (
     DeviceConfig,
     TowerWeights,
     describe,
-    read_weights,
     write_device_config,
 )
 from tofc.ondevice.pixels import cut
@@ -83,7 +82,7 @@ def export_device(
         raise CheckpointError(f"{src} is an export itself; give the checkpoint that it was made from")
     checkpoint = resolve(src)
     codec = load_codec(checkpoint)
-    weights = read_weights(checkpoint)
+    weights = TowerWeights.open(checkpoint.base, checkpoint.adapters)
     config = replace(describe(checkpoint, weights, codec), precision=precision)
     with whole_folder(folder) as draft:
         done = write_tower(weights, draft / TOWER_FILE, config, pictures, least_snr)

@@ -46,15 +46,6 @@ from tofc.writing import whole_folder
 MEMORY = 0.9  # of the running losses by which "loss" chooses
 
 
-def run(config: FamilyConfig, folder: Path, console: Console) -> Path:
-    """Trains, or goes on where an interrupted run saved, and writes the checkpoint into `folder`; returns it.
-
-    The run's own files (state, log, TensorBoard events) are in `folder`-run. Raises UserError where the base
-    cannot be read or does not fit the configuration.
-    """
-    return FamilyRun(config, folder.parent / f"{folder.name}-run", console).train(folder)
-
-
 class FamilyRun(CodedRun):
     """The branches learn, and the main model with them if the configuration says so."""
 

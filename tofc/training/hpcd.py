@@ -27,7 +27,6 @@ from tofc.familial.members import Member
 from tofc.language.model import text_model
 from tofc.training.data import Example
 from tofc.training.family import FamilyRun, watch_blocks
-from tofc.training.family import run as run_branches
 from tofc.training.family_settings import FamilyConfig, HpcdConfig
 from tofc.training.optimizers import group_of, warm_up
 
@@ -101,10 +100,13 @@ def _component_rank(layer: nn.Linear, count: int, ratio: float) -> int:
 
 
 def run(config: FamilyConfig, folder: Path, console: Console) -> Path:
-    """Trains branches or components, as the configuration says; otherwise as `tofc.training.family.run`."""
-    if config.hpcd is None:
-        return run_branches(config, folder, console)
-    return HpcdRun(config, folder.parent / f"{folder.name}-run", console).train(folder)
+    """Trains branches or components, or goes on where an interrupted run saved, and writes the checkpoint.
+
+    It goes into `folder`, which is returned; the run's own files (state, log, TensorBoard events) are in
+    `folder`-run. Raises UserError where the base cannot be read or does not fit the configuration.
+    """
+    kind = FamilyRun if config.hpcd is None else HpcdRun
+    return kind(config, folder.parent / f"{folder.name}-run", console).train(folder)
 
 
 class HpcdRun(FamilyRun):
@@ -116,7 +118,7 @@ class HpcdRun(FamilyRun):
     @property
     def hpcd(self) -> HpcdConfig:
         """The recipe's own part."""
-        assert self.config.hpcd is not None  # `tofc.training.family.run` chooses
+        assert self.config.hpcd is not None  # `run` chooses
         return self.config.hpcd
 
     def make_branches(self) -> list[Branch]:

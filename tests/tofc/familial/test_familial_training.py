@@ -25,9 +25,9 @@ from tofc.familial.branches import count_parameters
 from tofc.model import save_checkpoint
 from tofc.training.base_model import BaseModelConfig, build_model, build_processor, build_tokenizer
 from tofc.training.codec import run as train_codec
-from tofc.training.family import FamilyRun, run
+from tofc.training.family import FamilyRun
 from tofc.training.family_settings import FamilyConfig
-from tofc.training.hpcd import HpcdRun
+from tofc.training.hpcd import HpcdRun, run
 from tofc.training.settings import TrainConfig
 
 SETTINGS: dict[str, Any] = {
