@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 GRID = 2.0**-14  # of the transform's inputs and outputs, in units of their root mean square
 HIDDEN_LIMIT = 255  # 8-bit activations in the synthesis
 WIDE_LIMIT = 32767  # 16-bit activations on the encoder's side
+HYPER_RANGE = (-HYPER_LIMIT, HYPER_LIMIT)
+WIDE_RANGE = (-(2**20), 2**20)  # of means and of the router's scores
 HYPER_TAIL = 2.0**-14  # mass that a hyperprior table leaves to its escape, at either end
 SCORE_STEP = 2.0**-10
 
@@ -47,46 +49,22 @@ def export_codec(codec: TrainableCodec, calibration: Tensor) -> FeatureCodec:
         )
     reach = _activation_reach(codec, calibration)
     analysis, trunk, scale, mean = [], [], [], []
+    networks = codec.synthesis
     for expert in range(config.experts):
-        wide_step = reach.analysis[expert] / WIDE_LIMIT
-        analysis.append(
-            IntegerNetwork(
-                (
-                    _hidden_layer(codec.analysis.hidden, expert, wide_step),
-                    _layer(
-                        codec.analysis.output,
-                        expert,
-                        wide_step,
-                        WIDE_LIMIT,
-                        1.0,
-                        (-HYPER_LIMIT, HYPER_LIMIT),
-                        16,
-                    ),
-                )
-            )
-        )
-        step = reach.synthesis[expert] / HIDDEN_LIMIT
-        trunk.append(
-            IntegerNetwork(
-                (_layer(codec.synthesis.trunk, expert, 1.0, HYPER_LIMIT, step, (0, HIDDEN_LIMIT), 8),)
-            )
-        )
-        scale.append(
-            IntegerNetwork(
-                (_layer(codec.synthesis.scale, expert, step, HIDDEN_LIMIT, 1.0, (0, NUM_SCALES - 1), 8),)
-            )
-        )
-        head = _layer(
-            codec.synthesis.mean, expert, step, HIDDEN_LIMIT, 1.0 / MEAN_STEPS, (-(2**20), 2**20), 8
-        )
-        mean.append(IntegerNetwork((head,)))
+        wide_step, step = reach.analysis[expert] / WIDE_LIMIT, reach.synthesis[expert] / HIDDEN_LIMIT
+        first = _hidden_layer(codec.analysis.hidden, expert, wide_step)
+        last = _layer(codec.analysis.output, expert, wide_step, WIDE_LIMIT, 1.0, HYPER_RANGE, 16)
+        analysis.append(IntegerNetwork((first, last)))
+        between = _layer(networks.trunk, expert, 1.0, HYPER_LIMIT, step, (0, HIDDEN_LIMIT), 8)
+        trunk.append(IntegerNetwork((between,)))
+        indices = _layer(networks.scale, expert, step, HIDDEN_LIMIT, 1.0, (0, NUM_SCALES - 1), 8)
+        scale.append(IntegerNetwork((indices,)))
+        means = _layer(networks.mean, expert, step, HIDDEN_LIMIT, 1.0 / MEAN_STEPS, WIDE_RANGE, 8)
+        mean.append(IntegerNetwork((means,)))
     wide_step = reach.router / WIDE_LIMIT
-    router = IntegerNetwork(
-        (
-            _hidden_layer(codec.router.hidden, 0, wide_step),
-            _layer(codec.router.output, 0, wide_step, WIDE_LIMIT, SCORE_STEP, (-(2**20), 2**20), 16),
-        )
-    )
+    first = _hidden_layer(codec.router.hidden, 0, wide_step)
+    last = _layer(codec.router.output, 0, wide_step, WIDE_LIMIT, SCORE_STEP, WIDE_RANGE, 16)
+    router = IntegerNetwork((first, last))
     center = to_numpy(codec.center)
     deviation = float(np.sqrt(np.mean((to_numpy(calibration).reshape(-1, config.width) - center) ** 2)))
     return FeatureCodec(

@@ -18,7 +18,6 @@ from encoders.files import fetch, open_tensors, read_json
 from tofc.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -82,20 +81,16 @@ def add_adapters(
     import torch
 
     for change in read_adapters(folder, under, wanted):
-        weight = _weight(module, change.name, folder)
+        try:
+            weight = module.get_parameter(change.name)
+        except AttributeError:
+            raise foreign(folder, change.name) from None
         left = torch.from_numpy(change.left).to(weight.device)
         with torch.no_grad():
             if change.right is None:
                 weight.copy_(left)
             else:
                 weight.copy_(weight.float() + left @ torch.from_numpy(change.right).to(weight.device))
-
-
-def _weight(module: nn.Module, name: str, folder: Path) -> torch.Tensor:
-    try:
-        return module.get_parameter(name)
-    except AttributeError:
-        raise foreign(folder, name) from None
 
 
 def foreign(folder: Path, name: str) -> CheckpointError:

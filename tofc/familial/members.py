@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,12 +100,6 @@ class Roster(Sequence[Member]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._listed[index]
-
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._listed)
-
-    def __contains__(self, member: object) -> bool:
-        return member in self._listed
 
     @property
     def names(self) -> list[str]:

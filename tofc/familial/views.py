@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -64,9 +64,6 @@ class Family(Sequence[Member]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._here()[index]
-
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._here())
 
     def _here(self) -> list[Member]:
         return [member for member in self.roster if member.exit_layer <= self.num_blocks]

@@ -85,14 +85,12 @@ class Job:
     def finish(self, result: Completion) -> None:
         """The whole answer."""
         self.result = result
-        self._release()
-        self._tell()
+        self._end()
 
     def fail(self, error: ApiError) -> None:
         """No answer."""
         self.error = error
-        self._release()
-        self._tell()
+        self._end()
 
     async def whole(self) -> Completion:
         """Waits for the answer; raises ApiError where there is none."""
@@ -116,9 +114,10 @@ class Job:
                 return
             await changed.wait()
 
-    def _release(self) -> None:
+    def _end(self) -> None:
         """An answer may be remembered for long; the pictures need not be."""
         self.asked = replace(self.asked, turns=(), seen=())
+        self._tell()
 
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

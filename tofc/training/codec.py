@@ -263,20 +263,18 @@ class CodecRun(CodedRun):
         reports, exported = finish(self)
         self.console.print(report_table(reports))
         weights = load_file(self.folder / CODEC_WEIGHTS)
+        base: Any = config.base
+        adapters = None
         if config.adapters and config.merge_adapters:
             # In the precision that the base came in, which its config does not always tell.
-            stored = next(tensor.dtype for _, tensor in read_tensors(config.base, lambda name: True, "cpu"))
-            whole: Any = self.tuned.merge_and_unload().to(stored)
-            save_checkpoint(
-                folder, (whole, self.processor), exported, config.checkpoint, codec_weights=weights
-            )
-            return
-        adapters = self.folder / "adapters" if config.adapters else None
-        if adapters:
+            stored = next(tensor.dtype for _, tensor in read_tensors(base, lambda name: True, "cpu"))
+            base = self.tuned.merge_and_unload().to(stored), self.processor
+        elif config.adapters:
+            adapters = self.folder / "adapters"
             self.tuned.save_pretrained(str(adapters))
         save_checkpoint(
             folder,
-            config.base,
+            base,
             exported,
             config.checkpoint,
             copy_base=config.merge_adapters,
