@@ -37,10 +37,6 @@ from tofc.familial import family
 from tofc.language import FULL
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from tofc.answer import Answer
-    from tofc.device import Device
     from tofc.edge import Edge
     from tofc.packet import Packet
     from tofc.serving.client import RemoteEdge
@@ -135,7 +131,10 @@ def ask(
         packet, decoded = draft_answer(remote, device, member.model, picture, question, rate, drafting)
         answer = decoded.answer
     elif remote is not None:
-        packet, answer = _ask_far(remote, device, picture, question, link.deadline_ms, member.exit, rate)
+        far: dict[str, Any] = {"deadline_ms": link.deadline_ms, "exit": member.exit, **rate.arguments}
+        with working(f"asking {remote.url}"), remote:
+            most = picture.width * picture.height
+            packet, answer = remote.ask(device, picture, question, max_pixels=most, **far)
     else:
         edge = steps.load_edge(member.model, member.exit)
         packet = steps.encode_picture(device, picture, rate.arguments)
@@ -172,23 +171,6 @@ def _remote_edge(link: LinkOptions, model: str, drafting: Drafting | None) -> Re
     if drafting is None:
         return RemoteEdge(link.edge, **more)
     return RemoteEdge(link.edge, model, draft=drafting.draft, tiers=drafting.tiers, **more)
-
-
-def _ask_far(
-    remote: RemoteEdge,
-    device: Device,
-    picture: Image,
-    question: str,
-    deadline_ms: float | None,
-    exit: str,
-    rate: RateOptions,
-) -> tuple[Packet, Answer]:
-    """Encodes here and asks there."""
-    most = picture.width * picture.height
-    with working(f"asking {remote.url}"), remote:
-        return remote.ask(
-            device, picture, question, deadline_ms=deadline_ms, exit=exit, max_pixels=most, **rate.arguments
-        )
 
 
 def _late(deadline_ms: float, packet: Packet, timing: Mapping[str, float]) -> str:

@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 _SMALL = 50_000_000
 
 
-def suited_threads(num_parameters: int) -> int:
-    """Threads for a model of this size on this machine, now: 1 for a small one, else the idle cores."""
-    if num_parameters < _SMALL:
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, cores - int(os.getloadavg()[0])))
-
-
 def check_question(question: str) -> None:
     """UserError for a question that asks nothing."""
     if not question.strip():
@@ -93,12 +85,16 @@ def load_edge(model: str, exit_: str) -> Edge:
 
 
 def _suit_threads(module: Any) -> None:
-    """Lets torch compute on as many cores as suit a model, unless OMP_NUM_THREADS says how many."""
+    """Lets torch compute on one core for a small model, else on idle ones, unless OMP_NUM_THREADS is set."""
     import torch
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        size = sum(parameter.numel() for parameter in module.parameters())
-        torch.set_num_threads(suited_threads(size))
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    threads = 1
+    if sum(parameter.numel() for parameter in module.parameters()) >= _SMALL:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, min(cores, cores - int(os.getloadavg()[0])))
+    torch.set_num_threads(threads)
 
 
 def quieten_libraries() -> None:

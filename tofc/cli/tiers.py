@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tofc.drafting.drafter import Watch
     from tofc.drafting.progress import Progress
     from tofc.drafting.speculate import Decoded
-    from tofc.edge import Edge
     from tofc.packet import Packet
     from tofc.serving.client import RemoteEdge
 
@@ -86,17 +85,6 @@ class TierOptions:
         return Drafting(draft=draft, tiers=None if self.tiers is None else len(names))
 
 
-def tiers_here(edge: Edge, packet: Packet, question: str, names: Sequence[str]) -> Iterator[Progress]:
-    """The answer of the last of several members of `edge`, while it grows."""
-    from tofc.drafting import speculate
-    from tofc.drafting.progress import follow_progress
-
-    def run(watch: Watch) -> Decoded:
-        return speculate(edge, packet, question, names, watch=watch)
-
-    return follow_progress(run, edge.tokenizer)
-
-
 def draft_answer(
     remote: RemoteEdge | None,
     device: Device,
@@ -108,9 +96,16 @@ def draft_answer(
 ) -> tuple[Packet, Decoded]:
     """The packet, and what several tiers made of it: here, or here and far away."""
     if remote is None:
+        from tofc.drafting import speculate
+        from tofc.drafting.progress import follow_progress
+
         edge = load_edge(model, family(model).deepest(drafting.names).name)
         packet = encode_picture(device, picture, rate.arguments)
-        return packet, shown(tiers_here(edge, packet, question, drafting.names))
+
+        def run(watch: Watch) -> Decoded:
+            return speculate(edge, packet, question, drafting.names, watch=watch)
+
+        return packet, shown(follow_progress(run, edge.tokenizer))
     packet = encode_picture(device, picture, rate.arguments)
     with remote:
         with working(f"loading {drafting.draft} of {model}"):
