@@ -49,7 +49,7 @@ class DraftedAnswers:
 
     def _give_back(self) -> None:
         self._giving = None
-        self._pool.submit(_give_back)
+        self._pool.submit(_trim_memory)
 
     async def grow(self, socket: WebSocket) -> None:
         """One answer, from its question to its end; raises ApiError for what is wrong."""
@@ -184,7 +184,7 @@ def _close_unwanted(opening: asyncio.Future[Verification]) -> None:
         opening.result().close()
 
 
-def _give_back() -> None:
+def _trim_memory() -> None:
     """Returns freed memory to the system, where the C library keeps it (glibc does, for each thread)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
