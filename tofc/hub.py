@@ -28,6 +28,7 @@ def checkpoint_faults() -> Iterator[None]:
         raise CheckpointError(" ".join(str(error).split())) from error
 
 
+# As they stand in `encoders.files`, but for CheckpointError in place of what they raise there.
 fetch = checkpoint_faults()(files.fetch)
 small_files = checkpoint_faults()(files.small_files)
 fetch_all = checkpoint_faults()(files.fetch_all)
