@@ -23,6 +23,7 @@ from tofc.agents import AgentReply, Agents
 from tofc.agents.aggregation import aggregate_prompt, revise_prompt
 from tofc.errors import UserError
 from tofc.training.data import Corpus, Example, Turn, load_corpus
+from tofc.writing import write_whole
 
 VALIDATION_SHARE = 0.1  # of the pictures, the last ones
 MAX_NEW_TOKENS = 8
@@ -84,9 +85,8 @@ def _question(turn: Turn) -> ScoredQuestion:
 
 def write_answers(file: Path, examples: Sequence[AskedExample]) -> None:
     """One line of JSON a picture."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(example), ensure_ascii=False) for example in examples)
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_whole(file, "".join(f"{line}\n" for line in lines))
 
 
 def read_answers(file: str | Path) -> list[AskedExample]:
