@@ -215,7 +215,7 @@ class Device:
         elif tokens is not None:
             packet = search.at_tokens(search.most if count is None else min(count, search.most))
         else:
-            packet = search.along(self._ladder(search.most))
+            packet = search.along(self.ladder(search.most))
         spent = watch.lap() - packet.timing["merge"] - packet.timing["code"]  # on all that was not sent
         return replace(packet, timing={**packet.timing, "search": spent})
 
@@ -336,7 +336,7 @@ class Device:
             max_bytes,
         )
 
-    def _ladder(self, most: int) -> Sequence[int]:
+    def ladder(self, most: int) -> Sequence[int]:
         """Preferred tokens at each quality: the checkpoint's own, or doubling through its default point."""
         merging = self.config.merging
         if merging.ladder:

@@ -157,7 +157,7 @@ def test_budgets_on_real_pictures(device, seen) -> None:
         search = device._search(features, max_bytes=0, progressive=False)
         top = search._packet(8, search.most)
         for search.max_bytes in BUDGETS:
-            packet = search.along(device._ladder(search.most))
+            packet = search.along(device.ladder(search.most))
             assert len(bytes(packet)) <= search.max_bytes
             assert len(packet) >= WELL_USED * search.max_bytes or packet is top
         assert len(search._coded) < 15 * len(BUDGETS)

@@ -31,8 +31,7 @@ from tofc.errors import UserError
 from tofc.familial.index import INDEX
 from tofc.familial.store import BASE, FAMILY, load_family
 from tofc.familial.views import Family
-from tofc.hub import checkpoint_faults
-from tofc.language.load import load_causal
+from tofc.language.load import load_causal, load_tokenizer
 from tofc.language.model import FULL
 from tofc.language.prompt import Prompt, answer_text, end_ids
 from tofc.language.sampling import Sampling
@@ -189,15 +188,12 @@ class TextModel:
 
         CheckpointError where it is neither, or not whole.
         """
-        from transformers import AutoTokenizer  # which takes a second to import
-
         is_family = (Path(source) / FAMILY / INDEX).is_file()
         base = Path(source) / BASE if is_family else source
         family = (
             load_family(source, FULL, dtype) if is_family else Family(load_causal(base, None, device, dtype))
         )
-        with checkpoint_faults():
-            return cls(family, AutoTokenizer.from_pretrained(base))
+        return cls(family, load_tokenizer(base))
 
     def prompt(self, seen: Any, question: str) -> Prompt:
         """The text in the model's chat template, or as it stands where the tokenizer has none."""

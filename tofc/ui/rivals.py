@@ -8,7 +8,6 @@ from typing import Any
 
 from PIL import Image
 
-from tofc.budget import default_ladder
 from tofc.device import Device
 from tofc.errors import CheckpointError
 from tofc.packet import Packet
@@ -42,15 +41,11 @@ def packets_by_size(device: Device, image: Image.Image) -> list[Packet]:
     """A packet of each quality, with the tokens that go best with it, smallest first."""
     if device.codec is None:
         raise CheckpointError("a model without codec makes no packets")
-    settings, qualities = device.config, device.codec.qualities
     seen = device.features(image, "all")
-    most = seen.layout.num_tokens
-    usual = settings.merging.tokens if isinstance(settings.merging.tokens, int) else most
-    ladder = settings.merging.ladder or default_ladder(qualities, settings.default_quality, usual, most)
-    packets = [
-        device.encode_features(device.merge(seen, min(tokens, most)), quality)
-        for quality, tokens in zip(qualities, ladder, strict=False)  # a codec may have fewer than eight
-    ]
+    points = zip(
+        device.codec.qualities, device.ladder(seen.layout.num_tokens), strict=False
+    )  # maybe fewer than 8
+    packets = [device.encode_features(device.merge(seen, tokens), quality) for quality, tokens in points]
     return sorted(packets, key=len)
 
 
