@@ -213,7 +213,7 @@ def test_tags_tell_weights_and_depths_apart_and_are_made_once(
     assert shared_tag(halved, 1) != shallow
     assert len({drafter_tag(edge, exit) for exit in ("e1", "e1-50", "e3")}) == 3
     with monkeypatch.context() as patch:
-        patch.setattr("tofc.drafting.link.zlib.crc32", None)  # weights are not read again
+        patch.setattr("tofc.drafting.remote.zlib.crc32", None)  # weights are not read again
         assert (shared_tag(edge, 1), shared_tag(edge, 3)) == (shallow, deep)
 
 
