@@ -8,135 +8,142 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar
 
 from PIL import Image, features
 
 from tofc.errors import UserError
 
-SUBSAMPLINGS = ("4:2:0", "4:4:4")
 
+@dataclass(frozen=True)
+class ImageCodec:
+    """An image codec of Pillow with one quality knob: higher means more bytes, mostly.
 
-class ImageCodec(Protocol):
-    """An image codec with one quality knob: higher means more bytes, as a rule but not without exception."""
+    `qualities` are those worth trying, ascending: close together where files are small and answers change.
+    """
 
-    @property
-    def name(self) -> str:
-        """Name for tables and plots."""
-        ...
+    name: ClassVar[str]
+    file_format: ClassVar[str]
+    lowest: ClassVar[int] = 0
+    highest: ClassVar[int] = 100
+    qualities: ClassVar[tuple[int, ...]]
 
-    @property
-    def qualities(self) -> Sequence[int]:
-        """Qualities worth trying, ascending: close together where files are small and answers change."""
-        ...
+    def settings(self) -> Iterable[dict[str, Any]]:
+        """Pillow's settings beside the quality; of several the one with the smallest file counts."""
+        raise NotImplementedError  # each format has its own
+
+    def check_installed(self) -> None:
+        """UserError where Pillow cannot read and write the format here."""
 
     def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Code a picture into one whole file."""
-        ...
+        """Codes a picture into one whole file, as RGB, or as grey if it is grey and the format knows it.
+
+        ValueError for a quality below `lowest` or above `highest`; errors of `check_installed`.
+        """
+        if not self.lowest <= quality <= self.highest:
+            raise ValueError(
+                f"{self.name} quality {quality} is out of range: choose {self.lowest} to {self.highest}"
+            )
+        self.check_installed()
+        plain = image if image.mode == "L" else image.convert("RGB")
+        # A fresh copy of the pixels carries over no EXIF, ICC profile or comment from the picture's own file.
+        pixels = Image.frombytes(plain.mode, plain.size, plain.tobytes())
+        return min((self._saved(pixels, quality, options) for options in self.settings()), key=len)
 
     def decode(self, data: bytes) -> Image.Image:
-        """Decode a file of this codec into an RGB picture of the original size."""
-        ...
+        """Decodes a file of this codec into an RGB picture of the original size."""
+        self.check_installed()
+        with Image.open(io.BytesIO(data), formats=[self.file_format]) as image:
+            return image.convert("RGB")
+
+    def _saved(self, pixels: Image.Image, quality: int, options: dict[str, Any]) -> bytes:
+        buffer = io.BytesIO()
+        pixels.save(buffer, self.file_format, quality=quality, **options)
+        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
-class Jpeg:
+class Jpeg(ImageCodec):
     """JPEG through Pillow's libjpeg: optimised Huffman tables, no metadata.
 
     Sequential or progressive (those of `progressive` are tried), whichever file is smaller: the pixels are
-    the same. Some 300 bytes of any colour file are markers and tables.
+    the same. Some 300 bytes of any colour file are markers and tables. Above quality 95 files grow and
+    pictures do not improve.
     """
 
-    name: str = "JPEG"
-    qualities: tuple[int, ...] = (1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60, 75, 90, 95)
+    name = file_format = "JPEG"
+    lowest, highest = 1, 95
+    qualities = (1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60, 75, 90, 95)
     subsampling: str = "4:2:0"
     progressive: tuple[bool, ...] = (False, True)
 
-    def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Codes a picture as RGB, or as grey if it is grey; quality 1 to 95, else ValueError.
-
-        Above 95 files grow and pictures do not improve.
-        """
-        _check_quality(self.name, quality, lowest=1, highest=95)
-        options = {"quality": quality, "subsampling": self.subsampling, "optimize": True}
-        return min((_save(image, "JPEG", **options, progressive=p) for p in self.progressive), key=len)
-
-    def decode(self, data: bytes) -> Image.Image:
-        """Decode a JPEG file into an RGB picture."""
-        return _load(data, "JPEG")
+    def settings(self) -> Iterable[dict[str, Any]]:
+        """Sequential and progressive."""
+        shared = {"subsampling": self.subsampling, "optimize": True}
+        return ({**shared, "progressive": progressive} for progressive in self.progressive)
 
 
 @dataclass(frozen=True)
-class WebP:
+class WebP(ImageCodec):
     """Lossy WebP through Pillow's libwebp, no metadata; `effort` 6 is its slowest and smallest, 4 its own."""
 
-    name: str = "WebP"
-    qualities: tuple[int, ...] = (0, 1, 2, 4, 7, 10, 15, 20, 30, 45, 60, 75, 90, 100)
+    name, file_format = "WebP", "WEBP"
+    qualities = (0, 1, 2, 4, 7, 10, 15, 20, 30, 45, 60, 75, 90, 100)
     effort: int = 6
 
-    def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Codes a picture as RGB; quality 0 to 100, else ValueError."""
-        _check_quality(self.name, quality, lowest=0, highest=100)
-        return _save(image, "WEBP", quality=quality, method=self.effort)
-
-    def decode(self, data: bytes) -> Image.Image:
-        """Decode a WebP file into an RGB picture."""
-        return _load(data, "WEBP")
+    def settings(self) -> Iterable[dict[str, Any]]:
+        """The effort."""
+        return ({"method": self.effort},)
 
 
 @dataclass(frozen=True)
-class Avif:
+class Avif(ImageCodec):
     """AVIF through Pillow's libavif and libaom, no metadata.
 
     Speed 2: on scenes the files of speed 0 are at most 2 % smaller and take three times as long; those of
     speed 6, Pillow's own, are up to 13 % larger.
     """
 
-    name: str = "AVIF"
-    qualities: tuple[int, ...] = (0, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 90)
+    name = file_format = "AVIF"
+    qualities = (0, 5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 90)
     subsampling: str = "4:2:0"
     speed: int = 2
 
-    def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Codes a picture as RGB; quality 0 to 100, else ValueError. UserError for a Pillow without AVIF."""
-        _check_quality(self.name, quality, lowest=0, highest=100)
+    def settings(self) -> Iterable[dict[str, Any]]:
+        """Chroma and speed, on one thread."""
+        return ({"subsampling": self.subsampling, "speed": self.speed, "max_threads": 1},)
+
+    def check_installed(self) -> None:
+        """Pillow's own wheels have AVIF from 11.3 on."""
         if not features.check("avif"):
             raise UserError("this Pillow cannot write AVIF: install one of at least 11.3 from its wheels")
-        return _save(
-            image, "AVIF", quality=quality, subsampling=self.subsampling, speed=self.speed, max_threads=1
-        )
-
-    def decode(self, data: bytes) -> Image.Image:
-        """Decode an AVIF file into an RGB picture."""
-        return _load(data, "AVIF")
 
 
 @dataclass(frozen=True)
-class JpegXl:
+class JpegXl(ImageCodec):
     """Lossy JPEG XL through libjxl at effort 9: bare codestream, no container, no metadata.
 
-    Effort 10 searches twice as long for files of the same size, within 3 % either way.
+    Effort 10 searches twice as long for files of the same size, within 3 % either way. Quality 100 would be
+    lossless.
     """
 
-    name: str = "JPEG XL"
-    qualities: tuple[int, ...] = (1, 3, 5, 8, 12, 20, 30, 45, 60, 75, 90)
+    name, file_format = "JPEG XL", "JXL"
+    lowest, highest = 1, 99
+    qualities = (1, 3, 5, 8, 12, 20, 30, 45, 60, 75, 90)
     effort: int = 9
 
-    def encode(self, image: Image.Image, quality: int) -> bytes:
-        """Codes a picture as RGB, or as grey if it is grey; quality 1 to 99, else ValueError.
+    def settings(self) -> Iterable[dict[str, Any]]:
+        """Effort, and a bare codestream."""
+        return ({"effort": self.effort, "use_container": False, "num_threads": 0},)
 
-        100 would be lossless. UserError where pillow-jxl-plugin is not installed.
-        """
-        _check_quality(self.name, quality, lowest=1, highest=99)
-        _register_jpeg_xl()
-        return _save(image, "JXL", quality=quality, effort=self.effort, use_container=False, num_threads=0)
-
-    def decode(self, data: bytes) -> Image.Image:
-        """Decode a JPEG XL file into an RGB picture."""
-        _register_jpeg_xl()
-        return _load(data, "JXL")
+    def check_installed(self) -> None:
+        """Importing the plugin makes the format known to Pillow."""
+        try:
+            importlib.import_module("pillow_jxl")
+        except ImportError as error:
+            raise UserError(f"JPEG XL needs pillow-jxl-plugin ({error}): pip install 'tofc[eval]'") from error
 
 
 @dataclass(frozen=True)
@@ -182,29 +189,3 @@ def _files_by_size(
     files = [(quality, codec.encode(image, quality)) for quality in qualities]
     points = [(CodedFile(quality, len(data)), data) for quality, data in files]
     return sorted(points, key=lambda item: (item[0].num_bytes, item[0].quality))
-
-
-def _check_quality(codec: str, quality: int, *, lowest: int, highest: int) -> None:
-    if not lowest <= quality <= highest:
-        raise ValueError(f"{codec} quality {quality} is out of range: choose {lowest} to {highest}")
-
-
-def _register_jpeg_xl() -> None:
-    try:
-        importlib.import_module("pillow_jxl")
-    except ImportError as error:
-        raise UserError(f"JPEG XL needs pillow-jxl-plugin ({error}): pip install 'tofc[eval]'") from error
-
-
-def _save(image: Image.Image, file_format: str, **options: object) -> bytes:
-    plain = image if image.mode == "L" else image.convert("RGB")
-    # A fresh copy of the pixels carries over no EXIF, ICC profile or comment from the picture's own file.
-    pixels = Image.frombytes(plain.mode, plain.size, plain.tobytes())
-    buffer = io.BytesIO()
-    pixels.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def _load(data: bytes, file_format: str) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=[file_format]) as image:
-        return image.convert("RGB")

@@ -61,9 +61,9 @@ def agents(
 
 def _fit(agents: Agents, settings: AgentsEvalConfig, file: Path) -> None:
     from eval.agents.measure import ask_alone, right_alone
+    from eval.asking.answering import load_data
     from eval.lab.rows import blocks
     from eval.lab.terminal import track
-    from eval.rate.data import load_data
     from tofc.agents import LearnedSelector
     from tofc.errors import UserError
 
@@ -101,11 +101,10 @@ def _cache(agents: Agents, settings: AgentsEvalConfig, limit: int | None, file: 
 
 
 def _measure(agents: Agents, settings: AgentsEvalConfig, limit: int | None, folder: Path) -> None:
-    from eval.agents.measure import AgentsRow, Measurement
-    from eval.agents.table import accuracy_table, analyse
+    from eval.agents.measure import AgentsRow, Measurement, accuracy_table, analyse
+    from eval.asking.answering import load_data
     from eval.lab.rows import Store, blocks, read_table, software
     from eval.lab.terminal import show, track
-    from eval.rate.data import load_data
 
     data = load_data(settings.data)
     config = agents.config

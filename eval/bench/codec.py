@@ -32,7 +32,7 @@ PAYLOADS = (137, 567, 2032)  # bytes of an ideal coder, at which the overhead is
 Coder = tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any], int]]  # encode, decode, size in bytes
 
 
-def main() -> None:
+def codec() -> None:
     """Print the table and the JSON line."""
     tables = laplacian_tables(0.0)
     symbols, indices = _draw(SYMBOLS, seed=0)

@@ -20,8 +20,6 @@ from eval.scenes.world import make_scene
 from tofc.config import bundled_names, resolve
 from tofc.ondevice.export import export_device
 
-__all__ = ["main"]
-
 _MODEL = "scenes-tiny"
 _ROUNDS = 3
 _STARTS = ("torch", "checkpoint", "export")
@@ -53,7 +51,7 @@ print(json.dumps(result))
 """
 
 
-def main() -> None:
+def device() -> None:
     """Export the bundled model, start the devices in turns; print tables, then one line of JSON.
 
     Times are seconds of processor time, medians of some rounds after one that fills numba's cache, and once

@@ -1,4 +1,7 @@
-"""Merging against a direct transcription of the published procedure, in one run."""
+"""Merging against a direct transcription of the published procedure; and what it and coding add to a tower.
+
+The second is for one tile at so400m's shape on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,20 @@ from typing import Any
 
 import torch
 
-from encoders import dpc_knn
-
-__all__ = ["main"]
+import entropy.kernels  # noqa: F401  once they are loaded, they alone code
+from encoders import dpc_knn, merge_tokens
+from eval.latency.assemble import random_encoder, untrained_codec
+from eval.latency.stages import one_thread, processor_seconds
+from tofc.config import load_yaml
+from tofc.training.estimate import base_shape
+from tofc.training.settings import TrainConfig
 
 # Batch, tokens, width, rounds: one picture of scenes-tiny, 64 of them, SigLIP SO400M at one tile and at ten.
 _CASES = ((1, 196, 192, 25), (64, 196, 192, 5), (1, 729, 1152, 15), (1, 7290, 1152, 3))
 _NUM_CLUSTERS = 64
 
 
-def main() -> None:
+def merging() -> None:
     """Time `dpc_knn` and the transcription alternately; print a table, then one line of JSON.
 
     Times are milliseconds, the median of some rounds after one to warm up; only their ratio, taken in one run
@@ -86,3 +93,46 @@ def _alternate(first: Callable[[], object], second: Callable[[], object], rounds
             if number > 0:
                 taken.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+_RECIPE = "llava-onevision-7b"  # so400m's shape, and the codec that goes with it
+_TOKENS, _QUALITY = 64, 4
+_ROUNDS = 3
+GOAL = 0.05
+
+
+def encoding() -> None:
+    """Time tower, merging and coding in turns; print a table, then one line of JSON.
+
+    Weights are random and the codec untrained, on which times do not depend. Times are seconds of processor
+    time on one core, the median of some rounds after one to warm up; the overhead is the median of its ratios
+    within a round.
+    """
+    with one_thread():
+        rounds = _encoding_rounds()
+    overhead = statistics.median((r["merging"] + r["coding"]) / r["tower"] for r in rounds)
+    times = {part: statistics.median(r[part] for r in rounds) for part in rounds[0]}
+    print(f"{_RECIPE}: one tile, merged to {_TOKENS} tokens, quality {_QUALITY}, one core")
+    for part, seconds in times.items():
+        print(f"{part:>10} {1e3 * seconds:10.1f} ms {seconds / times['tower']:8.2%} of the tower")
+    print(f"{'overhead':>10} {overhead:10.2%} of the tower, the goal is at most {GOAL:.0%}")
+    print(
+        json.dumps({"benchmark": "encoding", "seconds": times, "overhead": overhead, "rounds": len(rounds)})
+    )
+
+
+@torch.inference_mode()
+def _encoding_rounds() -> list[dict[str, float]]:
+    recipe = load_yaml(_RECIPE, TrainConfig)
+    encoder = random_encoder(base_shape(recipe.base), None, seed=0).eval()
+    codec = untrained_codec(recipe, seed=0)
+    side = encoder.image_size
+    pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    features = encoder(pixels)  # [1, N, C]
+    merged = merge_tokens(features, dpc_knn(features, _TOKENS))[0][0].numpy()  # [K, C]
+    calls: dict[str, Callable[[], object]] = {
+        "tower": lambda: encoder(pixels),
+        "merging": lambda: merge_tokens(features, dpc_knn(features, _TOKENS)),
+        "coding": lambda: codec.encode(merged, _QUALITY),
+    }
+    return [{part: processor_seconds(call) for part, call in calls.items()} for _ in range(1 + _ROUNDS)][1:]

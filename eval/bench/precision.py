@@ -34,8 +34,6 @@ from tofc.ondevice.vision import start
 from tofc.training.estimate import base_shape
 from tofc.training.settings import TrainConfig
 
-__all__ = ["main"]
-
 _RECIPE = "llava-onevision-7b"  # so400m's shape, and the codec that goes with it
 _TOKENS, _QUALITY = 64, 4
 _ROUNDS = 3
@@ -70,7 +68,7 @@ print(json.dumps({"seconds": time.process_time() - began, "peak": peak_bytes(), 
 """
 
 
-def main() -> None:
+def precision() -> None:
     """Print what both precisions mean for the bundled models, then the so400m shape; last, JSON.
 
     Times are seconds of processor time on one core, medians of rounds in which both take turns.

@@ -17,7 +17,7 @@ from tofc.errors import needs_extra
 if TYPE_CHECKING:
     import torch
 
-    from eval.rate.data import Data
+    from eval.asking.answering import Data
     from tofc import Device, Edge
 
 app = evaluation("Accuracy, speed and memory of a family's members, and of exits chosen by question.")
@@ -49,7 +49,7 @@ class AskedOptions:
 
     def opened(self) -> tuple[Device, Edge, Data, int, int | None]:
         """Both sides, the pictures, how many of them, and the quality, None for features as they are."""
-        from eval.rate.data import SweepData, load_data
+        from eval.asking.answering import SweepData, load_data
         from tofc import Device, Edge
 
         device, edge = Device.from_pretrained(self.checkpoint), Edge.from_pretrained(self.checkpoint)

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.asking.answering import PICTURES_AT_ONCE, SHORT_ANSWER, answer_all
+from eval.asking.answering import PICTURES_AT_ONCE, SHORT_ANSWER, AskedPicture, Data, answer_all
 from eval.lab.intervals import Estimate, resamples
 from eval.lab.rows import Store, blocks
-from eval.rate.data import AskedPicture, Data
 from tofc import Device, Edge
 from tofc.errors import UserError
 from tofc.familial import FULL

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eval.house.rooms import draw, read_rooms
+from eval.house import draw, read_rooms
 from eval.lab.terminal import evaluation
 from tofc.cli.report import reports_user_errors
 from tofc.errors import UserError, needs_extra

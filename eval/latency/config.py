@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from eval.asking.answering import SweepData
 from eval.latency.link import Link, Packets
-from eval.rate.data import SweepData
 from tofc.config import QUALITIES, TILINGS
 from tofc.errors import ConfigError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from eval.rate.data import SweepData, load_data
+from eval.asking.answering import SweepData, load_data
 from tofc.errors import ImageError, UserError
 from tofc.images import open_image
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from eval.lmms.options import Options
 from eval.lmms.requests import Request, Sent, gather, rate_summary, windows, write_rates
-from eval.rate.feature_codecs import Float16
+from eval.rate.senders import Float16
 from tofc.clock import Stopwatch
 from tofc.edge import Seen
 from tofc.errors import UserError

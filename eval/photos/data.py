@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from eval.asking.answering import max_new_tokens
+from eval.asking.answering import AskedPicture, ScoredQuestion
 from eval.asking.language import NUMBER_WORDS
 from eval.asking.question import Question, is_correct
 from eval.photos.benchmark import Benchmark
 from eval.photos.facts import View
 from eval.photos.names import COCO, SYNONYMS, Namer, canonical
 from eval.photos.records import Photo, benchmark_photos, canonical_spelling
-from eval.rate.data import AskedPicture, ScoredQuestion
 from tofc.images import open_image
 
 _LEADING = re.compile(r"^(?:(?:it is|there are|there is|a|an|the|on|at|to|in)\s+)+")
@@ -118,14 +117,7 @@ class PhotosData:
     def __getitem__(self, index: int) -> AskedPicture:
         view = self.benchmark.views[index]
         asked = tuple(
-            ScoredQuestion(
-                question.form,
-                question.category,
-                question.prompt,
-                question.answer,
-                max_new_tokens(question),
-                functools.partial(_score, view, question),
-            )
+            ScoredQuestion.of(question, functools.partial(_score, view, question))
             for question in self.benchmark.questions(index)
             if (self.held_out or not question.held_out) and (self.lists or question.form != "describe")
         )

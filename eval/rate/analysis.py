@@ -13,16 +13,10 @@ from eval.lab.curves import Curve, bd_accuracy, bd_rate, bytes_at, front, pareto
 from eval.lab.intervals import MIN_COMPUTED, Estimate, NotComputable, Tallies, over_resamples, resamples
 from eval.lab.rows import read_table
 from eval.rate.config import RateConfig
-from eval.rate.points import GROUPS, LABELS, WITH_MERGING, AnswerRow, RatePoint
+from eval.rate.points import GROUPS, LABELS, TARGETS, WITH_MERGING, AnswerRow, RatePoint
 from tofc.errors import UserError
 
 MME_TOTAL = "mme"  # perception and cognition together
-EQUAL, AT_95 = "within 1 point of uncoded", "95 % of it"
-TARGETS: dict[str, Callable[[float], float]] = {
-    EQUAL: lambda a: a - 0.01,
-    AT_95: lambda a: 0.95 * a,
-}
-"""What bytes are compared at, from the accuracy of the uncoded features."""
 
 
 def analyse(

@@ -5,12 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from eval.asking.answering import SweepData
 from eval.baselines import Jpeg, WebP
 from eval.lab.rows import blocks
-from eval.rate.data import SweepData
-from eval.rate.feature_codecs import Float16, GreyPicture, Int8Zstd
 from eval.rate.points import TOKENS_ALL, RatePoint, Tokens
-from eval.rate.senders import IMAGE_CODECS, FeatureSender, PictureSender, Sender, TofcSender
+from eval.rate.senders import (
+    IMAGE_CODECS,
+    FeatureSender,
+    Float16,
+    GreyPicture,
+    Int8Zstd,
+    PictureSender,
+    Sender,
+    TofcSender,
+)
 from tofc.config import QUALITIES, TILINGS
 from tofc.errors import ConfigError
 from tofc.familial import FULL

@@ -7,14 +7,16 @@ differ in quality and tokens are the points of a curve; one with `codec=false,to
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from eval.rate.data import AskedPicture
 from tofc.errors import UserError
 from tofc.familial import FULL
+
+if TYPE_CHECKING:
+    from eval.rate.published import PublishedData
 
 Tokens = int | str
 TOKENS_ALL = "all"
@@ -40,6 +42,13 @@ WITH_MERGING = {"jpeg": "jpeg_fmm", "webp": "webp_fmm"}
 
 GROUPS = {"best of JPEG, WebP": ("jpeg", "webp"), "best of AVIF, JPEG XL": ("avif", "jpegxl")}
 """Systems that are one opponent: whichever of them needs fewer bytes."""
+
+EQUAL, AT_95 = "within 1 point of uncoded", "95 % of it"
+TARGETS: dict[str, Callable[[float], float]] = {
+    EQUAL: lambda uncoded: uncoded - 0.01,
+    AT_95: lambda uncoded: 0.95 * uncoded,
+}
+"""What bytes are compared at, from the accuracy of the uncoded features."""
 
 
 @dataclass(frozen=True)
@@ -85,21 +94,6 @@ class AnswerRow:
 RAW = RatePoint("raw")
 
 
-class Documents(Protocol):
-    """A data set whose questions are documents of a task of lmms-eval, as those of `eval.rate.published`."""
-
-    lmms_task: str
-
-    def document(self, number: int) -> tuple[str, int]:
-        """Picture and question of a document."""
-
-    def __len__(self) -> int:
-        """Pictures."""
-
-    def __getitem__(self, index: int) -> AskedPicture:
-        """A picture with its questions."""
-
-
 def rows_of_runs(folder: Path, data: Any) -> dict[RatePoint, list[AnswerRow]]:
     """The rows of every run below `folder` that answered the data set's task, the reference first.
 
@@ -107,7 +101,7 @@ def rows_of_runs(folder: Path, data: Any) -> dict[RatePoint, list[AnswerRow]]:
     """
     if not hasattr(data, "document"):
         raise UserError("answers of lmms-eval belong to a data set of eval.rate.published; name one in data")
-    documents: Documents = data
+    documents: PublishedData = data
     questions = {example.name: example.questions for example in map(data.__getitem__, range(len(data)))}
     found: dict[RatePoint, list[AnswerRow]] = {}
     for file in sorted(folder.rglob("*_rates.json")):
@@ -138,7 +132,7 @@ def _point(options: Mapping[str, Any]) -> RatePoint:
 
 
 def _rows(
-    point: RatePoint, lines: Path, data: Documents, questions: Mapping[str, Any]
+    point: RatePoint, lines: Path, data: PublishedData, questions: Mapping[str, Any]
 ) -> Iterator[AnswerRow]:
     for line in lines.read_text(encoding="utf-8").splitlines():
         sent = json.loads(line)

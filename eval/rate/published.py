@@ -17,7 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 
-from eval.rate.data import AskedPicture, ScoredQuestion
+from eval.asking.answering import AskedPicture, ScoredQuestion
 from tofc.errors import ConfigError
 from tofc.images import open_image
 
@@ -28,7 +28,7 @@ ROTATED = (
 )
 
 
-class _Published:
+class PublishedData:
     """One split of a data set, read from a folder or the hub; rows of one `key` are one picture."""
 
     task: str  # module of lmms-eval's functions
@@ -77,7 +77,7 @@ class _Published:
         raise NotImplementedError  # each benchmark words its own
 
 
-class MmeData(_Published):
+class MmeData(PublishedData):
     """MME: yes/no questions in pairs of one question id, in the categories of the benchmark."""
 
     task, key = "lmms_eval.tasks.mme.utils", "question_id"
@@ -96,7 +96,7 @@ class MmeData(_Published):
         return ScoredQuestion(form, doc["category"], prompt, doc["answer"], MAX_NEW_TOKENS, score)
 
 
-class RealWorldQaData(_Published):
+class RealWorldQaData(PublishedData):
     """RealWorldQA: multiple choice and short answers, by exact match after lmms-eval's extraction."""
 
     task, key = "lmms_eval.tasks.realworldqa.utils", "image_path"
@@ -113,7 +113,7 @@ class RealWorldQaData(_Published):
         return ScoredQuestion("exact_match", category, prompt, doc["answer"], MAX_NEW_TOKENS, score)
 
 
-class MmBenchData(_Published):
+class MmBenchData(PublishedData):
     """MMBench, English development split: choices, asked once for each rotation of the options.
 
     `source` holds Parquet files in the schema of lmms-lab/MMBench, or OpenCompass' MMBench_DEV_EN_V11.tsv (or
@@ -146,7 +146,7 @@ class MmBenchData(_Published):
         return ScoredQuestion("choice", str(doc["category"]), prompt, doc["answer"], MAX_NEW_TOKENS, score)
 
 
-class SeedBenchData(_Published):
+class SeedBenchData(PublishedData):
     """SEED-Bench's questions about images (not those about videos), with four choices each."""
 
     task, key = "lmms_eval.tasks.seedbench.utils", "question_id"

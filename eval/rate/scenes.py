@@ -6,9 +6,8 @@ import functools
 
 from PIL import Image
 
-from eval.asking.answering import max_new_tokens
+from eval.asking.answering import AskedPicture, ScoredQuestion
 from eval.asking.question import Question
-from eval.rate.data import AskedPicture, ScoredQuestion
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.scoring import score
 from eval.scenes.world import SPLITS, Scene, make_scene
@@ -32,12 +31,7 @@ class ScenesData:
     def __getitem__(self, index: int) -> AskedPicture:
         scene, pixels, _ = make_scene(self.split, index)
         questions = [q for q in benchmark_questions(scene) if self.describe or q.form != "describe"]
-        asked = (
-            ScoredQuestion(
-                q.form, q.category, q.prompt, q.answer, max_new_tokens(q), functools.partial(_score, scene, q)
-            )
-            for q in questions
-        )
+        asked = (ScoredQuestion.of(q, functools.partial(_score, scene, q)) for q in questions)
         return AskedPicture(f"{self.split}-{index:06d}", Image.fromarray(pixels), tuple(asked))
 
 

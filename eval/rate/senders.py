@@ -1,17 +1,22 @@
-"""Senders: what travels at a rate point, and what the edge has of it."""
+"""Senders: what travels at a rate point, and what the edge has of it.
+
+Beside TOFC and image codecs stand simple codecs for features, what anybody would try before learning one:
+they code features float32 [K, C], where both sides know C, and their bytes are counted without a container.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
+import zstandard
 from PIL import Image
 
 import tofc
 from eval.baselines import Avif, ImageCodec, Jpeg, JpegXl, WebP
-from eval.rate.feature_codecs import SimpleCodec
 from eval.rate.points import TOKENS_ALL, RatePoint, Tokens
 from tofc.edge import Seen
 from tofc.familial import FULL
@@ -60,15 +65,78 @@ def see(device: tofc.Device, images: Sequence[Image.Image]) -> list[tofc.Feature
     return [device.features(image, TOKENS_ALL) for image in images]
 
 
-class Sender(Protocol):
-    """Sends pictures at points that share their work."""
+_SCALE = np.dtype("<f4")
 
-    @property
-    def points(self) -> tuple[RatePoint, ...]:
-        """The points."""
 
-    def send(self, pictures: Pictures) -> list[list[Received]]:
-        """What arrives: for each point, of each picture."""
+@dataclass(frozen=True)
+class Float16:
+    """Two bytes a value."""
+
+    def encode(self, tokens: np.ndarray) -> bytes:
+        """Code tokens; ValueError for values beyond float16."""
+        with np.errstate(over="ignore"):
+            halves = tokens.astype("<f2")
+        if not np.isfinite(halves).all():
+            raise ValueError("these features do not fit into float16")
+        return halves.tobytes()
+
+    def decode(self, data: bytes, width: int) -> np.ndarray:
+        """Decode tokens."""
+        return np.frombuffer(data, "<f2").reshape(-1, width).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Int8Zstd:
+    """Integers of a scale that fits the picture, through zstd at its highest level.
+
+    `levels` is the number of values from minus to plus the largest magnitude, at most 255; fewer give coarser
+    features and smaller files. Token after token: channel after channel is 1.4 % smaller with 255 levels, but
+    12 % larger with 7.
+    """
+
+    levels: int = 255
+
+    def encode(self, tokens: np.ndarray) -> bytes:
+        """Code tokens: the step as float32, then a zstd frame without checksum."""
+        step = _SCALE.type(max(np.abs(tokens).max(), 1e-12) / (self.levels // 2))
+        integers = np.rint(tokens / step).astype(np.int8)  # [K, C]
+        frame = zstandard.ZstdCompressor(level=22, write_checksum=False).compress(integers.tobytes())
+        return step.tobytes() + frame
+
+    def decode(self, data: bytes, width: int) -> np.ndarray:
+        """Decode tokens."""
+        step = np.frombuffer(data, _SCALE, 1)[0]
+        values = np.frombuffer(zstandard.ZstdDecompressor().decompress(data[_SCALE.itemsize :]), np.int8)
+        return values.reshape(-1, width).astype(np.float32) * step
+
+
+@dataclass(frozen=True)
+class GreyPicture:
+    """Tokens as a grey picture of K rows and C columns, 8 bits between their least and greatest value.
+
+    The picture is coded by an image codec; the two bounds travel as float32 before its file.
+    """
+
+    codec: ImageCodec
+    quality: int
+
+    def encode(self, tokens: np.ndarray) -> bytes:
+        """Code tokens."""
+        low, high = _SCALE.type(tokens.min()), _SCALE.type(tokens.max())
+        steps = (tokens - low) * (255 / max(float(high - low), 1e-12))
+        grey = np.rint(steps).clip(0, 255).astype(np.uint8)  # [K, C]
+        return low.tobytes() + high.tobytes() + self.codec.encode(Image.fromarray(grey), self.quality)
+
+    def decode(self, data: bytes, width: int) -> np.ndarray:
+        """Decode tokens."""
+        low, high = np.frombuffer(data, _SCALE, 2)
+        grey = np.asarray(self.codec.decode(data[2 * _SCALE.itemsize :]).convert("L"), np.float32)
+        if grey.shape[1] != width:
+            raise ValueError(f"the picture has {grey.shape[1]} columns where tokens have {width} values")
+        return low + grey * ((high - low) / 255)
+
+
+SimpleCodec = Float16 | Int8Zstd | GreyPicture
 
 
 @dataclass(frozen=True)
@@ -162,6 +230,10 @@ class PictureSender:
     def code(self, image: Image.Image) -> bytes:
         """The file that travels for a picture."""
         return IMAGE_CODECS[self.system][self.subsampling].encode(shrink(image, self.scale), self.quality)
+
+
+Sender = TofcSender | FeatureSender | PictureSender
+"""Sends pictures at `points` that share their work; `send` gives what arrives, by point and picture."""
 
 
 def shrink(image: Image.Image, scale: float) -> Image.Image:

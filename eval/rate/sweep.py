@@ -18,16 +18,15 @@ import torch
 from rich.console import Console
 
 import tofc
-from eval.asking.answering import answer_all
+from eval.asking.answering import AskedPicture, Data, answer_all, load_data
 from eval.lab.intervals import MIN_COMPUTED
 from eval.lab.rows import ROWS, Store, checkpoint_fingerprint, read_rows, software, write_rows
 from eval.lab.terminal import progress
 from eval.rate.analysis import analyse
 from eval.rate.config import RateConfig
-from eval.rate.data import AskedPicture, Data, load_data
 from eval.rate.figure import draw, published
 from eval.rate.points import AnswerRow, RatePoint, rows_of_runs
-from eval.rate.report import write as write_report
+from eval.rate.report.page import write as write_report
 from eval.rate.senders import Pictures, Received, Sender
 from tofc.errors import UserError
 from tofc.writing import write_json

@@ -10,10 +10,17 @@ import pyarrow
 import pytest
 from PIL import Image
 
-from eval.agents.measure import AgentsEvalConfig, AgentsRow, Measurement, ask_alone, right_alone
-from eval.agents.table import accuracy_table, analyse
+from eval.agents.measure import (
+    AgentsEvalConfig,
+    AgentsRow,
+    Measurement,
+    accuracy_table,
+    analyse,
+    ask_alone,
+    right_alone,
+)
+from eval.asking.answering import AskedPicture, ScoredQuestion, SweepData
 from eval.lab.rows import read_rows, read_table, write_rows
-from eval.rate.data import AskedPicture, ScoredQuestion, SweepData
 from tests.eval.commands import evaluate
 from tofc.agents import AgentCard, Agents, AgentsConfig
 from tofc.agents.endpoints import Sight

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import tofc
 from eval.baselines import CodedFile
 from eval.demo import drawing
-from eval.demo.__main__ import app
+from eval.demo.__main__ import app, notes, print_picture, print_summary
 from eval.demo.drawing import draw
 from eval.demo.measure import (
     CODECS,
@@ -30,7 +30,6 @@ from eval.demo.measure import (
     measure,
     steps,
 )
-from eval.demo.table import notes, print_picture, print_summary
 from eval.lab.figures import require_matplotlib
 from tofc.config import resolve
 from tofc.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.house.rooms import direct, draw, floors, read_rooms
+from eval.house import direct, draw, floors, read_rooms
 from tofc.errors import UserError
 
 SOURCES = {

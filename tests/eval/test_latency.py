@@ -15,7 +15,8 @@ import yaml
 from typer.testing import CliRunner
 
 import tofc
-from eval.bench import encoding
+from eval.asking.answering import SweepData
+from eval.bench import merging
 from eval.lab.rows import read_rows, write_rows
 from eval.latency import rows as figure
 from eval.latency.assemble import assemble
@@ -24,7 +25,6 @@ from eval.latency.link import Link
 from eval.latency.pictures import Picture, load_pictures
 from eval.latency.rows import MEASURED, MODELLED, STAGES, StageRow, summarise
 from eval.latency.run import run
-from eval.rate.data import SweepData
 from tofc.cli.app import app
 from tofc.config import from_mapping, load_yaml
 from tofc.errors import ConfigError, UserError
@@ -286,9 +286,9 @@ def test_requests_of_a_data_set_have_their_questions_and_answers(
 def test_the_encoding_benchmark_ends_with_one_json_line(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "_RECIPE", str(recipe))
-    monkeypatch.setattr(encoding, "_TOKENS", 8)
-    encoding.main()
+    monkeypatch.setattr(merging, "_RECIPE", str(recipe))
+    monkeypatch.setattr(merging, "_TOKENS", 8)
+    merging.encoding()
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert set(result["seconds"]) == {"tower", "merging", "coding"}
     assert result["overhead"] > 0

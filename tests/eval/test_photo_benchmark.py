@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from eval.asking.answering import PipelineAnswerer
+from eval.asking.answering import PipelineAnswerer, SweepData, load_data
 from eval.asking.export import MME, PARQUET, REAL_WORLD_QA
 from eval.asking.question import Question
 from eval.lab.rows import read_rows
@@ -23,7 +23,6 @@ from eval.photos.data import Commonest, PhotosData, open_photo, score
 from eval.photos.facts import View
 from eval.photos.records import Photo, PhotoObject, benchmark_photos, photographs_folder
 from eval.photos.wordings import held_out_wordings
-from eval.rate.data import SweepData, load_data
 from tests.eval.commands import evaluate
 from tests.eval.photo_sets import write_detections, write_lines
 from tofc.errors import UserError

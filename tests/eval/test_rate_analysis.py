@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from eval.lab.rows import write_rows
-from eval.rate.analysis import AT_95, EQUAL, analyse
+from eval.rate.analysis import analyse
 from eval.rate.config import RateConfig, Systems
-from eval.rate.points import AnswerRow, RatePoint
+from eval.rate.points import AT_95, EQUAL, AnswerRow, RatePoint
 from tofc.errors import UserError
 
 PICTURES, QUESTIONS = 40, 5

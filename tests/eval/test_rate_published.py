@@ -20,9 +20,9 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from eval.asking.answering import AskedPicture, ScoredQuestion, SweepData, load_data
 from eval.lmms.requests import Sent, write_rates
 from eval.rate.config import RateConfig, Systems
-from eval.rate.data import AskedPicture, ScoredQuestion, SweepData, load_data
 from eval.rate.figure import published
 from eval.rate.points import rows_of_runs
 from eval.rate.sweep import look_at

@@ -18,9 +18,9 @@ import pytest
 
 from eval.lab.rows import write_rows
 from eval.lab.terminal import FEW_PICTURES
-from eval.rate.analysis import AT_95, EQUAL, analyse
+from eval.rate.analysis import analyse
 from eval.rate.config import RateConfig, Systems
-from eval.rate.points import AnswerRow, RatePoint
+from eval.rate.points import AT_95, EQUAL, AnswerRow, RatePoint
 from eval.rate.report.cards import cluster_svg
 from eval.rate.report.gallery import EVENLY, HARDEST, choose, tofc_point
 from eval.rate.report.page import page

@@ -14,10 +14,11 @@ import pyarrow.parquet
 import pytest
 from rich.console import Console
 
+from eval.asking.answering import load_data
 from eval.baselines import WebP
 from eval.rate.config import PictureGrid, RateConfig, Systems, TofcGrid
-from eval.rate.data import load_data
-from eval.rate.report import gallery, write
+from eval.rate.report import gallery
+from eval.rate.report.page import write
 from eval.rate.senders import shrink
 from eval.rate.sweep import sweep
 from tofc.errors import UserError

@@ -11,9 +11,18 @@ from PIL import Image
 
 import tofc
 from eval.baselines import Jpeg, WebP
-from eval.rate.feature_codecs import Float16, GreyPicture, Int8Zstd
 from eval.rate.points import RatePoint
-from eval.rate.senders import IMAGE_CODECS, FeatureSender, Pictures, PictureSender, TofcSender, shrink
+from eval.rate.senders import (
+    IMAGE_CODECS,
+    FeatureSender,
+    Float16,
+    GreyPicture,
+    Int8Zstd,
+    Pictures,
+    PictureSender,
+    TofcSender,
+    shrink,
+)
 
 TOKENS = np.random.default_rng(0).normal(0, 3, (24, 32)).astype(np.float32)
 

@@ -169,7 +169,7 @@ def picture_batches(
 
 def questions_of(source: str, options: Mapping[str, Any], edge: Edge, pictures: int) -> Iterator[AskedImage]:
     """The first validation pictures of the corpus that `source` names as "module:class", or the first of an
-    evaluation's data (`eval.rate.data`), each with its questions.
+    evaluation's data (`eval.asking.answering`), each with its questions.
 
     A corpus that takes a `size` gets the tower's unless `options` say another. ConfigError where there is no
     such source, or it takes other options.

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from eval.lab.report import data_uri, picture_uri
 from eval.rate.points import LABELS
-from eval.rate.report import tables
 from eval.rate.report.gallery import Card, SentPicture
+from eval.rate.report.tables import data_uri, label, picture_uri
 from tofc.features import clusters_of_pixels, mean_colours, tile_box
 
 SHOWN_IN_BROWSERS = {"jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
@@ -105,7 +104,7 @@ def _answer(text: str, right: int, of: int) -> str:
 
 
 def _short(sent: SentPicture) -> str:
-    return "uncoded" if sent.system == "raw" else tables.label(sent.system)
+    return "uncoded" if sent.system == "raw" else label(sent.system)
 
 
 def _file_uri(sent: SentPicture) -> str:

@@ -13,10 +13,9 @@ import pyarrow.parquet
 from PIL import Image
 
 import tofc
-from eval.rate.analysis import EQUAL, TARGETS
+from eval.asking.answering import AskedPicture, Data, ScoredQuestion
 from eval.rate.config import RateConfig
-from eval.rate.data import AskedPicture, Data, ScoredQuestion
-from eval.rate.points import RatePoint
+from eval.rate.points import EQUAL, TARGETS, RatePoint
 from eval.rate.senders import IMAGE_CODECS, PictureSender, see
 from tofc.errors import UserError
 

@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from eval.asking.answering import Data
 from eval.lab.curves import Curve, bytes_at, front
 from eval.lab.figures import BLACK
 from eval.lab.intervals import NotComputable
-from eval.lab.report import Notes, json_of
 from eval.lab.rows import NOTE, ROWS
 from eval.lab.terminal import remark_of_few
 from eval.rate.config import RateConfig
-from eval.rate.data import Data
 from eval.rate.figure import FORM_TITLES, STYLES
 from eval.rate.points import LABELS
-from eval.rate.report import tables
 from eval.rate.report.cards import gallery_html
 from eval.rate.report.gallery import RULE, Card, choose_cards
+from eval.rate.report.tables import Notes, headline, json_of, points_table, savings_table
 from tofc.writing import write_whole
 
 REPORT = "report.html"
@@ -58,9 +57,9 @@ def page(summary: Mapping[str, Any], gallery: Sequence[Card], origin: Mapping[st
         "data": html.escape(summary["data"]),
         "checkpoint": html.escape(summary["checkpoint"]),
         "resamples": summary["resamples"],
-        "findings": "".join(tables.headline(summary, notes)),
-        "savings": tables.savings_table(summary, notes),
-        "points": tables.points_table(summary, notes),
+        "findings": "".join(headline(summary, notes)),
+        "savings": savings_table(summary, notes),
+        "points": points_table(summary, notes),
         "rule": html.escape(RULE),
         "gallery": gallery_html(gallery),
         "origin": "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in origin.items()),
