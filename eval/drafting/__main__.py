@@ -31,8 +31,8 @@ app = evaluation("Device, edge and cloud together: tokens a second, equal answer
 def measure(config: ConfigArgument, out: OutOption = None, json_: JsonOption = False) -> None:
     """Tokens a second of device, edge and cloud together and alone, over links of several round trips."""
     find_config(config)  # before what is slow to import
-    from eval.drafting.config import DraftingConfig
     from eval.drafting.measure import run
+    from eval.drafting.tiers import DraftingConfig
 
     settings = load_yaml(config, DraftingConfig)
     folder = run_folder(out, settings.name)
@@ -61,8 +61,8 @@ def equality(
     for done, found in check(EqualitySettings(model, scenes, names, prompt, max_new_tokens, apart)):
         note(f"{done} scenes, {len(found.unequal)} answers differ")
     for group, tally in found.tallies.items():
-        share = 100 * tally.stood / max(1, tally.sent)
-        print(f"{' > '.join(group):28} {tally.equal}/{scenes} equal, {share:.0f} % of drafts stood")
+        share = 100 * tally["stood"] / max(1, tally["sent"])
+        print(f"{' > '.join(group):28} {tally['equal']}/{scenes} equal, {share:.0f} % of drafts stood")
     print_json(found.as_json(scenes))
     if out is not None:
         write_json(out, found.as_json(scenes))
@@ -77,8 +77,8 @@ def states(
     repeats: Annotated[int, typer.Option(min=1, help="Passes of each kind that are timed.")] = 60,
 ) -> None:
     """From which link rate on should states of shared blocks travel with drafts?"""
-    from eval.drafting.config import DraftingConfig
     from eval.drafting.states import report
+    from eval.drafting.tiers import DraftingConfig
 
     passes, told = report(load_yaml(config, DraftingConfig), repeats)
     show(passes)
@@ -101,7 +101,7 @@ def capacity(
     from dataclasses import asdict
 
     from eval.drafting.capacity import count_load, serve_load
-    from eval.drafting.config import DraftingConfig
+    from eval.drafting.tiers import DraftingConfig
 
     settings = load_yaml(config, DraftingConfig)
     served = list(serve_load(settings.model, draft or ("e1", "e2-50"), clients, pictures))

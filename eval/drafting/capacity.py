@@ -14,8 +14,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from eval.drafting.config import ModelShape
-from eval.drafting.counted import counts_of
+from eval.drafting.tiers import ModelShape, counts_of
 from eval.latency.config import Rates
 from eval.latency.count import Work
 from eval.serving.process import DESCRIBE, LoadQuestion, Server, questions, running_server

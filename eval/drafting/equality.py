@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -64,12 +65,20 @@ class EqualitySettings:
 
 
 @dataclass
-class EqualityTally:
-    """Answers of one group of tiers: how many are the last one's own, and drafts that went up and stood."""
+class Equality:
+    """By group of tiers how many answers are `equal` to the last one's own, and drafts `sent` that `stood`.
 
-    equal: int = 0
-    sent: int = 0
-    stood: int = 0
+    `unequal` are the answers that differed: the position, the two likeliest tokens, and how far apart their
+    logits are.
+    """
+
+    tallies: dict[tuple[str, ...], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    unequal: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_json(self, scenes: int) -> dict[str, Any]:
+        """In plain numbers."""
+        by_group = {" ".join(group): dict(tally) for group, tally in self.tallies.items()}
+        return {"scenes": scenes, "unequal": self.unequal, **by_group}
 
 
 def compare(
@@ -79,15 +88,12 @@ def compare(
     scene: int,
     groups: Sequence[tuple[str, ...]],
     settings: EqualitySettings,
-) -> tuple[dict[tuple[str, ...], EqualityTally], list[dict[str, Any]]]:
-    """Every group's answer about one scene, beside what its last member gave `alone`.
-
-    Also gives what differed: the position, the two likeliest tokens, and how far apart their logits are.
-    """
+) -> Equality:
+    """Every group's answer about one scene, beside what its last member gave `alone`."""
     prompt = edge.prompt(packet, settings.prompt)
     own = readers(edge.family, prompt, alone)
     reads = {name: CachedReader(read) for name, read in own.items()}
-    found, unequal = {}, []
+    found = Equality()
     for group in groups:
         answer = PartialAnswer(edge.ends, settings.max_new_tokens)
         drafts = _DRAFTS[scene % len(_DRAFTS)]
@@ -97,12 +103,12 @@ def compare(
             counts = grow(answer, [reads[name] for name in group], Sampling(), Pace(drafts))
         said = tuple(token for token in answer.tokens if token not in answer.ends)
         wanted = alone[group[-1]].tokens
-        found[group] = EqualityTally(int(said == wanted), counts.sent, counts.stood)
+        found.tallies[group] = Counter(equal=int(said == wanted), sent=counts.sent, stood=counts.stood)
         if said != wanted:
             place = common(said, wanted)
             scores = own[group[-1]](said[:place])[0]
             likeliest = scores.topk(2)
-            unequal.append(
+            found.unequal.append(
                 {
                     "tiers": group,
                     "scene": scene,
@@ -111,20 +117,7 @@ def compare(
                     "gap": float(likeliest.values[0] - likeliest.values[1]),
                 }
             )
-    return found, unequal
-
-
-@dataclass
-class Equality:
-    """Tallies by group of tiers, and every answer that differed."""
-
-    tallies: dict[tuple[str, ...], EqualityTally]
-    unequal: list[dict[str, Any]] = field(default_factory=list)
-
-    def as_json(self, scenes: int) -> dict[str, Any]:
-        """In plain numbers."""
-        by_group = {" ".join(group): vars(tally) for group, tally in self.tallies.items()}
-        return {"scenes": scenes, "unequal": self.unequal, **by_group}
+    return found
 
 
 def check(settings: EqualitySettings) -> Iterator[tuple[int, Equality]]:
@@ -135,7 +128,7 @@ def check(settings: EqualitySettings) -> Iterator[tuple[int, Equality]]:
     if len(names) < 2:
         raise UserError(f"{settings.model} has {', '.join(names)} alone: two members are needed")
     groups = [*combinations(names, 2), *combinations(names, 3)]
-    found = Equality({group: EqualityTally() for group in groups})
+    found = Equality()
     for scenes in blocks(settings.scenes, _BATCH):
         packets = [device.encode(Image.fromarray(make_scene("test", scene)[1])) for scene in scenes]
         asked = [(packet, settings.prompt) for packet in packets]
@@ -143,13 +136,10 @@ def check(settings: EqualitySettings) -> Iterator[tuple[int, Equality]]:
         alone = {name: edge.answer_many(asked, exit=name, max_new_tokens=most) for name in names}
         for row, scene in enumerate(scenes):
             given = {name: answers[row] for name, answers in alone.items()}
-            tallies, differing = compare(edge, packets[row], given, scene, groups, settings)
-            found.unequal += differing
-            for group, one in tallies.items():
-                tally = found.tallies[group]
-                tally.equal += one.equal
-                tally.sent += one.sent
-                tally.stood += one.stood
+            one = compare(edge, packets[row], given, scene, groups, settings)
+            found.unequal += one.unequal
+            for group, tally in one.tallies.items():
+                found.tallies[group].update(tally)
         yield scenes.stop, found
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from eval.drafting.config import DraftingConfig
 from eval.drafting.simulate import TierCosts, simulate
+from eval.drafting.tiers import DraftingConfig
 from tofc.drafting import Pace
 from tofc.drafting.pace import line
 from tofc.drafting.reader import Read, StateRule, readers

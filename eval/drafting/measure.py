@@ -11,13 +11,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from PIL import Image
 
-from eval.drafting.config import DraftingConfig
-from eval.drafting.counted import of_counted, of_published
 from eval.drafting.expect import RecordedPace, expect, read_along
+from eval.drafting.tiers import DraftingConfig, of_counted, of_published
 from eval.latency.link import Link, Packets
+from eval.latency.stages import one_thread
 from eval.scenes.world import make_scene
 from eval.serving.process import pin, running_server
 from eval.serving.proxy import ShapedProxy
@@ -95,19 +94,16 @@ def measure(config: DraftingConfig) -> dict[str, Any]:
     assert isinstance(roster, Roster)  # what a name gives
     needed = roster.deepest([config.draft, *config.three[:1]])
     edge = Edge.from_pretrained(config.model, needed.name)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     pin(config.cores[0])
-    try:
+    with one_thread():
         runs = [run for far in (False, True) for run in _connected(config, far, edge, packets)]
-        edge = Edge.from_pretrained(config.model)
-        told = read_along(config, edge, packets)
-        return {"rows": [_row(run, _alone(runs, run)) | expect(config, run, runs, told) for run in runs]} | {
-            "device_alone_tokens_per_second": 1 / told.seconds[config.draft][0],
-            "agreement": told.agreement,
-        }
-    finally:
-        torch.set_num_threads(threads)
+        told = read_along(config, Edge.from_pretrained(config.model), packets)
+        rows = [_row(run, _alone(runs, run)) | expect(config, run, runs, told) for run in runs]
+    return {
+        "rows": rows,
+        "device_alone_tokens_per_second": 1 / told.seconds[config.draft][0],
+        "agreement": told.agreement,
+    }
 
 
 def _connected(config: DraftingConfig, far: bool, edge: Edge, packets: Sequence[Packet]) -> Iterator[LinkRun]:

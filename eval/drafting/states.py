@@ -19,8 +19,7 @@ import torch
 from PIL import Image
 from rich.table import Table
 
-from eval.drafting.config import CountedTiers, DraftingConfig
-from eval.drafting.counted import pass_costs
+from eval.drafting.tiers import CountedTiers, DraftingConfig, pass_costs
 from eval.lab.terminal import table
 from eval.latency.link import Packets
 from eval.scenes.world import make_scene

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -98,30 +97,11 @@ class Processor:
         return self.coding(lambda: device.merge(whole, tokens))
 
 
-class Networks(Protocol):
-    """The stages of neural networks and of merging, for a picture with one of the tilings.
+class MeasuredNetworks:
+    """The stages of neural networks and of merging, for a picture with one of the tilings: timed here.
 
     `tokens` is the number of visual tokens that are left, or "all".
     """
-
-    def vision(self, picture: Picture, tiling: str) -> Timing:
-        """The vision tower on all tiles."""
-
-    def merge(self, picture: Picture, tiling: str, tokens: int) -> Timing:
-        """DPC-KNN and averages."""
-
-    def project(self, picture: Picture, tiling: str, tokens: int | str) -> Timing:
-        """The projector, and the stock layout of its output."""
-
-    def prefill(self, picture: Picture, tiling: str, tokens: int | str) -> Timing:
-        """The prompt up to the first token of the answer."""
-
-    def next_tokens(self, picture: Picture, tiling: str, tokens: int | str, count: int) -> Timing:
-        """`count` more tokens."""
-
-
-class MeasuredNetworks:
-    """Timed on what they run on."""
 
     def __init__(self, model: Assembled, clock: Clock) -> None:
         if model.language is None:
@@ -181,7 +161,7 @@ class MeasuredNetworks:
 
 
 class CountedNetworks:
-    """Counted, with the rates of an accelerator that is not here."""
+    """The same stages counted, with the rates of an accelerator that is not here."""
 
     def __init__(self, model: Assembled, rates: Rates) -> None:
         self._counts, self._rates, self._text_tokens = Counts(model.shape), rates, model.text_tokens
@@ -217,6 +197,9 @@ class CountedNetworks:
         whole = self._counts.layout(picture.size, tiling).num_tokens
         left = whole if tokens == ALL else min(int(tokens), whole)
         return self._text_tokens + self._counts.visual_positions(picture.size, tiling, left)
+
+
+Networks = MeasuredNetworks | CountedNetworks
 
 
 def networks_device(machine: Machine) -> torch.device | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eval.drafting.capacity import MOST_DRAFTS, count_load
-from eval.drafting.config import DraftingConfig
+from eval.drafting.tiers import DraftingConfig
 from eval.serving.process import Server
 from tofc.config import load_yaml
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import tofc
-from eval.drafting.config import CountedTiers, DraftingConfig, ModelShape
 from eval.drafting.equality import grow_apart
 from eval.drafting.states import Pass, counted, timed
+from eval.drafting.tiers import CountedTiers, DraftingConfig, ModelShape
 from eval.latency.config import Rates
 from eval.scenes.world import make_scene
 from tests.eval.commands import evaluate
