@@ -10,12 +10,11 @@ from typing import ClassVar
 import numpy as np
 
 from eval.asking.question import Draw, Question
-from eval.photos.balance import Balance
+from eval.photos.balance import Balance, ask
 from eval.photos.facts import View, patches, which_half
 from eval.photos.names import COCO, class_names
 from eval.photos.questions import HEIGHTS, SIDES, people_questions
 from eval.photos.records import SPLITS, WHOLE, Photo, Region, folder_of, has_split, read_set, split_named
-from eval.photos.training import ask
 from eval.photos.wordings import carelessly, suffixed
 from tofc.errors import UserError
 from tofc.images import open_image

@@ -10,13 +10,13 @@ import pytest
 
 from eval.asking.language import plural
 from eval.asking.question import Draw
+from eval.photos.balance import ask
 from eval.photos.corpus import PhotoCorpus
 from eval.photos.facts import View, half, patches, which_half
 from eval.photos.names import SYNONYMS, Namer, canonical, class_names
 from eval.photos.paraphrases import paraphrases, with_slip
 from eval.photos.questions import Asker
 from eval.photos.records import ENVIRONMENT, WHOLE, Photo, PhotoObject, read_set
-from eval.photos.training import ask
 from eval.photos.wordings import WORDINGS, held_out_wordings, trained_wordings
 from tests.eval.photo_sets import write_detections, write_lines
 from tofc.errors import UserError
