@@ -15,11 +15,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from eval.asking.question import Question
-from tofc.errors import UserError
+from tofc.errors import needs_extra
 from tofc.writing import whole_file
 
 PARQUET = Path("data") / "test-00000-of-00001.parquet"
@@ -71,15 +70,16 @@ def write_tables(out: Path, pictures: Iterable[Mapping[Path, list[Record]]]) -> 
     Both files appear, complete, when the iterator is exhausted; a run that is cut short leaves neither.
     Raises `UserError` where pyarrow is missing.
     """
-    arrow, parquet = _pyarrow()
+    with needs_extra("eval", "the export needs"):
+        import pyarrow.parquet
     targets = {name: out / name / PARQUET for name in COLUMNS}
     with ExitStack() as files:
         writers = {}
         for name, target in targets.items():
             draft = files.enter_context(whole_file(target))
             writers[name] = files.enter_context(
-                parquet.ParquetWriter(
-                    draft, _schema(arrow, COLUMNS[name]), dictionary_pagesize_limit=_DICTIONARY_BYTES
+                pyarrow.parquet.ParquetWriter(
+                    draft, _schema(COLUMNS[name]), dictionary_pagesize_limit=_DICTIONARY_BYTES
                 )
             )
         group: dict[Path, list[Record]] = {name: [] for name in COLUMNS}
@@ -87,7 +87,7 @@ def write_tables(out: Path, pictures: Iterable[Mapping[Path, list[Record]]]) -> 
         def flush() -> None:
             for name, writer in writers.items():
                 if group[name]:
-                    writer.write_table(arrow.Table.from_pylist(group[name], writer.schema))
+                    writer.write_table(pyarrow.Table.from_pylist(group[name], writer.schema))
                     group[name] = []
 
         for done, rows in enumerate(pictures, 1):
@@ -99,16 +99,9 @@ def write_tables(out: Path, pictures: Iterable[Mapping[Path, list[Record]]]) -> 
         flush()
 
 
-def _schema(arrow: ModuleType, columns: Iterable[str]) -> Any:
-    image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
-    fields = [(name, image if name == "image" else arrow.string()) for name in columns]
-    return arrow.schema(fields, metadata=features_metadata(columns))
+def _schema(columns: Iterable[str]) -> Any:
+    import pyarrow
 
-
-def _pyarrow() -> tuple[ModuleType, ModuleType]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(f"the export needs pyarrow ({error}): pip install 'tofc[eval]'") from error
-    return pyarrow, pyarrow.parquet
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    fields = [(name, image if name == "image" else pyarrow.string()) for name in columns]
+    return pyarrow.schema(fields, metadata=features_metadata(columns))

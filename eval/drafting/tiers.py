@@ -14,7 +14,7 @@ from transformers import LlavaOnevisionConfig
 from eval.drafting.simulate import TierCosts, random_says, simulate
 from eval.latency.config import Rates
 from eval.latency.count import Counts, Work
-from eval.scenes.world import SPLITS
+from eval.scenes.layout import SPLITS
 from tofc.drafting import Pace
 from tofc.errors import ConfigError
 

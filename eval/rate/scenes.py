@@ -8,9 +8,10 @@ from PIL import Image
 
 from eval.asking.answering import AskedPicture, ScoredQuestion
 from eval.asking.question import Question
+from eval.scenes.layout import SPLITS
 from eval.scenes.questions import benchmark_questions
 from eval.scenes.scoring import score
-from eval.scenes.world import SPLITS, Scene, make_scene
+from eval.scenes.world import Scene, make_scene
 from tofc.errors import ConfigError
 
 ENDLESS = 1_000_000  # scenes are made from their number

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from eval.baselines import ImageCodec, Jpeg, WebP
+from eval.scenes.layout import COLOURS, KINDS, SPLITS
 from eval.scenes.questions import training_description, training_questions
-from eval.scenes.world import COLOURS, KINDS, SPLITS, Scene, SceneObject, make_scene
+from eval.scenes.world import Scene, SceneObject, make_scene
 from tofc.training.data import GroundedPicture, Turn, resize
 
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from eval.asking.language import NUMBER_WORDS, counted, listed, noun, plural, with_article
 from eval.scenes.facts import MIDDLE_BAND, Mention, SceneView
-from eval.scenes.world import COLOURED, COLOURS, KINDS, Scene, SceneObject
+from eval.scenes.layout import COLOURED, COLOURS, KINDS
+from eval.scenes.world import Scene, SceneObject
 
 LEAST_WORDS, MOST_WORDS = 20, 60
 PLACES = {"left": "On the left", "middle": "In the middle", "right": "On the right"}

@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from eval.asking.export import Record, question_rows, write_tables
 from eval.asking.question import CHOICE_SUFFIX, FREE_SUFFIX, YES_NO_SUFFIX
+from eval.scenes.layout import HEIGHT, SPLITS, WIDTH
 from eval.scenes.questions import benchmark_questions
-from eval.scenes.world import HEIGHT, SPLITS, WIDTH, make_scene
+from eval.scenes.world import make_scene
 from tofc.errors import UserError
 
 # Comparison has no name of its own in MME: it goes to the reasoning about what is seen, in MME's cognition

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from eval.asking.language import noun
 from eval.asking.question import Draw
-from eval.scenes.world import COLOURED, COLOURS, HELD_OUT, KINDS, Scene, SceneObject
+from eval.scenes.layout import COLOURED, COLOURS, HELD_OUT, KINDS
+from eval.scenes.world import Scene, SceneObject
 
 Mention = tuple[str, str]  # (colour, kind)
 

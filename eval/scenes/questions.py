@@ -26,7 +26,8 @@ from eval.scenes import templates_space as space
 from eval.scenes import templates_things as things
 from eval.scenes.describe import describe, described_pairs
 from eval.scenes.facts import Mention, Open, Opposites, SceneView
-from eval.scenes.world import HELD_OUT, Scene
+from eval.scenes.layout import HELD_OUT
+from eval.scenes.world import Scene
 
 PAIRS: dict[str, Callable[[SceneView, Draw], Opposites | None]] = {
     "existence": things.existence_pair, "count": things.count_pair, "position": space.position_pair,

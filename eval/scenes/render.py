@@ -178,26 +178,6 @@ def silhouette(
 
 
 @njit(cache=True)
-def stamp(owner: Bytes, mask: Bytes, box: tuple[int, int, int, int], label: int) -> None:
-    """Give the pixels of `mask` inside `box` (x0, y0, x1, y1) to `label` in `owner`, both uint8 [H, W]."""
-    for y in range(box[1], box[3]):
-        for x in range(box[0], box[2]):
-            if mask[y, x] != 0:
-                owner[y, x] = label
-
-
-@njit(cache=True)
-def count_label(owner: Bytes, box: tuple[int, int, int, int], label: int) -> int:
-    """Count the pixels inside `box` that belong to `label`."""
-    total = 0
-    for y in range(box[1], box[3]):
-        for x in range(box[0], box[2]):
-            if owner[y, x] == label:
-                total += 1
-    return total
-
-
-@njit(cache=True)
 def cast_shadow(
     shadow: Floats32, mask: Bytes, box: tuple[int, int, int, int], base: float, shear: float, squash: float
 ) -> None:
@@ -274,8 +254,3 @@ def paint(image: Floats32, primitives: Floats64, vertices: Floats64, textures: F
                 image[y, x, 0] = np.float32(old_red + alpha * (red * tone - old_red))
                 image[y, x, 1] = np.float32(old_green + alpha * (green * tone - old_green))
                 image[y, x, 2] = np.float32(old_blue + alpha * (blue * tone - old_blue))
-
-
-def stack_rows(rows: list[tuple[float, ...]]) -> NDArray[np.float64]:
-    """Put primitive rows into one float64 array [n, COLUMNS]."""
-    return np.array(rows, dtype=np.float64).reshape(len(rows), COLUMNS)

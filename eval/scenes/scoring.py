@@ -69,14 +69,6 @@ class Rate:
         return cls(int(of[0]), found.value, found.low, found.high)
 
 
-@dataclass(frozen=True)
-class NamedRate:
-    """One line of the accuracy table: which questions, and their rate."""
-
-    name: str
-    rate: Rate
-
-
 def score(scene: Scene, question: Question, given: str) -> Scored:
     """The score of one answer."""
     if question.form != "describe":
@@ -111,27 +103,24 @@ def _share(scored: Sequence[Scored]) -> Rate:
     return Rate.of((one.scene, one.correct, one.total) for one in scored)
 
 
-def named_rates(scored: Sequence[Scored]) -> list[NamedRate]:
-    """Accuracy by form and category, accuracy+ of yes/no, and recall of descriptions; no row without trials.
+def named_rates(scored: Sequence[Scored]) -> dict[str, Rate]:
+    """Accuracy by form and category, accuracy+ of yes/no, and recall of descriptions; none without trials.
 
-    Row names are ``form`` or ``form/category``; ``yes_no+`` is MME's accuracy+, ``describe recall`` the share
+    Names are ``form`` or ``form/category``; ``yes_no+`` is MME's accuracy+, ``describe recall`` the share
     of the scenes' facts that were stated.
     """
-    rows: list[NamedRate] = []
+    rates: dict[str, Rate] = {}
     for form in ("yes_no", "choice", "free"):
         of_form = [one for one in scored if one.question.form == form]
-        rows.append(NamedRate(form, _share(of_form)))
+        rates[form] = _share(of_form)
         for category in CATEGORIES:
-            of_category = [one for one in of_form if one.question.category == category]
-            rows.append(NamedRate(f"{form}/{category}", _share(of_category)))
+            rates[f"{form}/{category}"] = _share([o for o in of_form if o.question.category == category])
         if form == "yes_no":
-            both = Rate.of((scene, right, 1) for scene, right in mme_pairs(of_form))
-            rows.append(NamedRate("yes_no+", both))
+            rates["yes_no+"] = Rate.of((scene, right, 1) for scene, right in mme_pairs(of_form))
     described = [one for one in scored if one.question.form == "describe"]
-    rows.append(NamedRate("describe facts", _share(described)))
-    recalled = Rate.of((one.scene, one.recalled, one.recallable) for one in described)
-    rows.append(NamedRate("describe recall", recalled))
-    return [row for row in rows if row.rate.n]
+    rates["describe facts"] = _share(described)
+    rates["describe recall"] = Rate.of((one.scene, one.recalled, one.recallable) for one in described)
+    return {name: rate for name, rate in rates.items() if rate.n}
 
 
 def held_out_rates(test: Sequence[Scored], heldout: Sequence[Scored]) -> list[tuple[str, Rate, Rate, float]]:
@@ -186,7 +175,7 @@ def summary(scored: Sequence[Scored], heldout: Sequence[Scored] = ()) -> dict[st
         if any(one.question.category == category and one.question.form == "yes_no" for one in scored)
     }
     return {
-        "rows": [{"name": row.name, **asdict(row.rate)} for row in named_rates(scored)],
+        "rows": [{"name": name, **asdict(rate)} for name, rate in named_rates(scored).items()],
         "mme": by_category,
         "held_out": [
             {"form": form, "seen": asdict(seen), "held_out": asdict(unseen), "difference": difference}

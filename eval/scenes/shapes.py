@@ -228,4 +228,4 @@ class Pen:
     def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Give the primitives [n, COLUMNS] and the polygon vertices [m, 2], both float64."""
         vertices = np.array(self.vertices or [(0.0, 0.0)], dtype=np.float64).reshape(-1, 2)
-        return render.stack_rows(self.rows), vertices
+        return np.array(self.rows, dtype=np.float64).reshape(-1, render.COLUMNS), vertices

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from eval.asking.language import NUMBER_WORDS, listed, noun, plural, with_article
 from eval.asking.question import Draw
 from eval.scenes.facts import MOST_COUNTED, Mention, Open, Opposites, Reference, SceneView
-from eval.scenes.world import COLOURED, KINDS, WORDS
+from eval.scenes.layout import COLOURED, KINDS, WORDS
 
 # --- existence ---
 

@@ -10,21 +10,17 @@ from numpy.typing import NDArray
 from eval.asking.question import Draw
 from eval.scenes import shapes_living, shapes_street
 from eval.scenes.layout import (
-    COLOURED,
-    COLOURS,
     HEIGHT,
     HELD_OUT,
-    KINDS,
     SPLITS,
     WIDTH,
-    WORDS,
     Camera,
     Place,
     arrange,
     draw_wishes,
     plate_centre,
 )
-from eval.scenes.render import count_label, silhouette, stamp
+from eval.scenes.render import silhouette
 from eval.scenes.shapes import RGB, Box, Pen
 from eval.scenes.stage import GROUNDS, LIGHTS, Silhouette, paint_scene
 from eval.scenes.textures import tables
@@ -92,21 +88,6 @@ def paint_of(colour: str, draws: Draw) -> RGB:
         (blue + draws.between(-spread, spread)) * bright,
     )
 
-
-__all__ = [
-    "COLOURED",
-    "COLOURS",
-    "GROUNDS",
-    "HEIGHT",
-    "HELD_OUT",
-    "KINDS",
-    "SPLITS",
-    "WIDTH",
-    "WORDS",
-    "Scene",
-    "SceneObject",
-    "make_scene",
-]
 
 LEAST_VISIBLE = 0.58
 LEAST_AREA = 500
@@ -191,6 +172,11 @@ def _shows_held_out(thing: SceneObject) -> bool:
     return (thing.colour, thing.kind) in HELD_OUT and thing.area >= LEAST_HELD_OUT_AREA
 
 
+def _inside(plane: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    """The part of [H, W] inside a box, which changes with it."""
+    return plane[box[1] : box[3], box[0] : box[2]]
+
+
 def _keep_visible(
     places: list[Place], pens: list[Pen], outlines: list[Silhouette]
 ) -> tuple[list[Place], list[Pen], list[Silhouette], NDArray[np.uint8]]:
@@ -198,10 +184,10 @@ def _keep_visible(
     while True:
         owner = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
         for i, outline in enumerate(outlines):
-            stamp(owner, outline.mask, outline.box, i + 1)
+            _inside(owner, outline.box)[_inside(outline.mask, outline.box) != 0] = i + 1
         for i, (pen, outline) in enumerate(zip(pens, outlines, strict=True)):
-            seen = count_label(owner, outline.box, i + 1)
-            open_text = all((owner[b[1] : b[3], b[0] : b[2]] == i + 1).all() for _, b in pen.glyphs)
+            seen = np.count_nonzero(_inside(owner, outline.box) == i + 1)
+            open_text = all((_inside(owner, box) == i + 1).all() for _, box in pen.glyphs)
             if seen < max(LEAST_AREA, LEAST_VISIBLE * outline.area) or not open_text:
                 keep = [k for k in range(len(places)) if k != i]
                 places = [places[k] for k in keep]
@@ -213,10 +199,10 @@ def _keep_visible(
 
 
 def _thing(i: int, place: Place, pen: Pen, outline: Silhouette, owner: NDArray[np.uint8]) -> SceneObject:
-    ex0, ey0, ex1, ey1 = outline.box
-    mine = owner[ey0:ey1, ex0:ex1] == i + 1
+    x0, y0 = outline.box[:2]
+    mine = _inside(owner, outline.box) == i + 1
     columns, rows = np.flatnonzero(mine.any(axis=0)), np.flatnonzero(mine.any(axis=1))
-    box = (ex0 + int(columns[0]), ey0 + int(rows[0]), ex0 + int(columns[-1]) + 1, ey0 + int(rows[-1]) + 1)
+    box = (x0 + int(columns[0]), y0 + int(rows[0]), x0 + int(columns[-1]) + 1, y0 + int(rows[-1]) + 1)
     wish = place.wish
     return SceneObject(
         wish.kind,

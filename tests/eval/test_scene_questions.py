@@ -12,17 +12,8 @@ from eval.asking.language import noun, plural
 from eval.scenes import describe as describing
 from eval.scenes import questions as asking
 from eval.scenes.facts import SceneView
-from eval.scenes.world import (
-    COLOURED,
-    COLOURS,
-    HEIGHT,
-    HELD_OUT,
-    KINDS,
-    WIDTH,
-    Scene,
-    SceneObject,
-    make_scene,
-)
+from eval.scenes.layout import COLOURED, COLOURS, HEIGHT, HELD_OUT, KINDS, WIDTH
+from eval.scenes.world import Scene, SceneObject, make_scene
 
 NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, **{str(n): n for n in range(6)}}
 

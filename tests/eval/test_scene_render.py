@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from eval.asking.question import Draw
+from eval.scenes.layout import COLOURS, WORDS
 from eval.scenes.render import COLUMNS, cast_shadow, paint, silhouette
 from eval.scenes.render_ground import expose, soften
 from eval.scenes.shapes import STROKES, Pen, segments
 from eval.scenes.textures import SIZE, bells, hash_grid, tables
-from eval.scenes.world import COLOUR_RGB, COLOURS, WORDS, make_scene, paint_of
+from eval.scenes.world import COLOUR_RGB, make_scene, paint_of
 
 
 def pen_at(x: float, base: float, scale: float = 1.0) -> Pen:

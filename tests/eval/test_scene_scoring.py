@@ -76,7 +76,7 @@ def test_mme_counts_questions_and_whole_pairs():
     assert mme_score(answers) == pytest.approx(100 * (3 / 4 + 1 / 2))
     assert mme_score([scored(True), scored(True)]) == 200
     assert math.isnan(mme_score([]))
-    rates = {row.name: row.rate for row in named_rates(answers)}
+    rates = named_rates(answers)
     assert (rates["yes_no"].n, rates["yes_no"].value) == (4, 0.75)
     assert (rates["yes_no+"].n, rates["yes_no+"].value) == (2, 0.5)
     assert set(rates) == {"yes_no", "yes_no/count", "yes_no+"}

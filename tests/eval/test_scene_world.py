@@ -11,18 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.scenes.world import (
-    COLOURED,
-    COLOURS,
-    HEIGHT,
-    HELD_OUT,
-    KINDS,
-    SPLITS,
-    WIDTH,
-    WORDS,
-    Scene,
-    make_scene,
-)
+from eval.scenes.layout import COLOURED, COLOURS, HEIGHT, HELD_OUT, KINDS, SPLITS, WIDTH, WORDS
+from eval.scenes.world import Scene, make_scene
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_scenes.json").read_text(encoding="utf-8"))
 SAMPLE = 60
