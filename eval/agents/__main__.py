@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -108,7 +108,7 @@ def _measure(agents: Agents, settings: AgentsEvalConfig, limit: int | None, fold
 
     data = load_data(settings.data)
     config = agents.config
-    made_with: dict[str, Any] = {"agents": _plain(asdict(config)), "data": data.name, "software": software()}
+    made_with = {"agents": asdict(config), "data": data.name, "software": software()}
     store = Store(folder, AgentsRow, made_with)
     parts = blocks(min(limit or settings.limit, len(data)), BLOCK)
     names = [f"{part.start:06d}-{part.stop:06d}" for part in parts]
@@ -120,13 +120,6 @@ def _measure(agents: Agents, settings: AgentsEvalConfig, limit: int | None, fold
     title = f"{settings.name}: {parts[-1].stop} pictures ({data.name})"
     show(accuracy_table(found, best, title), pictures=parts[-1].stop)
     print_json({"title": title, "best_agent": best, "systems": [asdict(one) for one in found]})
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists and paths as words, as JSON gives them back."""
-    import json
-
-    return json.loads(json.dumps(value, default=str))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from entropy import FeatureCodec, rans
 from entropy.tables import laplacian_scales, laplacian_tables
+from eval.lab.terminal import show, table
 from tofc.config import ASSETS, bundled_names
 from tofc.packet import TAG_BYTES, Packet
 
@@ -48,23 +47,21 @@ def codec() -> None:
     overheads = {size: round(_overhead(size), 2) for size in PAYLOADS}
     packets = {size: _packet_overhead(size) for size in PAYLOADS}
 
-    console = Console()
     low, high = SCALES
     title = f"{SYMBOLS} Laplacian symbols, scales {low} to {high}, one core, best of {REPEATS}"
-    table = Table("coder", "encode Msym/s", "decode Msym/s", "bits over ideal a symbol", title=title)
-    for name, result in results.items():
-        table.add_row(
-            name, f"{result['encode']:.1f}", f"{result['decode']:.1f}", f"{result['excess_bits']:.5f}"
-        )
-    console.print(table)
-    for name in absent:
-        console.print(f"{name} is not installed: left out (pip install {name})")
-    at = Table(
-        "bytes of an ideal coder", "stream", "packet", "packet, most", title="mean bytes over the ideal"
+    rows = (
+        (name, f"{result['encode']:.1f}", f"{result['decode']:.1f}", f"{result['excess_bits']:.5f}")
+        for name, result in results.items()
     )
-    for size, (mean, most) in packets.items():
-        at.add_row(str(size), f"{overheads[size]:.2f}", f"{mean:.2f}", f"{most:.2f}")
-    console.print(at)
+    show(table(title, ["coder"], ("encode Msym/s", "decode Msym/s", "bits over ideal a symbol"), rows))
+    for name in absent:
+        print(f"{name} is not installed: left out (pip install {name})")
+    over = (
+        (str(size), f"{overheads[size]:.2f}", f"{mean:.2f}", f"{most:.2f}")
+        for size, (mean, most) in packets.items()
+    )
+    columns = ("stream", "packet", "packet, most")
+    show(table("mean bytes over the ideal", ["bytes of an ideal coder"], columns, over))
     ours = results["tofc"]
     ratios = {
         name: {way: round(ours[way] / result[way], 2) for way in ("encode", "decode")}

@@ -43,10 +43,9 @@ result = {
     "first packet": first - loaded,
     "start-up": first, "packet after that": later, "bytes": len(packet), "torch": "torch" in sys.modules,
 }
-if sys.platform == "linux":  # elsewhere there is no peak of this process alone
-    with open("/proc/self/status") as lines:
-        peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    result["memory, MiB"] = peak / 1024
+from tofc.ondevice.bench import peak_bytes
+if (peak := peak_bytes()) is not None:
+    result["memory, MiB"] = peak / 2**20
 print(json.dumps(result))
 """
 

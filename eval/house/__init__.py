@@ -49,15 +49,12 @@ def floors(rooms: Mapping[str, Room]) -> dict[str, int]:
 
     Rooms that import each other (folders may, where their modules do not) stand on one floor.
     """
-    needs = {name: {other for other in room.imports if other in rooms} for name, room in rooms.items()}
+    below = _below(rooms)
     height = dict.fromkeys(rooms, 0)
     for _ in rooms:
         for name in rooms:
-            peers = {
-                other for other in rooms if _reaches(needs, name, other) and _reaches(needs, other, name)
-            }
-            peers.add(name)
-            lower = {other for peer in peers for other in needs[peer]} - peers
+            peers = {name, *(other for other in below[name] if name in below[other])}
+            lower = below[name] - peers
             floor = max([height[name], *(1 + height[other] for other in lower)])
             height |= dict.fromkeys(peers, floor)
     return height
@@ -65,27 +62,26 @@ def floors(rooms: Mapping[str, Room]) -> dict[str, int]:
 
 def direct(rooms: Mapping[str, Room]) -> set[tuple[str, str]]:
     """Imports that no way over a third room stands for: enough to see who rests on whom."""
-    needs = {name: {other for other in room.imports if other in rooms} for name, room in rooms.items()}
+    below = _below(rooms)
     return {
         (name, other)
-        for name, others in needs.items()
-        for other in others
+        for name, room in rooms.items()
+        for other in room.imports & rooms.keys()
         if not any(
-            _reaches(needs, third, other) for third in others - {other} if not _reaches(needs, third, name)
+            other in below[third] and name not in below[third]
+            for third in room.imports & rooms.keys() - {other}
         )
     }
 
 
-def _reaches(needs: Mapping[str, set[str]], start: str, goal: str) -> bool:
-    seen, left = set(), [start]
-    while left:
-        here = left.pop()
-        if here == goal:
-            return True
-        if here not in seen:
-            seen.add(here)
-            left.extend(needs.get(here, ()))
-    return False
+def _below(rooms: Mapping[str, Room]) -> dict[str, set[str]]:
+    """What each room imports, itself or through others."""
+    below = {name: room.imports & rooms.keys() for name, room in rooms.items()}
+    for middle in rooms:
+        for name in rooms:
+            if middle in below[name]:
+                below[name] |= below[middle]
+    return below
 
 
 def _room(parts: tuple[str, ...], folders: set[str]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
 import pyarrow
 import pyarrow.csv
@@ -25,26 +25,23 @@ from tofc.errors import UserError
 from tofc.hub import fetch
 from tofc.writing import whole_file, write_json
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 ROWS, NOTE, PARTS = "rows.parquet", "sweep.json", "parts"
 _TYPES = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
 
 
-class Dataclass(Protocol):
-    """A frozen dataclass whose fields are str, int, float or bool."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+R = TypeVar("R", bound="DataclassInstance")
 
 
-R = TypeVar("R", bound=Dataclass)
-
-
-def schema(kind: type[Dataclass]) -> pyarrow.Schema:
-    """The columns of a kind of row."""
+def schema(kind: type[DataclassInstance]) -> pyarrow.Schema:
+    """The columns of a kind of row, a frozen dataclass whose fields are str, int, float or bool."""
     hints = get_type_hints(kind)
     return pyarrow.schema([(field.name, _TYPES[hints[field.name]]) for field in fields(kind)])
 
 
-def write_rows(target: Path, rows: Iterable[Dataclass], kind: type[Dataclass]) -> None:
+def write_rows(target: Path, rows: Iterable[DataclassInstance], kind: type[DataclassInstance]) -> None:
     """Writes rows as Parquet, or as CSV where the name ends in .csv; the file appears whole."""
     table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
     with whole_file(target) as draft:
@@ -54,7 +51,7 @@ def write_rows(target: Path, rows: Iterable[Dataclass], kind: type[Dataclass]) -
             pyarrow.parquet.write_table(table, draft, compression="zstd")
 
 
-def read_table(source: Path, kind: type[Dataclass]) -> pyarrow.Table:
+def read_table(source: Path, kind: type[DataclassInstance]) -> pyarrow.Table:
     """The columns of a file of rows; errors of `read_rows`."""
     columns = schema(kind)
     try:
@@ -80,12 +77,13 @@ def read_rows(source: Path, kind: type[R]) -> list[R]:
 class Store(Generic[R]):
     """The parts of one run, under the folder `out`; whoever runs it again does only what is missing.
 
-    `made_with` is all that must be equal for rows to belong together, in JSON's types.
+    `made_with` is all that must be equal for rows to belong together; it is kept as JSON, paths as words.
     """
 
     def __init__(self, out: Path, kind: type[R], made_with: Mapping[str, Any]) -> None:
         """Opens the folder, or makes it; UserError where its parts were made with something else."""
         self.out, self.kind = out, kind
+        made_with = json.loads(json.dumps(made_with, default=str))
         note = out / NOTE
         if note.is_file():
             _refuse_others(out, json.loads(note.read_text(encoding="utf-8")), made_with)

@@ -1,12 +1,17 @@
-"""Models to time: a checkpoint with its own weights, or random ones in the shape of a recipe's base."""
+"""Models to time, and pictures to ask them about.
+
+A checkpoint has its own weights; the shape of a recipe's base gets random ones.
+"""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 from transformers import (
     LlavaOnevisionConfig,
@@ -19,7 +24,6 @@ import tofc
 from encoders import VisionEncoder
 from entropy import FeatureCodec, TrainableCodec
 from eval.latency.config import ALL, ModelConfig
-from eval.latency.pictures import Picture
 from tofc.config import TILINGS, CheckpointConfig, load_yaml
 from tofc.errors import UserError
 from tofc.features import Features
@@ -30,6 +34,24 @@ from tofc.training.settings import TrainConfig
 from tofc.vision import TorchVision
 
 _CALIBRATION_TOKENS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture and what it is called; equal to itself alone.
+
+    A request of a data set has its question and the words of its true answer; the rest are asked the same.
+    """
+
+    name: str
+    image: Image.Image
+    question: str | None = None
+    truth: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image.height, self.image.width
 
 
 class Assembled:

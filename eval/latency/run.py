@@ -7,15 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from rich.table import Table
 
 import tofc
+from eval.asking.answering import SweepData, load_data
 from eval.lab.figures import require_matplotlib
 from eval.lab.rows import write_rows
 from eval.lab.terminal import table
-from eval.latency.assemble import assemble
+from eval.latency.assemble import Picture, assemble
 from eval.latency.config import LatencyConfig, Machine, ModelConfig, SystemConfig
-from eval.latency.pictures import Picture, load_pictures
 from eval.latency.rows import MODELLED, STAGES, StageRow, draw, summarise
 from eval.latency.stages import (
     Clock,
@@ -28,7 +29,12 @@ from eval.latency.stages import (
 )
 from eval.latency.systems import End, PacketBytes, request
 from tofc.cli.report import working
+from tofc.errors import ImageError, UserError
+from tofc.images import open_image
 from tofc.writing import write_json
+
+SCENES, PHOTOGRAPHS = "scenes", "photographs"
+SKLEARN = ("china.jpg", "flower.jpg")  # 640 x 427 pixels
 
 
 def run(config: LatencyConfig, folder: Path) -> dict[str, Any]:
@@ -52,6 +58,44 @@ def run(config: LatencyConfig, folder: Path) -> dict[str, Any]:
     write_json(folder / "latency.json", summary)
     draw(summary, folder)
     return summary
+
+
+def load_pictures(source: str | SweepData, limit: int) -> list[Picture]:
+    """The first `limit` rendered test scenes ("scenes"), of the demo's two "photographs", of the pictures in
+    a folder by name, or of a data set, each as often as it is asked about.
+
+    Raises UserError where there is no picture, and for what is none.
+    """
+    if isinstance(source, SweepData):
+        data = load_data(source)
+        examples = [data[index] for index in range(min(limit, len(data)))]
+        return [
+            Picture(f"{example.name}, question {number}", example.image, asked.prompt, asked.truth)
+            for example in examples
+            for number, asked in enumerate(example.questions, start=1)
+        ]
+    if source == SCENES:
+        from eval.scenes.world import make_scene
+
+        return [Picture(f"scene {i}", Image.fromarray(make_scene("test", i)[1])) for i in range(limit)]
+    if source == PHOTOGRAPHS:
+        from eval.demo.measure import demo_pictures
+
+        found = [Picture(p.name, p.image) for p in demo_pictures() if p.name in SKLEARN]
+        return found[:limit]
+    if not Path(source).is_dir():
+        raise UserError(f"pictures is {source!r}; give {SCENES}, {PHOTOGRAPHS} or a folder of pictures")
+    pictures = []
+    for file in sorted(path for path in Path(source).iterdir() if path.is_file()):
+        try:
+            pictures.append(Picture(file.name, open_image(file)))
+        except ImageError as error:
+            raise UserError(f"{source} holds something else than pictures: {error}") from error
+        if len(pictures) == limit:
+            break
+    if not pictures:
+        raise UserError(f"{source} holds no picture; give a folder that does")
+    return pictures
 
 
 def _rows(config: LatencyConfig, model: ModelConfig, pictures: list[Picture]) -> Iterator[StageRow]:

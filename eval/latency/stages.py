@@ -12,10 +12,9 @@ from pathlib import Path
 
 import torch
 
-from eval.latency.assemble import Assembled
+from eval.latency.assemble import Assembled, Picture
 from eval.latency.config import ALL, Machine, Rates
 from eval.latency.count import Counts
-from eval.latency.pictures import Picture
 from eval.latency.rows import MEASURED, MODELLED, Timing
 from tofc.language.batch import Batch, Generation
 from tofc.language.model import LanguageModel

@@ -12,10 +12,9 @@ import torch
 import entropy.kernels  # noqa: F401  once they are loaded, they alone code
 import tofc
 from eval.baselines import ImageCodec, Jpeg, WebP
-from eval.latency.assemble import Assembled
+from eval.latency.assemble import Assembled, Picture
 from eval.latency.config import ALL, SystemConfig
 from eval.latency.link import Link
-from eval.latency.pictures import Picture
 from eval.latency.rows import MODELLED, StageRow, Timing
 from eval.latency.stages import Networks, Processor
 

@@ -33,11 +33,13 @@ class PublishedData:
 
     task: str  # module of lmms-eval's functions
     lmms_task: str
+    hub: str
     key: str
     files: tuple[str, ...] = ("data/test-*.parquet",)
 
-    def __init__(self, source: str) -> None:
-        """`source` is a folder with files of the names `files`, or a data set of the hub."""
+    def __init__(self, source: str | None = None) -> None:
+        """`source` is a folder with files of the names `files`, or a data set of the hub; else `hub`."""
+        source = source or self.hub
         folder = _folder(source, self.files)
         files = sorted(file for pattern in self.files for file in folder.glob(pattern))
         if not files:
@@ -82,10 +84,8 @@ class MmeData(PublishedData):
 
     task, key = "lmms_eval.tasks.mme.utils", "question_id"
     lmms_task = "mme"
+    hub = "lmms-lab-encoder/MME"
     post_prompt = "\nAnswer the question using a single word or phrase."
-
-    def __init__(self, source: str = "lmms-lab-encoder/MME") -> None:
-        super().__init__(source)
 
     def asked(self, doc: dict[str, Any]) -> ScoredQuestion:
         """A yes/no question of perception or cognition; right where MME finds the label at the start."""
@@ -101,9 +101,7 @@ class RealWorldQaData(PublishedData):
 
     task, key = "lmms_eval.tasks.realworldqa.utils", "image_path"
     lmms_task = "realworldqa"
-
-    def __init__(self, source: str = "lmms-lab-encoder/RealWorldQA") -> None:
-        super().__init__(source)
+    hub = "lmms-lab-encoder/RealWorldQA"
 
     def asked(self, doc: dict[str, Any]) -> ScoredQuestion:
         """A question whose category is told by its answer: a letter is a choice, words are free."""
@@ -122,11 +120,9 @@ class MmBenchData(PublishedData):
 
     task, key = "lmms_eval.tasks.mmbench.en_utils", "index"
     lmms_task = "mmbench_en_dev"
+    hub = "lmms-lab-encoder/MMBench"
     files = ("en/dev-*.parquet", "MMBench_DEV_EN*.tsv")
     post_prompt = "\nAnswer with the option's letter from the given choices directly."
-
-    def __init__(self, source: str = "lmms-lab-encoder/MMBench") -> None:
-        super().__init__(source)
 
     def name_of(self, value: Any) -> str:
         """Rotations of one question are one picture."""
@@ -151,9 +147,7 @@ class SeedBenchData(PublishedData):
 
     task, key = "lmms_eval.tasks.seedbench.utils", "question_id"
     lmms_task = "seedbench"
-
-    def __init__(self, source: str = "lmms-lab-encoder/SEED-Bench") -> None:
-        super().__init__(source)
+    hub = "lmms-lab-encoder/SEED-Bench"
 
     def chosen(self, table: pyarrow.Table) -> pyarrow.Table:
         """The rows about images."""

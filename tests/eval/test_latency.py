@@ -19,12 +19,11 @@ from eval.asking.answering import SweepData
 from eval.bench import merging
 from eval.lab.rows import read_rows, write_rows
 from eval.latency import rows as figure
-from eval.latency.assemble import assemble
+from eval.latency.assemble import Picture, assemble
 from eval.latency.config import LatencyConfig
 from eval.latency.link import Link
-from eval.latency.pictures import Picture, load_pictures
 from eval.latency.rows import MEASURED, MODELLED, STAGES, StageRow, summarise
-from eval.latency.run import run
+from eval.latency.run import load_pictures, run
 from tofc.cli.app import app
 from tofc.config import from_mapping, load_yaml
 from tofc.errors import ConfigError, UserError
