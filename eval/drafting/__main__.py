@@ -17,7 +17,7 @@ from tofc.config import find_config, load_yaml
 from tofc.errors import needs_extra
 
 if TYPE_CHECKING:
-    from eval.drafting.capacity import CountedLoad, ServedLoad
+    from eval.drafting.capacity import CountedLoad
 
 app = evaluation("Device, edge and cloud together: tokens a second, equal answers, states on the wire.")
 
@@ -100,7 +100,7 @@ def capacity(
     """What a saturated edge serves, with devices that draft and without: really, and at large shapes."""
     from dataclasses import asdict
 
-    from eval.drafting.capacity import count_load, serve_load
+    from eval.drafting.capacity import count_load, counted_table, serve_load, served_table
     from eval.drafting.tiers import DraftingConfig
 
     settings = load_yaml(config, DraftingConfig)
@@ -112,9 +112,9 @@ def capacity(
     if json_:
         print_json({"served": [asdict(row) for row in served], "counted": [asdict(row) for row in counted]})
         return
-    show(_served(settings.model, clients, served))
+    show(served_table(settings.model, clients, served))
     for name in dict.fromkeys(load.model for load in counted):
-        show(_counted([load for load in counted if load.model == name]))
+        show(counted_table([load for load in counted if load.model == name]))
 
 
 @app.command(epilog="Example:\n\ntofc eval drafting text math500.jsonl --tier models/1.5B --tier models/7B")
@@ -149,43 +149,6 @@ def text(
         print_json(found)
         return
     show(text_table(rows, len(asked)))
-
-
-def _served(model: str, clients: int, rows: Sequence[ServedLoad]) -> Table:
-    columns = (
-        "answers",
-        "tokens",
-        "edge's processor, ms an answer",
-        "answers per core second",
-        "of no drafts",
-    )
-    alone = {row.kind: row.answers_per_core_second for row in rows if row.draft is None}
-    lines = [
-        (
-            f"{row.kind}, {'no drafts' if row.draft is None else f'{row.draft} drafts'}",
-            f"{row.answers}",
-            f"{row.tokens}",
-            f"{1000 * row.processor_seconds / row.answers:.1f}",
-            f"{row.answers_per_core_second:.1f}",
-            f"{row.answers_per_core_second / alone[row.kind]:.2f}",
-        )
-        for row in rows
-    ]
-    return table(f"{model}, {clients} devices at once", ["asked"], columns, lines)
-
-
-def _counted(rows: Sequence[CountedLoad]) -> Table:
-    shares = list(dict.fromkeys(row.share for row in rows))
-    lines = []
-    for number in dict.fromkeys(row.rows for row in rows):
-        here = [row for row in rows if row.rows == number]
-        lines.append(
-            (f"{number}", f"{here[0].alone:.0f}", *(f"{row.ratio:.2f} ({row.drafts})" for row in here))
-        )
-    title = f"{rows[0].model}, counted: capacity with drafts over that without (drafts a round)"
-    return table(
-        title, ["answers at once"], ["tokens/s alone", *(f"{100 * s:g} % stand" for s in shares)], lines
-    )
 
 
 def _tables(summary: Mapping[str, Any]) -> Iterator[Table]:

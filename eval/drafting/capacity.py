@@ -14,7 +14,10 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rich.table import Table
+
 from eval.drafting.tiers import ModelShape, counts_of
+from eval.lab.terminal import table
 from eval.latency.config import Rates
 from eval.latency.count import Work
 from eval.serving.process import DESCRIBE, LoadQuestion, Server, questions, running_server
@@ -120,3 +123,42 @@ def count_load(
             drafted = {n: tokens_per_second(number, n, share) for n in range(1, MOST_DRAFTS + 1)}
             best = max(drafted, key=drafted.__getitem__)
             yield CountedLoad(shape.name, number, share, alone, drafted[best], best)
+
+
+def served_table(model: str, clients: int, rows: Sequence[ServedLoad]) -> Table:
+    """What was served for real, as people read it."""
+    columns = (
+        "answers",
+        "tokens",
+        "edge's processor, ms an answer",
+        "answers per core second",
+        "of no drafts",
+    )
+    alone = {row.kind: row.answers_per_core_second for row in rows if row.draft is None}
+    lines = [
+        (
+            f"{row.kind}, {'no drafts' if row.draft is None else f'{row.draft} drafts'}",
+            f"{row.answers}",
+            f"{row.tokens}",
+            f"{1000 * row.processor_seconds / row.answers:.1f}",
+            f"{row.answers_per_core_second:.1f}",
+            f"{row.answers_per_core_second / alone[row.kind]:.2f}",
+        )
+        for row in rows
+    ]
+    return table(f"{model}, {clients} devices at once", ["asked"], columns, lines)
+
+
+def counted_table(rows: Sequence[CountedLoad]) -> Table:
+    """What one shape would serve, as people read it."""
+    shares = list(dict.fromkeys(row.share for row in rows))
+    lines = []
+    for number in dict.fromkeys(row.rows for row in rows):
+        here = [row for row in rows if row.rows == number]
+        lines.append(
+            (f"{number}", f"{here[0].alone:.0f}", *(f"{row.ratio:.2f} ({row.drafts})" for row in here))
+        )
+    title = f"{rows[0].model}, counted: capacity with drafts over that without (drafts a round)"
+    return table(
+        title, ["answers at once"], ["tokens/s alone", *(f"{100 * s:g} % stand" for s in shares)], lines
+    )

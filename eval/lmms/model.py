@@ -9,10 +9,9 @@ A request's pictures become one packet, and the edge answers from its bytes alon
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-import torch
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from eval.lmms.options import Options
 from eval.lmms.requests import Request, Sent, gather, rate_summary, windows, write_rates
-from eval.rate.senders import Float16
+from eval.rate.senders import Float16, recoded
 from tofc.clock import Stopwatch
 from tofc.edge import Seen
 from tofc.errors import UserError
@@ -111,14 +110,11 @@ class TofcSimple(lmms):
             )
             data = bytes(packet)
             return Arrived(data, len(data), packet.num_tokens, codec.quality_of(packet.payload))
-        arrived, num_bytes, num_tokens = [], 0, 0
-        for features in self.device_side.features_of(request.images, options.tokens):
-            count, width = features.tokens.shape
-            plain = Float16().encode(features.tokens.numpy())
-            decoded = torch.from_numpy(Float16().decode(plain, width))
-            arrived.append(replace(features, tokens=decoded))
-            num_bytes, num_tokens = num_bytes + len(plain), num_tokens + count
-        return Arrived(arrived, num_bytes, num_tokens, None)
+        seen = self.device_side.features_of(request.images, options.tokens)
+        parts = [recoded(features, Float16()) for features in seen]
+        num_bytes = sum(size for size, _ in parts)
+        decoded = [features for _, features in parts]
+        return Arrived(decoded, num_bytes, sum(features.tokens.shape[0] for features in decoded), None)
 
     def _look_at_command_line(self, requests: Sequence[Instance]) -> None:
         """Finds the folder of the results: lmms-eval hangs its command line on each task.

@@ -179,13 +179,8 @@ class FeatureSender:
 
     def send(self, pictures: Pictures) -> list[list[Received]]:
         """The edge knows the picture's size beside the bytes, which are those of the codec alone."""
-        arrived = []
-        for features in pictures.features(self.tokens):
-            count, width = features.tokens.shape
-            data = self.codec.encode(features.tokens.numpy())
-            decoded = torch.from_numpy(self.codec.decode(data, width).copy())
-            arrived.append(Received(len(data), replace(features, tokens=decoded), count))
-        return [arrived]
+        parts = [recoded(features, self.codec) for features in pictures.features(self.tokens)]
+        return [[Received(num_bytes, found, found.tokens.shape[0]) for num_bytes, found in parts]]
 
 
 @dataclass(frozen=True)
@@ -230,6 +225,13 @@ class PictureSender:
     def code(self, image: Image.Image) -> bytes:
         """The file that travels for a picture."""
         return IMAGE_CODECS[self.system][self.subsampling].encode(shrink(image, self.scale), self.quality)
+
+
+def recoded(features: tofc.Features, codec: SimpleCodec) -> tuple[int, tofc.Features]:
+    """The bytes that a simple codec takes for a picture's features, and what it leaves of them."""
+    data = codec.encode(features.tokens.numpy())
+    decoded = torch.from_numpy(codec.decode(data, features.tokens.shape[1]).copy())
+    return len(data), replace(features, tokens=decoded)
 
 
 Sender = TofcSender | FeatureSender | PictureSender
