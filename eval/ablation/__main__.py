@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from eval.lab.terminal import SplitOption, evaluation
-from tofc.cli.report import print_json, reports_user_errors
+from eval.lab.terminal import Evaluation, SplitOption
+from tofc.cli.report import print_json
 from tofc.config import load_yaml
-from tofc.errors import UserError, needs_extra
+from tofc.errors import UserError
 
 if TYPE_CHECKING:
     from eval.ablation.variants import Variant
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 SCENES = "eval.scenes.corpus:SceneCorpus"
 
-app = evaluation("What each part of the codec and of merging brings: one part left out, at the same seed.")
+app = Evaluation(
+    "What each part of the codec and of merging brings: one part left out, at the same seed.",
+    extra="train,eval",
+)
 
 Part = Literal["codec", "answers", "terms"]
 TrainConfigArgument = Annotated[
@@ -50,32 +53,24 @@ class VariantOptions:
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("train,eval")
 def codec(config: TrainConfigArgument, options: VariantOptions) -> None:
     """Parts of the entropy coding, trained together on the same features and compared at equal error."""
     ablate("codec", config, options)
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("train,eval")
 def answers(config: TrainConfigArgument, options: VariantOptions) -> None:
     """Merging and fine-tuning, each variant with a model of its own, compared at equal answers."""
     ablate("answers", config, options)
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("train,eval")
 def terms(config: TrainConfigArgument, options: VariantOptions) -> None:
     """Terms of the training that the paper does not have, each left out, compared at equal answers."""
     ablate("terms", config, options)
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("train,eval")
 def mergings(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A name or a folder.")] = (
         "scenes-tiny"

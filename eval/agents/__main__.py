@@ -8,24 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eval.lab.terminal import evaluation
+from eval.lab.terminal import Evaluation
 from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, OutOption
-from tofc.cli.report import print_json, reports_user_errors
-from tofc.errors import needs_extra
+from tofc.cli.report import print_json
 
 if TYPE_CHECKING:
     from eval.agents.measure import AgentsEvalConfig
     from tofc.agents import Agents
 
-app = evaluation("Agents alone, together, with fewer of them, revised, and by votes, with intervals.")
+app = Evaluation("Agents alone, together, with fewer of them, revised, and by votes, with intervals.")
 
 BLOCK = 8  # pictures of a part
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def agents(
     config: ConfigArgument,
     fit: Annotated[

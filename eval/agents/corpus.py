@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from eval.agents.measure import Case, ask_many
-from eval.rate.data import ScoredQuestion
+from eval.asking.answering import ScoredQuestion
 from tofc.agents import AgentReply, Agents
 from tofc.agents.aggregation import aggregate_prompt, revise_prompt
 from tofc.errors import UserError

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from eval.lab.terminal import evaluation
-from tofc.cli.report import reports_user_errors
-from tofc.errors import UserError, needs_extra
+from eval.lab.terminal import Evaluation
+from tofc.errors import UserError
 
 # By name the module of `eval.bench` that has a function of this name.
 BENCHMARKS = {
@@ -20,12 +19,10 @@ BENCHMARKS = {
     "precision": "precision",
 }
 
-app = evaluation("Speed of the coder, of merging and of a whole device.")
+app = Evaluation("Speed of the coder, of merging and of a whole device.")
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def bench(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help=f"Of {', '.join(BENCHMARKS)}; else all.")

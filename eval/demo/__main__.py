@@ -28,19 +28,16 @@ from eval.demo.measure import (
     steps,
 )
 from eval.lab.figures import require_matplotlib
-from eval.lab.terminal import evaluation, progress
-from tofc.cli.report import reports_user_errors
-from tofc.errors import UserError, needs_extra
+from eval.lab.terminal import Evaluation, progress
+from tofc.errors import UserError
 from tofc.writing import write_json
 
 LONGEST_ANSWER = 120
 
-app = evaluation("A few pictures with questions, through the bitstream, as a drawing.")
+app = Evaluation("A few pictures with questions, through the bitstream, as a drawing.", extra="demo")
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for demo.png.")] = Path("out"),
     json_file: Annotated[

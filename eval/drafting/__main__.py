@@ -9,25 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from eval.lab.terminal import evaluation, print_summary, show, table
+from eval.lab.terminal import Evaluation, print_summary, show, table
 from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption, OutOption
-from tofc.cli.report import note, print_json, reports_user_errors
+from tofc.cli.report import note, print_json
 from tofc.config import find_config, load_yaml
-from tofc.errors import needs_extra
 
 if TYPE_CHECKING:
     from eval.drafting.capacity import CountedLoad
 
-app = evaluation("Device, edge and cloud together: tokens a second, equal answers, states on the wire.")
+app = Evaluation(
+    "Device, edge and cloud together: tokens a second, equal answers, states on the wire.", extra="eval,serve"
+)
 
 
 @app.command(
     epilog="Examples:\n\ntofc eval drafting measure decoding-scenes    (a bundled configuration)\n\n"
     "tofc eval drafting measure mine.yaml --out runs/drafting"
 )
-@reports_user_errors
-@needs_extra("eval,serve")
 def measure(config: ConfigArgument, out: OutOption = None, json_: JsonOption = False) -> None:
     """Tokens a second of device, edge and cloud together and alone, over links of several round trips."""
     find_config(config)  # before what is slow to import
@@ -40,8 +39,6 @@ def measure(config: ConfigArgument, out: OutOption = None, json_: JsonOption = F
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval,serve")
 def equality(
     model: Annotated[str, typer.Option(help="A checkpoint with a family.")] = "scenes-tiny",
     scenes: Annotated[int, typer.Option(min=1, help="Of the test split.")] = 500,
@@ -70,8 +67,6 @@ def equality(
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval,serve")
 def states(
     config: Annotated[str, typer.Option(help="Names the model and the large shapes.")] = "decoding-scenes",
     repeats: Annotated[int, typer.Option(min=1, help="Passes of each kind that are timed.")] = 60,
@@ -86,8 +81,6 @@ def states(
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval,serve")
 def capacity(
     config: Annotated[str, typer.Option(help="Names the model and the large shapes.")] = "decoding-scenes",
     draft: Annotated[
@@ -117,9 +110,10 @@ def capacity(
         show(counted_table([load for load in counted if load.model == name]))
 
 
-@app.command(epilog="Example:\n\ntofc eval drafting text math500.jsonl --tier models/1.5B --tier models/7B")
-@reports_user_errors
-@needs_extra("eval")
+@app.command(
+    epilog="Example:\n\ntofc eval drafting text math500.jsonl --tier models/1.5B --tier models/7B",
+    extra="eval",
+)
 def text(
     prompts: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: problem (or prompt), answer.")],
     tier: Annotated[

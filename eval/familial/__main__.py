@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from eval.lab.terminal import CheckpointOption, LimitOption, SplitOption, evaluation
+from eval.lab.terminal import CheckpointOption, Evaluation, LimitOption, SplitOption
 from tofc.cli.files import check_new
 from tofc.cli.options import DataOptions, data_options
-from tofc.cli.report import print_json, reports_user_errors
-from tofc.errors import needs_extra
+from tofc.cli.report import print_json
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from eval.asking.answering import Data
     from tofc import Device, Edge
 
-app = evaluation("Accuracy, speed and memory of a family's members, and of exits chosen by question.")
+app = Evaluation("Accuracy, speed and memory of a family's members, and of exits chosen by question.")
 
 SCENES = "eval.rate.scenes:ScenesData"
 
@@ -65,8 +64,6 @@ DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of weights and stat
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def accuracy(
     options: AskedOptions,
     direct: Annotated[bool, typer.Option(help="Direct early exits too.")] = True,
@@ -103,8 +100,6 @@ def accuracy(
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def policy(options: AskedOptions) -> None:
     """What exits chosen by question keep of the full accuracy, and what they cost."""
     from eval.familial.members import choose, summarise
@@ -121,8 +116,6 @@ def policy(options: AskedOptions) -> None:
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def speed(
     source: SourceArgument = "scenes-tiny",
     dtype: DtypeOption = "float32",
@@ -149,8 +142,6 @@ def speed(
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def memory(source: SourceArgument = "scenes-tiny", dtype: DtypeOption = "bfloat16") -> None:
     """Bytes read and memory of every member, loaded alone."""
     from eval.familial.speed import loading
@@ -173,8 +164,6 @@ def memory(source: SourceArgument = "scenes-tiny", dtype: DtypeOption = "bfloat1
 
 
 @app.command(hidden=True)
-@reports_user_errors
-@needs_extra("eval")
 def load(
     source: SourceArgument, exit: Annotated[str, typer.Option()], dtype: DtypeOption = "bfloat16"
 ) -> None:
@@ -185,8 +174,6 @@ def load(
 
 
 @app.command("random")
-@reports_user_errors
-@needs_extra("eval")
 def random_weights(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER")],
     exits: Annotated[list[int] | None, typer.Option(help="Blocks before each branch; 5 and 11.")] = None,

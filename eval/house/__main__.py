@@ -8,18 +8,15 @@ from typing import Annotated
 import typer
 
 from eval.house import draw, read_rooms
-from eval.lab.terminal import evaluation
-from tofc.cli.report import reports_user_errors
-from tofc.errors import UserError, needs_extra
+from eval.lab.terminal import Evaluation
+from tofc.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
-app = evaluation("The project's rooms as one picture: their sizes, and who imports whom.")
+app = Evaluation("The project's rooms as one picture: their sizes, and who imports whom.", extra="demo")
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("demo")
 def house(
     out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("house.png"),
     root: Annotated[Path, typer.Option(help="The source tree.")] = ROOT,

@@ -14,9 +14,11 @@ from rich.table import Table
 
 from eval.lab.intervals import Estimate
 from tofc.cli.options import HELP_OPTIONS, HELP_STYLE
-from tofc.cli.report import print_json
+from tofc.cli.report import print_json, reports_user_errors
+from tofc.errors import needs_extra
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., object])
 WIDTH = 170  # of what is no terminal
 FEW_PICTURES = 50
 
@@ -82,16 +84,33 @@ SplitOption = Annotated[
 ]
 
 
-def evaluation(help: str) -> typer.Typer:
-    """The commands of one evaluation, which `tofc eval` and `python -m eval.NAME` run alike."""
-    return typer.Typer(
-        help=help,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=HELP_STYLE,
-        context_settings={"help_option_names": HELP_OPTIONS},
-    )
+class Evaluation(typer.Typer):
+    """The commands of one evaluation, which `tofc eval` and `python -m eval.NAME` run alike.
+
+    A command ends with one line on a UserError; where a library is missing, it names the extra (`extra`
+    unless the command says another) that brings it.
+    """
+
+    def __init__(self, help: str, extra: str = "eval") -> None:
+        super().__init__(
+            help=help,
+            no_args_is_help=True,
+            add_completion=False,
+            pretty_exceptions_enable=False,
+            rich_markup_mode=HELP_STYLE,
+            context_settings={"help_option_names": HELP_OPTIONS},
+        )
+        self.extra = extra
+
+    def command(self, *name: Any, extra: str | None = None, **settings: Any) -> Callable[[C], C]:
+        """As typer's."""
+        register = super().command(*name, **settings)
+
+        def add(command: C) -> C:
+            register(reports_user_errors(needs_extra(extra or self.extra)(command)))
+            return command
+
+        return add
 
 
 def print_summary(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from eval.lab.terminal import evaluation, print_summary
+from eval.lab.terminal import Evaluation, print_summary
 from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption, OutOption
-from tofc.cli.report import reports_user_errors
 from tofc.config import find_config, load_yaml
-from tofc.errors import needs_extra
 
-app = evaluation("Time from a picture to an answer, stage by stage, over links of many rates.")
+app = Evaluation("Time from a picture to an answer, stage by stage, over links of many rates.")
 
 
 @app.command(
     epilog="Examples:\n\ntofc eval latency latency-scenes    (a bundled configuration, by its name)\n\n"
     "tofc eval latency configs/latency-llava-onevision.yaml --out runs/latency"
 )
-@reports_user_errors
-@needs_extra("eval")
 def latency(config: ConfigArgument, out: OutOption = None, json_: JsonOption = False) -> None:
     """Time from a picture to an answer, stage by stage, over links of many rates."""
     find_config(config)  # before what is slow to import

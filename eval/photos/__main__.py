@@ -13,15 +13,14 @@ from eval.asking import answering
 from eval.asking.export import COLUMNS, PARQUET, Record, question_rows, write_tables
 from eval.asking.question import Question
 from eval.lab.rows import write_rows
-from eval.lab.terminal import evaluation, track
+from eval.lab.terminal import Evaluation, track
 from eval.lab.terminal import show as show_tables
 from eval.photos.accuracy import PhotoAnswer, answer_photos, as_json, as_table, known_answers, summarise
 from eval.photos.benchmark import Benchmark, own_questions
 from eval.photos.data import picture_name
 from eval.photos.facts import View
 from eval.photos.records import BENCHMARK_SETS, benchmark_photos, folder_of, has_split, read_set
-from tofc.cli.report import reports_user_errors
-from tofc.errors import UserError, needs_extra
+from tofc.errors import UserError
 from tofc.writing import write_json
 
 MME_CATEGORIES = {"existence": "existence", "count": "count", "position": "position"}
@@ -49,7 +48,7 @@ def export_photos(out: Path, benchmark: Benchmark, limit: int) -> Iterator[int]:
     yield from write_tables(out, (photo_rows(benchmark, number) for number in range(limit)))
 
 
-app = evaluation("Questions about photographs: look at them, export them, or let a model answer.")
+app = Evaluation("Questions about photographs: look at them, export them, or let a model answer.")
 
 SplitOption = Annotated[Literal["train", "val", "test"], typer.Option("--split")]
 SetsOption = Annotated[
@@ -76,7 +75,6 @@ def _limit(limit: int | None, benchmark: Benchmark) -> int:
 
 
 @app.command()
-@reports_user_errors
 def show(
     number: Annotated[int, typer.Argument(min=0, metavar="NUMBER")],
     split: SplitOption = "test",
@@ -96,8 +94,6 @@ def show(
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def accuracy(
     model: answering.ModelOption = "photos-tiny",
     tokens: answering.TokensOption = "all",
@@ -150,8 +146,6 @@ def _trained(sets: list[str] | None) -> list[Question]:
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def export(
     out: Annotated[Path, typer.Option(metavar="DIR")],
     limit: LimitOption = None,

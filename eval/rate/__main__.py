@@ -12,23 +12,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from eval.lab.intervals import NOT_REACHED
-from eval.lab.terminal import evaluation, remark_of_few, show, table
+from eval.lab.terminal import Evaluation, remark_of_few, show, table
 from eval.rate.points import EQUAL, LABELS, TARGETS
 from tofc.cli.files import run_folder
 from tofc.cli.options import ConfigArgument, JsonOption
-from tofc.cli.report import note, print_json, reports_user_errors
+from tofc.cli.report import note, print_json
 from tofc.config import find_config, load_yaml
-from tofc.errors import UserError, needs_extra
+from tofc.errors import UserError
 
-app = evaluation("Accuracy against bytes of TOFC, image codecs and feature codecs.")
+app = Evaluation("Accuracy against bytes of TOFC, image codecs and feature codecs.")
 
 
 @app.command(
     epilog="Examples:\n\ntofc eval rate eval-scenes --limit 64    (a bundled configuration, by its name)\n\n"
     "tofc eval rate configs/eval-scenes.yaml --out runs/rate"
 )
-@reports_user_errors
-@needs_extra("eval")
 def rate(
     config: ConfigArgument,
     limit: Annotated[

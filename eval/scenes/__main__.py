@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from eval.asking import answering
-from eval.lab.terminal import LimitOption, evaluation
-from tofc.cli.report import reports_user_errors
-from tofc.errors import needs_extra
+from eval.lab.terminal import Evaluation, LimitOption
 
 if TYPE_CHECKING:
     from eval.asking.answering import PipelineAnswerer
     from eval.scenes.scoring import Scored
 
-app = evaluation("The scenes benchmark: look at it, export it, or let a checkpoint answer it.")
+app = Evaluation("The scenes benchmark: look at it, export it, or let a checkpoint answer it.")
 
 SplitOption = Annotated[Literal["train", "validation", "test", "heldout"], typer.Option("--split")]
 
 
 @app.command()
-@reports_user_errors
 def show(
     index: Annotated[int, typer.Argument(min=0, metavar="INDEX")],
     save: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Write the picture too.")] = None,
@@ -49,7 +46,6 @@ def show(
 
 
 @app.command()
-@reports_user_errors
 def sheet(
     out: Annotated[Path, typer.Option(metavar="FILE.png")],
     count: Annotated[int, typer.Option(min=1)] = 12,
@@ -67,8 +63,6 @@ def sheet(
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def export(
     out: Annotated[Path, typer.Option(metavar="DIR")], limit: LimitOption = 200, split: SplitOption = "test"
 ) -> None:
@@ -84,8 +78,6 @@ def export(
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("eval")
 def accuracy(
     model: answering.ModelOption = "scenes-tiny",
     tokens: answering.TokensOption = "all",

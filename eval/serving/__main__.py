@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from eval.lab.terminal import evaluation
-from tofc.cli.report import print_json, reports_user_errors
-from tofc.errors import needs_extra
+from eval.lab.terminal import Evaluation
+from tofc.cli.report import print_json
 
-app = evaluation("A real server under load, with and without batches, and over a thin link.")
+app = Evaluation(
+    "A real server under load, with and without batches, and over a thin link.", extra="serve,eval"
+)
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,6 @@ class TroubleOptions:
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("serve,eval")
 def soak(
     clients: Annotated[int, typer.Option(min=1, metavar="N")] = 64,
     seconds: Annotated[float, typer.Option(metavar="S")] = 300.0,
@@ -78,9 +77,7 @@ def soak(
     raise typer.Exit(int(bool(bad) or outcome.growth > 1.1))
 
 
-@app.command()
-@reports_user_errors
-@needs_extra("train,eval")
+@app.command(extra="train,eval")
 def kills(
     count: Annotated[int, typer.Option("--kills", min=0, metavar="N", help="Of each command.")] = 35,
     only: Annotated[
@@ -113,8 +110,6 @@ def kills(
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("serve,eval")
 def throughput(
     seconds: Annotated[float, typer.Option(metavar="S", help="Of each turn.")] = 10.0,
     clients: Annotated[int, typer.Option(min=1, metavar="N")] = 32,
@@ -137,8 +132,6 @@ def throughput(
 
 
 @app.command()
-@reports_user_errors
-@needs_extra("serve,eval")
 def link(
     mbit: Annotated[float, typer.Option(metavar="R", help="Of the uplink, Mbit/s.")] = 1.0,
     round_trip: Annotated[float, typer.Option(min=0, metavar="MS")] = 50.0,
