@@ -61,13 +61,14 @@ def device() -> None:
         folder, image = Path(scratch) / "device", Path(scratch) / "street.png"
         picture.save(image)
         difference = export_device(_MODEL, folder).largest_difference
-        sources = {"torch": _MODEL, "checkpoint": _MODEL, "export": str(folder)}
-        rounds = [
-            {start: _start(sources[start], image, _runtime(start)) for start in _STARTS}
-            for _ in range(1 + _ROUNDS)
-        ]
+        sources = {
+            "torch": (_MODEL, "torch"),
+            "checkpoint": (_MODEL, "onnxruntime"),
+            "export": (str(folder), "onnxruntime"),
+        }
+        rounds = [{s: _start(*sources[s], image) for s in _STARTS} for _ in range(1 + _ROUNDS)]
         compiling = {
-            model: _start(model, image, "onnxruntime", cache=Path(scratch) / model)["start-up"]
+            model: _start(model, "onnxruntime", image, cache=Path(scratch) / model)["start-up"]
             for model in bundled_names()
         }
         whole = _bytes_read(resolve(_MODEL).folder)
@@ -89,11 +90,7 @@ def device() -> None:
     print(json.dumps({"benchmark": "device", **result}))
 
 
-def _runtime(start: str) -> str:
-    return "torch" if start == "torch" else "onnxruntime"
-
-
-def _start(model: str, image: Path, runtime: str, cache: Path | None = None) -> dict[str, float]:
+def _start(model: str, runtime: str, image: Path, cache: Path | None = None) -> dict[str, float]:
     """Seconds of a fresh process by part; cache: where numba keeps its code, if not where it always does."""
     command = [sys.executable, "-c", _SCRIPT, model, str(image), runtime]
     environment = os.environ if cache is None else {**os.environ, "NUMBA_CACHE_DIR": str(cache)}

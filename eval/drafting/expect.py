@@ -12,13 +12,13 @@ from eval.drafting.simulate import TierCosts, simulate
 from eval.drafting.tiers import DraftingConfig
 from tofc.drafting import Pace
 from tofc.drafting.pace import line
-from tofc.drafting.reader import Read, StateRule, readers
+from tofc.drafting.reader import Read, readers
 from tofc.drafting.rounds import Verdict
 from tofc.edge import Edge
 from tofc.packet import Packet
 
 if TYPE_CHECKING:
-    from eval.drafting.measure import DraftingSystem, LinkRun
+    from eval.drafting.measure import LinkRun
 
 _FULL = "full"
 _LONG = 9  # tokens of a long pass
@@ -91,7 +91,7 @@ def expect(
     """`simulated_over_measured` of a run, where every answer has a token at least."""
     if not all(run.tokens):
         return {}
-    parallel, pace = run.system.parallel, _same_pace(run.system)
+    parallel, pace = run.system.parallel, run.system.pace(Pace)
     below, cores = run.system.members, [config.cores[0], config.cores[-1]]
     costs = [_drafting(run, told)]
     if len(below) == 1:
@@ -127,11 +127,6 @@ def _like(costs: TierCosts, seconds: tuple[float, float], full: tuple[float, flo
     one, many = (a / b for a, b in zip(seconds, full, strict=True))
     alone = None if costs.alone is None else one * costs.alone
     return TierCosts(one * costs.one, many * costs.more, costs.way, alone, costs.shared, costs.state)
-
-
-def _same_pace(system: DraftingSystem) -> Pace:
-    states = StateRule(system.states)
-    return Pace(system.drafts, parallel=system.parallel, alone=system.alone, states=states)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -22,6 +22,7 @@ from eval.serving.process import pin, running_server
 from eval.serving.proxy import ShapedProxy
 from tofc.cli.report import working
 from tofc.device import Device
+from tofc.drafting import Pace
 from tofc.drafting.drafter import DraftCounts
 from tofc.drafting.reader import StateRule
 from tofc.drafting.remote import DraftSettings, draft_for
@@ -31,6 +32,7 @@ from tofc.packet import Packet
 from tofc.serving.client import RemoteEdge
 from tofc.writing import write_json
 
+P = TypeVar("P", bound=Pace)
 _FRAME_BYTES = 6  # that a WebSocket adds to a short message
 
 
@@ -46,11 +48,9 @@ class DraftingSystem:
     parallel: bool = False
     states: bool | None = None
 
-    def pace(self) -> RecordedPace:
+    def pace(self, kind: type[P]) -> P:
         """A fresh one for each link: it goes on learning from picture to picture."""
-        return RecordedPace(
-            self.drafts, parallel=self.parallel, alone=self.alone, states=StateRule(self.states)
-        )
+        return kind(self.drafts, parallel=self.parallel, alone=self.alone, states=StateRule(self.states))
 
 
 @dataclass
@@ -125,7 +125,7 @@ def _over(
     config: DraftingConfig, link: Link, urls: dict[int, str], edge: Edge, packets: Sequence[Packet]
 ) -> list[LinkRun]:
     """All systems over one link, picture by picture in turn: what the machine does meets all alike."""
-    runs = [LinkRun(system, link, system.pace()) for system in systems(config)]
+    runs = [LinkRun(system, link, system.pace(RecordedPace)) for system in systems(config)]
     remotes = {num: RemoteEdge(url, _served(config.model)) for num, url in urls.items()}
     for number, packet in enumerate([packets[0], *packets]):  # the first once more, to warm up
         for run in runs:

@@ -16,24 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.asking.question import Draw, Question
+from eval.photos import questions as asking
 from eval.photos.facts import View, half, third
-from eval.photos.questions import (
-    Asker,
-    beside,
-    bigger,
-    choice,
-    contents,
-    count,
-    count_check,
-    existence,
-    identity,
-    indoors_or_outdoors,
-    main_thing,
-    member,
-    part,
-    side_check,
-    where,
-)
+from eval.photos.questions import Asker
 
 _ROUNDS = 60
 _LEAST = 1e-4  # weight of an absent class, of the largest
@@ -130,7 +115,7 @@ def _existence(view: View, balance: Balance, asker: Asker) -> Question | None:
     names = [there] if truth else balance.missing(view, asker.draw, 1, groups=True)
     if not names:
         return None
-    return existence(asker, names[0], truth) if balance.asks(names[0], truth, asker.draw) else LEFT_OUT
+    return asking.existence(asker, names[0], truth) if balance.asks(names[0], truth, asker.draw) else LEFT_OUT
 
 
 def _identity(view: View, balance: Balance, asker: Asker) -> Question | None:
@@ -138,9 +123,9 @@ def _identity(view: View, balance: Balance, asker: Asker) -> Question | None:
     if main is None or main not in view.photo.labelled:
         return None
     if asker.draw.chance(0.5):
-        return identity(asker, main, True)
+        return asking.identity(asker, main, True)
     missing = balance.missing(view, asker.draw, 1, groups=False)
-    return identity(asker, missing[0], False) if missing else None
+    return asking.identity(asker, missing[0], False) if missing else None
 
 
 def _choice(view: View, balance: Balance, asker: Asker) -> Question | None:
@@ -148,7 +133,7 @@ def _choice(view: View, balance: Balance, asker: Asker) -> Question | None:
     if there is None:
         return None
     wrong = balance.missing(view, asker.draw, _CHOICES - 1 - asker.draw.below(2), groups=False)
-    return choice(asker, there, wrong, asker.draw.chance(_LETTERS)) if wrong else None
+    return asking.choice(asker, there, wrong, asker.draw.chance(_LETTERS)) if wrong else None
 
 
 def _count(view: View, balance: Balance, asker: Asker) -> Question | None:
@@ -156,15 +141,15 @@ def _count(view: View, balance: Balance, asker: Asker) -> Question | None:
     if not counts:
         return None
     if asker.draw.chance(0.06) and (missing := balance.missing(view, asker.draw, 1, groups=False)):
-        return count(asker, missing[0], 0)
+        return asking.count(asker, missing[0], 0)
     name = asker.draw.weighted(list(counts), [1.0 if number == 1 else 2.0 for number in counts.values()])
     if counts[name] == 1 and asker.draw.chance(_ONES_LEFT_OUT):
         return None
     if counts[name] > 1 and asker.draw.chance(0.25):
         truth = asker.draw.chance(0.5)
         near = [n for n in (counts[name] - 1, counts[name] + 1, counts[name] + 2) if n > 1]
-        return count_check(asker, name, counts[name], counts[name] if truth else asker.draw.pick(near))
-    return count(asker, name, counts[name])
+        return asking.count_check(asker, name, counts[name], counts[name] if truth else asker.draw.pick(near))
+    return asking.count(asker, name, counts[name])
 
 
 def _where(view: View, balance: Balance, asker: Asker) -> Question | None:
@@ -176,18 +161,18 @@ def _where(view: View, balance: Balance, asker: Asker) -> Question | None:
     if axis == 1 and half(thing, axis) == 1 and asker.draw.chance(_BOTTOMS_LEFT_OUT):
         return None
     if axis == 0 and asker.draw.chance(0.25):
-        return side_check(asker, thing, asker.draw.chance(0.5))
-    return where(asker, thing, axis)
+        return asking.side_check(asker, thing, asker.draw.chance(0.5))
+    return asking.where(asker, thing, axis)
 
 
 def _part(view: View, balance: Balance, asker: Asker) -> Question | None:
     things = [thing for thing in view.single() if third(thing) is not None]
-    return part(asker, asker.draw.pick(things)) if things else None
+    return asking.part(asker, asker.draw.pick(things)) if things else None
 
 
 def _place(view: View, balance: Balance, asker: Asker) -> Question | None:
     outdoors = view.outdoors()
-    return None if outdoors is None else indoors_or_outdoors(asker, outdoors)
+    return None if outdoors is None else asking.indoors_or_outdoors(asker, outdoors)
 
 
 def _two(view: View, balance: Balance, asker: Asker) -> Question | None:
@@ -195,22 +180,22 @@ def _two(view: View, balance: Balance, asker: Asker) -> Question | None:
     if len(things) < 2:
         return None
     if asker.draw.chance(0.5):
-        return beside(asker, things[0], things[1], asker.draw.chance(0.5))
-    return bigger(asker, things[0], things[1])
+        return asking.beside(asker, things[0], things[1], asker.draw.chance(0.5))
+    return asking.bigger(asker, things[0], things[1])
 
 
 def _main(view: View, balance: Balance, asker: Asker) -> Question | None:
     groups = [group for group in ("animal", "vehicle") if view.member(group)]
     if groups and asker.draw.chance(0.4):
         group = asker.draw.pick(groups)
-        return member(asker, group, view.member(group) or "")
+        return asking.member(asker, group, view.member(group) or "")
     main = view.main()
-    return main_thing(asker, main) if main else None
+    return asking.main_thing(asker, main) if main else None
 
 
 def _list(view: View, balance: Balance, asker: Asker) -> Question | None:
     boxed = all(thing.box for things in view.by_name.values() for thing in things)
-    return contents(asker, view) if view.present and boxed else None
+    return asking.contents(asker, view) if view.present and boxed else None
 
 
 TRAINING: dict[str, tuple[float, Maker]] = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from eval.lab.terminal import Evaluation
+from eval.lab.terminal import Evaluation, show, table
 from tofc.cli.report import print_json
 
 app = Evaluation(
@@ -122,12 +123,10 @@ def throughput(
     ] = None,
 ) -> None:
     """Answers a second, batched and one at a time."""
-    from eval.lab.terminal import show, table
     from eval.serving.speed import measure_throughput
 
     rows = measure_throughput(seconds, clients, batch, threads=threads, replicas=replicas)
-    cells = ([str(value) for value in row.values()] for row in rows)
-    show(table("answers a second", list(rows[0])[:1], list(rows[0])[1:], cells))
+    _show("answers a second", rows)
     print_json({"benchmark": "serving throughput", "clients": clients, "batch": batch, "rows": rows})
 
 
@@ -138,13 +137,16 @@ def link(
     pictures: Annotated[int, typer.Option(min=1, metavar="N")] = 16,
 ) -> None:
     """Packets against WebP over a shaped link."""
-    from eval.lab.terminal import show, table
     from eval.serving.speed import measure_link
 
     rows = measure_link(mbit, round_trip / 1e3, pictures)
-    cells = ([str(value) for value in row.values()] for row in rows)
-    show(table(f"milliseconds, {pictures} pictures", list(rows[0])[:1], list(rows[0])[1:], cells))
+    _show(f"milliseconds, {pictures} pictures", rows)
     print_json({"benchmark": "serving link", "mbit": mbit, "round_trip_ms": round_trip, "rows": rows})
+
+
+def _show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    label, *figures = rows[0]
+    show(table(title, [label], figures, ([str(value) for value in row.values()] for row in rows)))
 
 
 if __name__ == "__main__":
