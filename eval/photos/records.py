@@ -79,7 +79,8 @@ _NAMER = Namer(CAPTIONED, _MORE_WORDS)
 
 def things_of_captions(captions: Sequence[str]) -> tuple[PhotoObject, ...]:
     """The classes that captions of one picture name; those that only one of several names are not sure."""
-    named = Counter(name for text in captions for name in _NAMER.named(text))
+    # Sorted, since a set's order is another in every process, and the questions would be too.
+    named = Counter(name for text in captions for name in sorted(_NAMER.named(text)))
     least = min(_CERTAIN, len(captions))
     return tuple(PhotoObject(name, sure=count >= least) for name, count in named.items())
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -42,6 +45,33 @@ def test_the_same_number_gives_the_same_picture_and_questions(folder: Path, corp
         assert one.pixels.shape == (3, 48, 48)
         assert one.pixels.dtype == np.uint8
     assert corpus.picture("train", 7, 3).turns != corpus.picture("train", 7, 4).turns
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+from eval.photos.corpus import PhotoCorpus
+
+corpus = PhotoCorpus(size=32, questions=6, sets=sys.argv[1:])
+for index in range(corpus.num_pictures("train")):
+    print(corpus.photos("train")[index].things)
+    print(corpus.picture("train", index, 5).turns)
+"""
+
+
+def test_another_process_draws_the_same_questions(tmp_path: Path) -> None:
+    """A set of names goes through its order in no process twice: PYTHONHASHSEED decides it."""
+    captions = ["a man rides a horse past a dog , a cat and a car", "a dog , a car , a bus and a person"]
+    said = write_lines(tmp_path / "said", "train", [{"captions": captions}] * 12)
+    boxes = write_detections(tmp_path / "boxes", "train", 12)
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", IN_ANOTHER_PROCESS, str(said), str(boxes)],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert told[0].count("Turn(") > 50
+    assert told[0] == told[1]
 
 
 def test_within_every_class_as_many_are_answered_yes_as_no(corpus: PhotoCorpus) -> None:
