@@ -15,6 +15,7 @@ from tests.eval.test_agents import KINDS, Knows
 from tofc.agents import AgentCard, Agents, AgentsConfig
 from tofc.agents.aggregation import aggregate_prompt, revise_prompt
 from tofc.errors import UserError
+from tofc.training.data import load_corpus
 from tofc.training.family_settings import BranchConfig
 
 SCENES: Mapping[str, Any] = {"size": 32, "questions": 4, "describe_share": 0.0}
@@ -37,7 +38,10 @@ def cache(asked: list[AskedExample], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def corpus(cache: Path, **options: Any) -> AgentsCorpus:
-    return AgentsCorpus(str(cache), "eval.scenes.corpus:SceneCorpus", SCENES, **options)
+    """As a recipe names it: with an option `source` of its own."""
+    named: dict[str, Any] = {"source": "eval.scenes.corpus:SceneCorpus", "options": SCENES, **options}
+    found: AgentsCorpus = load_corpus("eval.agents.corpus:AgentsCorpus", cache=str(cache), **named)
+    return found
 
 
 def test_answers_are_what_was_asked(asked: list[AskedExample], cache: Path) -> None:

@@ -93,7 +93,7 @@ class Corpus(Protocol[ExampleT_co]):
         """Examples in an epoch of `split`, None where there is no end."""
 
 
-def load_corpus(source: str, **options: Any) -> Any:
+def load_corpus(source: str, /, **options: Any) -> Any:
     """Builds the corpus that `source` names as "module:class", with the options that the config gives it.
 
     ConfigError where there is no such class, or it takes other options.
