@@ -323,6 +323,13 @@ def test_ci_runs_make_test_and_what_it_would_like_to_have() -> None:
     assert all((ROOT / ".ci" / name).stat().st_mode & 0o111 for name in ("run", "browser"))
 
 
+def test_the_log_is_read_in_a_terminal() -> None:
+    for page in sorted((ROOT / "docs" / "log").glob("*.md")):
+        lines = enumerate(page.read_text(encoding="utf-8").splitlines(), start=1)
+        long = [number for number, line in lines if len(line) >= 120 and "|" not in line]
+        assert not long, f"{page.name} has lines of 120 characters or more: {long}"
+
+
 @pytest.mark.parametrize("user, words", [(0, "no browser could be installed"), (1000, "")])
 def test_ci_goes_on_without_a_browser(tmp_path: Path, user: int, words: str) -> None:
     """Where nothing can be installed, or apt fails."""
