@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_MAX_PRODUCTS = 1 << 25  # float32: 128 MiB; more are computed block by block of rows, and again when needed
+_MAX_PRODUCTS = 1 << 26  # float32: 256 MiB; more are computed block by block of rows, and again when needed
 
 
 def compiled(*, exact: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
