@@ -80,6 +80,7 @@ def options(
     ] = False,
 ) -> None:
     """Options that stand before the command."""
+    gc.freeze()  # what is imported by now stays: later collections leave it out
     gc.enable()
     show_notes(not quiet)
     if debug:
