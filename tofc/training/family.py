@@ -143,20 +143,21 @@ class FamilyRun(CodedRun):
         """The members that learn from the same questions, together."""
         classes: defaultdict[tuple[str, ...], list[Member]] = defaultdict(list)
         for member in members:
-            classes[self._specialty(member).learns].append(member)
+            specialty = self._specialty(member)
+            classes[() if specialty is None else specialty.learns].append(member)
         return list(classes.values())
 
-    def _specialty(self, member: Member) -> BranchConfig:
-        """What the configuration says of a member's branch."""
-        found = (branch for branch in self.config.branches if branch.called == member.branch)
-        return next(found, BranchConfig(member.exit_layer))
+    def _specialty(self, member: Member) -> BranchConfig | None:
+        """What the configuration says of a member's branch; None of the main model and of components."""
+        return next((branch for branch in self.config.branches if branch.called == member.branch), None)
 
     def _lessons(
         self, member: Member, examples: list[Example], size: int
     ) -> tuple[Tensor, list[PackedBatch]]:
         """The questions that a member learns from, `size` examples in each batch, and the weight of all."""
-        taught = self._specialty(member).is_taught
-        own = [tuple(turn for turn in example.turns if taught(turn.category)) for example in examples]
+        specialty, own = self._specialty(member), [example.turns for example in examples]
+        if specialty is not None:
+            own = [tuple(turn for turn in turns if specialty.is_taught(turn.category)) for turns in own]
         pictured = [example.pixels is not None for example in examples]
         packs = [
             self.pack_turns(own[at : at + size], pictured[at : at + size])
