@@ -89,7 +89,8 @@ def _cache(agents: Agents, settings: AgentsEvalConfig, limit: int | None, file: 
     if settings.train_data is None:
         raise UserError("there is nothing to ask about: name a corpus of training under train_data")
     corpus = load_corpus(settings.train_data.source, **settings.train_data.options)
-    count = min(limit or settings.train_limit, corpus.num_pictures("train") or settings.train_limit)
+    count, there = limit or settings.train_limit, corpus.num_pictures("train")  # None: no end
+    count = count if there is None else min(count, there)
     asked = list(track(ask_pictures(agents, corpus, range(count), 0), count, "pictures"))
     write_answers(file, asked)
     print_json(

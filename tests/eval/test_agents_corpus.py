@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from eval.agents.corpus import AgentsCorpus, AskedExample, ask_pictures, read_answers, write_answers
 from eval.scenes.corpus import SceneCorpus
+from tests.eval.commands import evaluate
 from tests.eval.test_agents import KINDS, Knows
 from tofc.agents import AgentCard, Agents, AgentsConfig
 from tofc.agents.aggregation import aggregate_prompt, revise_prompt
@@ -100,3 +102,23 @@ def test_validation_has_other_pictures(cache: Path) -> None:
 def test_a_missing_cache_says_how_to_write_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--cache"):
         corpus(tmp_path / "nothing.jsonl").picture("train", 0, 0)
+
+
+def test_the_command_asks_about_as_many_as_it_is_told(
+    checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the configuration says too, where the corpus has no end."""
+    monkeypatch.chdir(tmp_path)
+    here = f"model: '{checkpoint_folder}'"
+    (tmp_path / "group.yaml").write_text(
+        f"agents: [{{name: one, description: one, {here}}}]\nserver: {{name: server, {here}}}\n"
+        f"device: '{checkpoint_folder}'\n"
+    )
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nagents: group.yaml\nlimit: 2\ndata: {source: 'eval.rate.scenes:ScenesData'}\n"
+        "train_data: {source: 'eval.scenes.corpus:SceneCorpus', options: {size: 32, questions: 2}}\n"
+        "train_limit: 2\n"
+    )
+    code, printed, told = evaluate("agents", "mine.yaml", "--cache", "answers.jsonl", "--limit", "3")
+    assert code == 0, told
+    assert json.loads(printed.splitlines()[-1])["pictures"] == len(read_answers("answers.jsonl")) == 3
