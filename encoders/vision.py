@@ -109,11 +109,16 @@ class VisionEncoder(nn.Module):
         rows, columns = self.grid
         return rows * columns + int(self.has_cls and not self.drop_cls)
 
-    def forward(self, pixel_values: torch.Tensor, interpolate: bool = False) -> torch.Tensor:
+    def forward(
+        self, pixel_values: torch.Tensor, interpolate: bool = False, patches: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Features [B, N, C], in the tower's dtype, of normalised images [B, 3, H, W] with H = W =
         image_size.
 
         With interpolate, H and W may be other multiples of the patch size: positions are interpolated.
+        patches: indices [B, K] of the patches that the tower sees, in raster order, and N is K then; the
+        others cost nothing and are not there for it, as when a tower learns from a part of each image. Not
+        for towers with a CLS token.
         """
         expected = (self.tower.config.num_channels, self.image_size, self.image_size)
         if pixel_values.ndim != 4 or (pixel_values.shape[1:] != expected and not interpolate):
@@ -123,6 +128,10 @@ class VisionEncoder(nn.Module):
             )
         # [B, N, C], with CLS [B, N + 1, C]
         hidden = self._body.embeddings(pixel_values, interpolate_pos_encoding=interpolate)
+        if patches is not None:
+            if self.has_cls:
+                raise ValueError("patches are chosen for SigLIP towers alone: this one has a CLS token")
+            hidden = hidden.gather(1, patches[..., None].expand(-1, -1, hidden.shape[-1]))
         if self.has_cls:
             hidden = self._body.pre_layrnorm(hidden)
         for block in self._body.encoder.layers[: self.layer]:

@@ -112,8 +112,9 @@ class AgentsCorpus:
     """A corpus of training for the server (`learner` "server") or for the agents ("agents").
 
     `cache` has the answers about pictures of the corpus `source` with its `options`. The server reads up to
-    `most` answers in a drawn order, the agents their own and the aggregate, in the category "revise/NAME"; a
-    share `plain` of the questions has nothing before it. Of each picture `questions` are drawn.
+    `most` answers in a drawn order, the agents their own and the aggregate, in the category "revise/NAME"; of
+    each picture `questions` are drawn. A share `plain` of the pictures is any of that corpus, with its own
+    questions and nothing before them: what a model knows of pictures fades with a few hundred seen again.
     """
 
     def __init__(
@@ -150,18 +151,16 @@ class AgentsCorpus:
 
     def picture(self, split: str, index: int, seed: int) -> Example:
         """Picture `index`, with questions drawn by (seed, split, index)."""
+        rng = np.random.default_rng([seed, int(split == "train"), index])
+        if split == "train" and rng.random() < self.plain:
+            return self.corpus.picture(split, index, seed)
         examples = self.examples["train" if split == "train" else "validation"]
         asked = examples[index % len(examples)]
-        rng = np.random.default_rng([seed, int(split == "train"), index])
         chosen = rng.permutation(len(asked.turns))[: self.questions]
         turns = tuple(self._turn(asked.turns[number], rng) for number in chosen)
-        pictured: Any = self.corpus.picture("train", asked.index, asked.seed)
-        found: Example = replace(pictured, turns=turns)
-        return found
+        return replace(self.corpus.picture("train", asked.index, asked.seed), turns=turns)
 
     def _turn(self, asked: AskedTurn, rng: np.random.Generator) -> Turn:
-        if rng.random() < self.plain:
-            return Turn(asked.prompt, asked.answer, asked.category)
         order = [asked.replies[number] for number in rng.permutation(len(asked.replies))]
         if self.learner == "agents":
             own = order[0]

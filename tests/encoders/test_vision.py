@@ -127,6 +127,26 @@ def test_the_hidden_state_of_a_clip_large_tower(layer: int, strategy: str, token
     assert (encoder.width, encoder.num_tokens, encoder.grid) == (1024, tokens, (24, 24))
 
 
+def test_some_patches_alone() -> None:
+    """They keep their places, and do not see the others."""
+    encoder = VisionEncoder(llava(SiglipVisionConfig(**SMALL)).vision_tower)
+    images, patches = pixels(32), torch.tensor([[3, 1], [0, 2]])
+    others = images.clone()
+    others[0, :, :16, :16] = 0.0  # patch 0 of the first
+    others[1, :, 16:, 16:] = 0.0  # patch 3 of the second
+    with torch.no_grad():
+        whole, found = encoder(images), encoder(images, patches=patches)
+        every = encoder(images, patches=torch.tensor([[3, 1, 0, 2]] * 2))
+        assert torch.equal(found, encoder(others, patches=patches))
+        assert not torch.allclose(whole, encoder(others))
+    torch.testing.assert_close(every, whole[:, [3, 1, 0, 2]])
+    assert found.shape == (2, 2, encoder.width)
+    assert not torch.allclose(found[0], whole[0, [3, 1]])
+    clip = VisionEncoder(CLIPVisionModel(CLIPVisionConfig(**CLIP_SMALL)))
+    with pytest.raises(ValueError, match="CLS"):
+        clip(images, patches=patches)
+
+
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, -1, -2, -4])
 def test_every_layer_of_both_kinds(layer: int) -> None:
     images = pixels(32)

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner, Result
 
 from tofc.cli.app import app
+from tofc.training.forward import VisionLanguageModel
 from tofc.training.state import read_log
 
 CONFIG = """
@@ -50,6 +51,26 @@ def trained(tmp_path_factory) -> Path:
 def test_the_tower_learns(trained):
     losses = [entry["loss/dense"] for entry in read_log(trained / "log.jsonl") if "loss/dense" in entry]
     assert losses[-1] < 0.85 * losses[0]
+
+
+def test_the_tower_learns_from_a_part_of_the_patches_until_the_rate_falls(tmp_path, monkeypatch):
+    seen: list[int] = []
+
+    def features(self, pixels, patches=None):
+        seen.append(49 if patches is None else patches.shape[1])
+        return read(self, pixels, patches)
+
+    read = VisionLanguageModel.features
+    monkeypatch.setattr(VisionLanguageModel, "features", features)
+    config = tmp_path / "part.yaml"
+    part = CONFIG.replace("dense_steps: 40", "dense_steps: 8").replace("total_steps: 60", "total_steps: 8")
+    config.write_text(f"{part}patch_share: 0.25\noptimizer: {{decay_from: 0.5}}\n")
+    assert tofc_pretrain(config, "--out", tmp_path / "part").exit_code == 0
+    assert seen[:4] == [12] * 4  # a quarter of 49 patches
+    assert set(seen[4:]) == {49}
+
+    config.write_text(f"{part}patch_share: 0.0\n")
+    assert tofc_pretrain(config, "--out", tmp_path / "none").exit_code == 2
 
 
 def test_transformers_loads_the_checkpoint(trained):

@@ -58,6 +58,18 @@ def pictures(count: int, seed: int) -> tuple[torch.Tensor, list[GroundedPicture]
     return torch.from_numpy(features), found
 
 
+def test_targets_of_some_patches():
+    _, known = pictures(3, 1)
+    patches = torch.tensor([[5, 2], [0, 15], [7, 8]])
+    found = DenseTargets.of(known, torch.device("cpu")).at(patches)
+    for number, (picture, row) in enumerate(zip(known, patches.numpy(), strict=True)):
+        np.testing.assert_array_equal(found.labels["kind"][number], picture.labels["kind"][row])
+        np.testing.assert_array_equal(found.regions[number], picture.regions[row])
+        np.testing.assert_array_equal(found.maps["map"][number], picture.maps["map"][row])
+    np.testing.assert_array_equal(found.present, [picture.present for picture in known])
+    np.testing.assert_array_equal(found.distribution, np.stack([picture.distribution for picture in known]))
+
+
 def test_heads_learn_every_kind_of_target():
     heads = DenseHeads(WIDTH, {"kind": 3}, 4, map_sizes={"map": 12}, num_present=6, num_categories=5)
     with torch.random.fork_rng():

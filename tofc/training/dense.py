@@ -6,7 +6,7 @@ Questions alone ground a small tower very slowly; labels at every patch, or a te
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -92,6 +92,16 @@ class DenseTargets:
             {name: stacked([picture.maps[name] for picture in pictures]) for name in first.maps},
             None if first.present is None else stacked([picture.present for picture in pictures]),
             None if first.distribution is None else stacked([picture.distribution for picture in pictures]),
+        )
+
+    def at(self, patches: Tensor) -> DenseTargets:
+        """Those of the patches [B, K] of each picture; what is true of a whole picture stays."""
+        rows = torch.arange(len(patches), device=patches.device)[:, None]
+        return replace(
+            self,
+            labels={name: values[rows, patches] for name, values in self.labels.items()},
+            regions=self.regions[rows, patches],
+            maps={name: values[rows, patches] for name, values in self.maps.items()},
         )
 
 

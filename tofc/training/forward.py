@@ -109,13 +109,15 @@ class VisionLanguageModel(nn.Module):
         """In which it computes."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def features(self, pixels: Tensor) -> Tensor:
+    def features(self, pixels: Tensor, patches: Tensor | None = None) -> Tensor:
         """Tower features [B, N, C] of pixels [B, 3, S, S] in 0..255: what LLaVA-OneVision projects.
 
-        Pictures may be smaller than the model's own size, which is how a tower learns cheaply at first.
+        Pictures may be smaller than the model's own size, or seen at `patches` [B, K] alone, which is how a
+        tower learns cheaply at first.
         """
         normalised = (pixels.to(self.device).float() - self.mean) / self.deviation
-        found: Tensor = self.encoder(normalised, interpolate=pixels.shape[-1] != self.encoder.image_size)
+        smaller = pixels.shape[-1] != self.encoder.image_size
+        found: Tensor = self.encoder(normalised, interpolate=smaller, patches=patches)
         return found
 
     def visual(self, features: Tensor, stock: bool = False) -> Tensor:

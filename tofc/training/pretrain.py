@@ -183,10 +183,11 @@ class PretrainRun(TrainingRun):
         scalars: dict[str, float] = {}
         loss = torch.zeros((), device=self.device)
         with grounded.precision():
+            patches = self._patches(examples)
             with torch.set_grad_enabled(not frozen):
-                features = self._features(examples)
+                features = self._features(examples, patches)
             if not frozen:
-                losses, scalars = self._dense(examples, features)
+                losses, scalars = self._dense(examples, features, patches)
                 loss = sum((config.dense_weights.get(n, 1.0) * part for n, part in losses.items()), loss)
                 scalars["loss/dense"] = loss.item()
             if asking:
@@ -204,14 +205,26 @@ class PretrainRun(TrainingRun):
         self.accelerator.backward(loss)
         return scalars
 
-    def _features(self, examples: list[GroundedPicture]) -> Tensor:
-        return self.grounded.features(pixels_of(examples, self.grounded.encoder.image_size))
+    def _patches(self, examples: list[GroundedPicture]) -> Tensor | None:
+        """The patches [B, K] that this dense step shows the tower; None for all of them."""
+        config = self.config
+        falling = self.step >= config.optimizer.decay_from * self.total_steps
+        if config.patch_share == 1.0 or falling or self.step >= config.dense_steps:
+            return None
+        count = len(examples[0].regions)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        order = torch.rand(len(examples), count, generator=generator).argsort(1)
+        return order[:, : max(1, round(config.patch_share * count))].sort(1).values.to(self.device)
+
+    def _features(self, examples: list[GroundedPicture], patches: Tensor | None = None) -> Tensor:
+        return self.grounded.features(pixels_of(examples, self.grounded.encoder.image_size), patches)
 
     def _dense(
-        self, examples: list[GroundedPicture], features: Tensor
+        self, examples: list[GroundedPicture], features: Tensor, patches: Tensor | None = None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         assert self.heads is not None  # or there would be no dense steps
-        return dense_losses(self.heads, features, DenseTargets.of(examples, features.device))
+        targets = DenseTargets.of(examples, features.device)
+        return dense_losses(self.heads, features, targets if patches is None else targets.at(patches))
 
     def _visual(self, features: Tensor, layout: str, merge: Merge) -> Tensor:
         if layout != STOCK and int(layout) < features.shape[1]:

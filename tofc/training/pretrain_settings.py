@@ -41,7 +41,9 @@ class PretrainConfig(RunConfig):
 
     `dense_steps` steps of `dense_batch` pictures teach the tower alone, the rest up to `total_steps`, of
     `answer_batch` pictures, teach all with the dense loss at `dense_weight`, which is the sum of the targets'
-    losses, each by its weight in `dense_weights` (1 where it has none). `word_weight` is that of a loss
+    losses, each by its weight in `dense_weights` (1 where it has none). Until the learning rate falls, a
+    dense step without questions shows the tower a random `patch_share` of each picture's patches: half of
+    them cost less than half, and are another view each time. `word_weight` is that of a loss
     beside the answers: what the projector makes of a patch should be the words for its object and for
     the side of the picture on which that is (the corpus' `patch_words`). `mimetic` gives
     tower and language model the first weights of `tofc.training.base_model` in the place of random ones.
@@ -61,6 +63,7 @@ class PretrainConfig(RunConfig):
     total_steps: int = 5300
     dense_weight: float = 0.25
     dense_weights: dict[str, float] = field(default_factory=dict)
+    patch_share: float = 1.0
     word_weight: float = 0.0
     mimetic: bool = False
     layouts: dict[str, float] = field(default_factory=lambda: {"64": 0.6, "196": 0.2, "32": 0.1, STOCK: 0.1})
@@ -77,6 +80,8 @@ class PretrainConfig(RunConfig):
             raise ValueError(
                 f"dense_steps {self.dense_steps} must lie in 0..total_steps ({self.total_steps})"
             )
+        if not 0.0 < self.patch_share <= 1.0:
+            raise ValueError(f"patch_share is {self.patch_share}: give a share of the patches in (0, 1]")
         for layout, share in self.layouts.items():
             if (layout != STOCK and not layout.isdigit()) or share < 0:
                 raise ValueError(
