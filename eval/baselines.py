@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from PIL import Image, features
 
 from tofc.errors import UserError
@@ -189,3 +190,17 @@ def _files_by_size(
     files = [(quality, codec.encode(image, quality)) for quality in qualities]
     points = [(CodedFile(quality, len(data)), data) for quality, data in files]
     return sorted(points, key=lambda item: (item[0].num_bytes, item[0].quality))
+
+
+MOST_QUALITY = 60  # of what a model learns to see through: beyond, hardly anything is lost
+
+
+def through_image_codec(image: np.ndarray, rng: np.random.Generator, scales: Sequence[float]) -> np.ndarray:
+    """A picture, uint8 [H, W, 3], as JPEG or WebP leave it at one of `scales` and a quality of 1 to 60."""
+    codecs: tuple[ImageCodec, ...] = (Jpeg(), WebP())
+    codec, scale = codecs[int(rng.integers(len(codecs)))], scales[int(rng.integers(len(scales)))]
+    height, width = image.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    decoded = codec.decode(codec.encode(small, int(rng.integers(1, MOST_QUALITY + 1))))
+    return np.array(decoded.resize((width, height), Image.Resampling.BICUBIC))

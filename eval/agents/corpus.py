@@ -52,11 +52,14 @@ class AskedExample:
 def ask_pictures(
     agents: Agents, corpus: Corpus[Any], numbers: Sequence[int], seed: int
 ) -> Iterator[AskedExample]:
-    """Asks the agents, and then the server, all questions about some pictures of training."""
+    """Asks the agents, and then the server, about some pictures of training.
+
+    All questions but those for a description: answers of many words are neither voted on nor quoted whole.
+    """
     names = [card.name for card in agents.config.agents]
     for index in numbers:
         example = corpus.picture("train", index, seed)
-        turns = [turn for turn in example.turns if not turn.continues]
+        turns = [t for t in example.turns if not t.continues and not t.category.startswith("describe/")]
         if not turns:
             continue
         sight = agents.see(Image.fromarray(np.ascontiguousarray(example.pixels.transpose(1, 2, 0))))

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from eval.asking.question import Draw, Question
+from eval.baselines import through_image_codec
 from eval.photos.balance import Balance, ask
 from eval.photos.facts import View, patches, which_half
 from eval.photos.names import COCO, class_names
@@ -25,6 +26,7 @@ LIST_WEIGHT = 0.4  # of each token of a list, which has several where other answ
 SIDES_WEIGHT = (
     4.0  # of left or right, top or bottom: seldom asked, since they need a single thing off the middle
 )
+CODED_SCALES = (0.08, 0.125, 0.1875, 0.25, 0.5)  # of photographs some 500 pixels wide
 _ASPECT = 1.25  # most that a crop's shape differs from the picture's
 
 
@@ -47,6 +49,8 @@ class PhotoCorpus:
     `sets` are folders, each below `root` (else below what TOFC_PHOTOS says, else `../shared/photos`) or a
     path of its own; a number behind a name in a mapping repeats its pictures in every epoch. In training a
     picture is cropped to no less than `least_crop` of its area and mirrored half the time; answers follow.
+    `coded_share` of the pictures of training have been through JPEG or WebP, at a drawn quality and size:
+    what a model sees that lives behind an image codec.
     """
 
     def __init__(
@@ -58,11 +62,12 @@ class PhotoCorpus:
         least_crop: float = 0.4,
         flip: bool = True,
         patch: int = 16,
+        coded_share: float = 0.0,
     ) -> None:
         if not 0 < least_crop <= 1:
             raise UserError(f"least_crop is {least_crop}; give a share of the picture, above 0 up to 1")
         self.size, self.questions, self.least_crop, self.flip = size, questions, least_crop, flip
-        self.patch = patch
+        self.patch, self.coded_share = patch, coded_share
         self.repeats = dict(sets) if isinstance(sets, Mapping) else dict.fromkeys(sets, 1)
         self.root = root
         self._photos: dict[str, tuple[Photo, ...]] = {}
@@ -109,7 +114,8 @@ class PhotoCorpus:
         kind, regions = patches(View(photo, crop, flip), self.size // self.patch)
         side, height = (which_half(regions[:, axis]) for axis in (0, 1))
         labels = {"kind": kind, "side": side, "height": height}
-        return Photograph(load(photo, self.size, crop, flip), turns, labels)
+        is_coded = split == "train" and self.coded_share and rng.random() < self.coded_share
+        return Photograph(load(photo, self.size, crop, flip, rng if is_coded else None), turns, labels)
 
     def augmentation(self, rng: np.random.Generator) -> tuple[Region, bool]:
         """A random crop, in shares of the picture, and whether to mirror it."""
@@ -174,12 +180,21 @@ class PhotoCorpus:
         return self._balances[labelled]
 
 
-def load(photo: Photo, size: int, crop: Region = WHOLE, flip: bool = False) -> np.ndarray:
+def load(
+    photo: Photo,
+    size: int,
+    crop: Region = WHOLE,
+    flip: bool = False,
+    coded: np.random.Generator | None = None,
+) -> np.ndarray:
     """The part of a photograph within `crop` at the tower's size, mirrored if `flip`: uint8 [3, size, size].
 
-    Raises `UserError` for a file that is missing or no picture.
+    With `coded` the photograph went through an image codec that this draws. Raises `UserError` for a file
+    that is missing or no picture.
     """
     image = np.array(open_image(photo.file))  # [H, W, 3]
+    if coded is not None:
+        image = through_image_codec(image, coded, CODED_SCALES)
     height, width = image.shape[:2]
     x0, x1 = (round(edge * width) for edge in (crop[0], crop[2]))
     y0, y1 = (round(edge * height) for edge in (crop[1], crop[3]))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
-from eval.baselines import ImageCodec, Jpeg, WebP
+from eval.baselines import through_image_codec
 from eval.scenes.layout import COLOURS, KINDS, SPLITS
 from eval.scenes.questions import training_description, training_questions
 from eval.scenes.world import Scene, SceneObject, make_scene
@@ -23,7 +22,6 @@ PLACE_EDGES = {
     "height": 0.07 * 1.33 ** np.arange(7),  # steps of a third, the least that questions ask about
     "area": 0.004 * 1.8 ** np.arange(7),  # of the box, in pictures
 }
-CODECS: tuple[ImageCodec, ...] = (Jpeg(), WebP())
 CODED_SCALES = (0.25, 0.375, 0.5, 1.0)
 MIN_SHARE = 0.2  # of a patch that an object must cover to own it
 
@@ -81,7 +79,7 @@ class SceneCorpus:
             for question in training_questions(scene, rng, self.questions)
         ]
         if self.coded_share and rng.random() < self.coded_share:
-            image = through_image_codec(image, rng)
+            image = through_image_codec(image, rng, CODED_SCALES)
         labels, regions = self._dense(scene, owner)
         return GroundedPicture(resize(image, self.size), labels, regions, tuple(asked))
 
@@ -130,17 +128,6 @@ class SceneCorpus:
         rows, columns = np.divmod(mine, self.side)
         distance = ((columns + 0.5) / self.side - box[0]) ** 2 + ((rows + 0.5) / self.side - box[1]) ** 2
         return int(mine[distance.argmin()])
-
-
-def through_image_codec(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A picture, uint8 [H, W, 3], as JPEG or WebP leave it: a size of CODED_SCALES, a quality of 1 to 60."""
-    codec = CODECS[int(rng.integers(len(CODECS)))]
-    scale = CODED_SCALES[int(rng.integers(len(CODED_SCALES)))]
-    height, width = image.shape[:2]
-    size = (round(width * scale), round(height * scale))
-    small = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
-    decoded = codec.decode(codec.encode(small, int(rng.integers(1, 61))))
-    return np.array(decoded.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def owners_of_patches(owner: np.ndarray, side: int, num_things: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from eval.baselines import (
     JpegXl,
     WebP,
     lowest_qualities_keeping,
+    through_image_codec,
 )
 
 
@@ -189,3 +190,11 @@ def test_several_answers_share_the_search(picture):
 def test_a_wrong_number_of_answers_is_an_error(picture):
     with pytest.raises(ValueError, match="2 were announced"):
         lowest_qualities_keeping(picture, Jpeg(), lambda image: [True], 2)
+
+
+def test_image_codecs_are_drawn_at_several_sizes_and_qualities() -> None:
+    rng = np.random.default_rng(0)
+    image = np.random.default_rng(1).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    decoded = [through_image_codec(image, rng, (0.25, 0.5, 1.0)) for _ in range(12)]
+    assert {each.shape for each in decoded} == {image.shape}
+    assert len({each.tobytes() for each in decoded}) == 12

@@ -138,6 +138,20 @@ def test_pictures_show_what_their_boxes_say_after_the_crop(corpus: PhotoCorpus) 
     assert checked > 10
 
 
+def test_pictures_of_training_go_through_an_image_codec(tmp_path: Path) -> None:
+    folder = write_detections(tmp_path, "train", 4)
+    write_detections(tmp_path, "val", 2)
+    corpus = PhotoCorpus(size=48, questions=10, sets=[str(folder)])
+    coded = PhotoCorpus(size=48, questions=10, sets=[str(folder)], coded_share=1.0)
+    for number in range(3):
+        plain, sent = corpus.picture("train", number, 1), coded.picture("train", number, 1)
+        assert plain.turns == sent.turns
+        assert np.array_equal(sent.pixels, coded.picture("train", number, 1).pixels)
+        assert 0.1 < np.abs(plain.pixels.astype(float) - sent.pixels).mean() < 60
+    seen, unchanged = (one.picture("validation", 0, 1).pixels for one in (corpus, coded))
+    assert np.array_equal(seen, unchanged)
+
+
 def test_patches_say_on_which_side_their_object_is() -> None:
     dog = PhotoObject("dog", (0.0, 0.5, 0.25, 1.0))
     view = View(Photo("made", Path("one.jpg"), things=(dog,)), WHOLE, True)
