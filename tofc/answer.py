@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 UNSURE_BELOW = 0.5  # of `Answer.confidence`: what was said is no likelier than all else together
 
 
+def plain_answer(text: str) -> str:
+    """What answers are compared by: case, outer space and a final stop do not count."""
+    return text.strip().removesuffix(".").strip().casefold()
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the language model said.

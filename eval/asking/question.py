@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from tofc.answer import plain_answer
+
 T = TypeVar("T")
 
 
@@ -136,5 +138,5 @@ def is_correct(question: Question, given: str) -> bool:
     if question.form == "choice":
         return given.strip().removesuffix(".") == question.answer
     if question.form == "free":
-        return given.strip().removesuffix(".").strip().lower() == question.answer.lower()
+        return plain_answer(given) == plain_answer(question.answer)
     raise ValueError(f"a {question.form!r} question has no single right answer: use score")

@@ -12,6 +12,7 @@ from PIL import Image
 
 import tofc
 from eval.baselines import CodedFile, ImageCodec, Jpeg, WebP, lowest_qualities_keeping
+from tofc.answer import plain_answer
 from tofc.contents import whole_bytes
 from tofc.errors import UserError
 from tofc.examples import PACKAGES, PHOTOGRAPHS, ExamplePicture
@@ -70,8 +71,8 @@ class QuestionResult:
 
     @property
     def right(self) -> bool:
-        """Whether the answer is the true one, upper and lower case alike."""
-        return self.answer.strip().lower() == self.truth.lower()
+        """Whether the answer is the true one."""
+        return plain_answer(self.answer) == plain_answer(self.truth)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from eval.photos.benchmark import Benchmark
 from eval.photos.facts import View
 from eval.photos.names import COCO, SYNONYMS, Namer, canonical
 from eval.photos.records import Photo, benchmark_photos, canonical_spelling
+from tofc.answer import plain_answer
 from tofc.images import open_image
 
 _LEADING = re.compile(r"^(?:(?:it is|there are|there is|a|an|the|on|at|to|in)\s+)+")
@@ -44,7 +45,7 @@ def score(view: View, question: Question, given: str) -> Score:
     if question.form == "describe":
         return _list_score(view, given)
     if question.category == "people":
-        return Score(int(canonical_spelling(_plain(given)) == canonical_spelling(question.answer)), 1)
+        return Score(int(canonical_spelling(plain_answer(given)) == canonical_spelling(question.answer)), 1)
     if question.form == "free":
         return Score(int(_short(given) == _short(question.answer)), 1)
     return Score(int(is_correct(question, given)), 1)
@@ -57,13 +58,9 @@ def _list_score(view: View, given: str) -> Score:
     return Score(len(stated & there), max(1, len(stated)), len(stated & there), len(there))
 
 
-def _plain(given: str) -> str:
-    return given.strip().removesuffix(".").strip().lower()
-
-
 def _short(given: str) -> str:
     """A short answer in one form: without article, a number in digits, a class by its canonical name."""
-    words = canonical(_LEADING.sub("", _plain(given)))
+    words = canonical(_LEADING.sub("", plain_answer(given)))
     return _DIGITS.get(words, _CANONICAL.get(words, words))
 
 

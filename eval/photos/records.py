@@ -168,7 +168,7 @@ def _read_lines(lines: Path, pictures: Path) -> list[Photo]:
     for entry in entries:
         file, source = pictures / entry["file"], pictures.parent.name
         if "qa" in entry:
-            pairs = tuple((one["question"], plain_answer(one["answer"])) for one in entry["qa"])
+            pairs = tuple((one["question"], canonical_answer(one["answer"])) for one in entry["qa"])
             photos.append(Photo(source, file, pairs=pairs))
         elif "captions" in entry:
             photos.append(Photo(source, file, things_of_captions(entry["captions"]), CAPTIONED))
@@ -196,7 +196,7 @@ def _of_class(source: str, file: Path, name: str, labels: frozenset[str]) -> Pho
     return Photo(source, file, (PhotoObject(name),), labels)
 
 
-def plain_answer(answer: str) -> str:
+def canonical_answer(answer: str) -> str:
     """An answer as people write it: ``"garbage_bin, lamp"`` gives ``"garbage bin, lamp"``."""
     return ", ".join(canonical_spelling(part) for part in answer.split(","))
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from tofc.agents.endpoints import AgentReply
+from tofc.answer import plain_answer
 
 UNTOLD = 0.5  # the weight of an answer whose confidence is not known
 
@@ -27,16 +28,11 @@ def confidence_vote(replies: Sequence[AgentReply]) -> str:
     return _most(replies, lambda reply: _confidence(reply))
 
 
-def same(text: str) -> str:
-    """What answers are compared by: case, outer space and a final stop do not count."""
-    return text.strip().removesuffix(".").strip().casefold()
-
-
 def _most(replies: Sequence[AgentReply], weight: Callable[[AgentReply], float]) -> str:
     votes: dict[str, list[AgentReply]] = defaultdict(list)
     for reply in replies:
         if reply.is_answer:
-            votes[same(reply.text)].append(reply)
+            votes[plain_answer(reply.text)].append(reply)
     if not votes:
         return ""
     won = max(votes.values(), key=lambda given: (sum(map(weight, given)), sum(map(_confidence, given))))

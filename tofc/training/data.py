@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tofc.answer import plain_answer
 from tofc.edge import Edge
 from tofc.errors import ConfigError
 from tofc.familial.calibrate import CalibrationQuestion
@@ -212,13 +213,9 @@ def _of_data(data: Any, pictures: int) -> Iterator[AskedImage]:
 
 
 def _same(wanted: str, text: str) -> bool:
-    return _plain(text) == _plain(wanted)
+    return plain_answer(text) == plain_answer(wanted)
 
 
 def _whole(score: Callable[[str], tuple[int, int]], text: str) -> bool:
     right, of = score(text)
     return right == of
-
-
-def _plain(text: str) -> str:
-    return text.strip().removesuffix(".").strip().casefold()
