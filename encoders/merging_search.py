@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+_ONE_THREAD = 1024  # tokens up to which a product is over before a BLAS has woken its other threads
 _MAX_PRODUCTS = 1 << 26  # float32: 256 MiB; more are computed block by block of rows, and again when needed
 
 
@@ -55,7 +56,7 @@ class ScreenedSearch:
         self._all = np.arange(num_tokens)
         self._products: list[Array] | None = None
         if batch * num_tokens * num_tokens <= _MAX_PRODUCTS:
-            self._products = [points @ points.T for points in self._points]
+            self._products = [_products_of_all(points) for points in self._points]
 
     def neighbours(self, k: int) -> tuple[Array, Array]:
         """See `merging_peaks.Search`."""
@@ -113,6 +114,41 @@ class ScreenedSearch:
         products = self._products[image]
         products = products if len(rows) == len(self._all) else products[rows]  # both are ascending
         return products if len(columns) == len(self._all) else products[:, columns]
+
+
+def _products_of_all(points: Array) -> Array:
+    """Float32 products of all tokens [N, C] with one another: [N, N]."""
+    if len(points) > _ONE_THREAD:
+        return points @ points.T
+    products = np.empty((len(points), len(points)), dtype=np.float32)
+    _multiply(points, products)
+    return products
+
+
+@compiled(exact=True)
+def _multiply(p: Array, products: Array) -> None:
+    """Fill in p @ p.T: four rows by four, as each number read serves four sums; then its mirror image."""
+    last = len(p) - 1
+    for i in range(0, last + 1, 4):
+        i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+        for j in range(i, last + 1, 4):
+            j1, j2, j3 = min(j + 1, last), min(j + 2, last), min(j + 3, last)
+            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
+            c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
+            for n in range(p.shape[1]):
+                a, b, c, d = p[i, n], p[i1, n], p[i2, n], p[i3, n]
+                e, f, g, h = p[j, n], p[j1, n], p[j2, n], p[j3, n]
+                a0, a1, a2, a3 = a0 + a * e, a1 + a * f, a2 + a * g, a3 + a * h
+                b0, b1, b2, b3 = b0 + b * e, b1 + b * f, b2 + b * g, b3 + b * h
+                c0, c1, c2, c3 = c0 + c * e, c1 + c * f, c2 + c * g, c3 + c * h
+                d0, d1, d2, d3 = d0 + d * e, d1 + d * f, d2 + d * g, d3 + d * h
+            products[i, j], products[i, j1], products[i, j2], products[i, j3] = a0, a1, a2, a3
+            products[i1, j], products[i1, j1], products[i1, j2], products[i1, j3] = b0, b1, b2, b3
+            products[i2, j], products[i2, j1], products[i2, j2], products[i2, j3] = c0, c1, c2, c3
+            products[i3, j], products[i3, j1], products[i3, j2], products[i3, j3] = d0, d1, d2, d3
+    for i in range(last + 1):
+        for j in range(i):
+            products[i, j] = products[j, i]
 
 
 @compiled()

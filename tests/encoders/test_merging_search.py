@@ -145,6 +145,15 @@ def test_bounds_hold_for_every_pair() -> None:
     assert (distances - 4 * search._error * np.sqrt(np.outer(norms, norms)) <= fifth).sum(1).mean() < 6
 
 
+@pytest.mark.parametrize("num_tokens", [2, 3, 5, 6, 7, 8, 1024, 1025])
+def test_products_of_any_number_of_tokens(num_tokens: int) -> None:
+    search = screened(random_features(27, 1, num_tokens, 17))
+    points, norms = search._points[0].astype(np.float64), search._norms[0]
+    assert search._products is not None
+    missed = abs(search._products[0] - points @ points.T)
+    assert (missed <= search._error * np.sqrt(np.outer(norms, norms))).all()
+
+
 @pytest.mark.parametrize("width", [1, 2, 63, 1152, merging_peaks.MAX_WIDTH])
 def test_distances_are_exact_at_the_extremes(width: int) -> None:
     """Opposite corners of the grid, as far as any tokens can be apart: no sum on the way overflows."""
