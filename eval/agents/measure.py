@@ -179,16 +179,18 @@ SERVER = "server"
 
 @dataclass(frozen=True)
 class SystemAccuracy:
-    """One system: accuracy over all questions, its lead over two rivals, accuracy by category, failures.
+    """One system: accuracy over all questions, its lead over its rivals, accuracy by category, failures.
 
     Leads are of the same resamples of pictures. The best agent is the one that is best on these very
-    questions: a rival that could not be known beforehand.
+    questions: a rival that could not be known beforehand. `over_simpler` is the lead of the server with N
+    answers over the majority of the same, and of a revised agent over its first answers.
     """
 
     system: str
     accuracy: Estimate
     over_best_agent: Estimate
     over_server: Estimate
+    over_simpler: Estimate | None
     by_category: dict[str, float]
     failed: int
 
@@ -210,13 +212,26 @@ def analyse(rows: pyarrow.Table, agents: Sequence[str], seed: int = 0) -> tuple[
     ]
     found = []
     for number, name in enumerate(names):
-        best_lead, server_lead = (
-            Estimate.of(shares[:, number] - shares[:, names.index(other)]) for other in (best, SERVER)
-        )
+        over = {other: Estimate.of(shares[:, number] - shares[:, place]) for place, other in enumerate(names)}
         own = {one: float(share[number]) for one, share in by_category.items()}
-        accuracy = Estimate.of(shares[:, number])
-        found.append(SystemAccuracy(name, accuracy, best_lead, server_lead, own, failed.count(name)))
+        found.append(
+            SystemAccuracy(
+                name,
+                Estimate.of(shares[:, number]),
+                over[best],
+                over[SERVER],
+                over.get(_simpler(name)),
+                own,
+                failed.count(name),
+            )
+        )
     return best, found
+
+
+def _simpler(system: str) -> str:
+    """What does the same as a system without a model for it: a vote of as many, an agent alone; or ""."""
+    simpler = system.replace("together", "majority", 1).removesuffix(" revised")
+    return simpler if simpler != system else ""
 
 
 def accuracy_table(found: Sequence[SystemAccuracy], best: str, title: str) -> Table:
@@ -229,6 +244,7 @@ def accuracy_table(found: Sequence[SystemAccuracy], best: str, title: str) -> Ta
             interval(one.accuracy),
             *_lead(one.over_best_agent),
             *_lead(one.over_server),
+            *_lead(one.over_simpler),
             *(percent(one.by_category[category], 0) for category in categories),
             str(one.failed or ""),
         ]
@@ -241,11 +257,15 @@ def accuracy_table(found: Sequence[SystemAccuracy], best: str, title: str) -> Ta
         "interval",
         "- server",
         "interval",
+        "- vote or alone",
+        "interval",
         *categories,
         "failed",
     )
     return table(title, ["system"], figures, rows)
 
 
-def _lead(found: Estimate) -> tuple[str, str]:
+def _lead(found: Estimate | None) -> tuple[str, str]:
+    if found is None:
+        return "", ""
     return f"{100 * found.value:+.1f}", f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"

@@ -85,6 +85,12 @@ def test_what_selection_and_aggregation_bring_is_counted(agents: Agents, tmp_pat
     assert by_system["cars"].by_category == {"cars": 1.0, "dogs": 0.0}
     assert by_system["together 1"].over_server.value == 1.0
     assert by_system[best].over_best_agent.value == 0.0
+    assert by_system["together 3"].over_simpler.value == 1.0 - shares["majority 3"]
+    assert by_system["cars revised"].over_simpler.value == shares["cars revised"] - 0.5
+    assert {n for n, one in by_system.items() if one.over_simpler is not None} == {
+        *(f"together {count}" for count in (1, 2, 3)),
+        *(f"{name} revised" for name in (*KINDS, "nothing")),
+    }
     assert by_system["nothing"].failed == 6
     assert accuracy_table(found, best, "mine").row_count == len(found)
 
