@@ -242,30 +242,20 @@ def accuracy_table(found: Sequence[SystemAccuracy], best: str, title: str) -> Ta
             one.system,
             percent(one.accuracy.value),
             interval(one.accuracy),
-            *_lead(one.over_best_agent),
-            *_lead(one.over_server),
-            *_lead(one.over_simpler),
+            _lead(one.over_best_agent),
+            _lead(one.over_server),
+            _lead(one.over_simpler),
             *(percent(one.by_category[category], 0) for category in categories),
             str(one.failed or ""),
         ]
         for one in found
     )
-    figures = (
-        "correct %",
-        "95 % interval",
-        f"- {best}",
-        "interval",
-        "- server",
-        "interval",
-        "- vote or alone",
-        "interval",
-        *categories,
-        "failed",
-    )
+    leads = (f"- {best}", "- server", "- vote or alone")
+    figures = ("correct %", "95 % interval", *leads, *categories, "failed")
     return table(title, ["system"], figures, rows)
 
 
-def _lead(found: Estimate | None) -> tuple[str, str]:
+def _lead(found: Estimate | None) -> str:
     if found is None:
-        return "", ""
-    return f"{100 * found.value:+.1f}", f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+        return ""
+    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
