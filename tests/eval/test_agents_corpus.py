@@ -85,7 +85,7 @@ def test_an_agent_reads_its_own_answer_and_the_aggregate(asked: list[AskedExampl
     assert {turn.category for turn in seen} == {"revise/cars", "revise/dogs", "revise/nothing"}
     turns = {turn.prompt: turn for example in asked for turn in example.turns}
     for turn in seen:
-        own = next(asked for text, asked in turns.items() if turn.prompt.startswith(f"{text}\n"))
+        own = turns[max((text for text in turns if turn.prompt.startswith(f"{text}\n")), key=len)]
         name = turn.category.removeprefix("revise/")
         said = next(reply.text for reply in own.replies if reply.name == name)
         assert turn.prompt == revise_prompt(own.prompt, said, own.aggregate)
