@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_ONE_THREAD = 1024  # tokens up to which a product is over before a BLAS has woken its other threads
+_ONE_THREAD = 1024  # tokens: some more than a tile, where a BLAS' second thread cost more than it brought
 _MAX_PRODUCTS = 1 << 26  # float32: 256 MiB; more are computed block by block of rows, and again when needed
 
 

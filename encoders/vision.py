@@ -116,9 +116,9 @@ class VisionEncoder(nn.Module):
         image_size.
 
         With interpolate, H and W may be other multiples of the patch size: positions are interpolated.
-        patches: indices [B, K] of the patches that the tower sees, in raster order, and N is K then; the
-        others cost nothing and are not there for it, as when a tower learns from a part of each image. Not
-        for towers with a CLS token.
+        patches: int64 [B, K], which patches the tower sees, counted in raster order; N is K then, in their
+        order. The others cost nothing and are not there for it, as when a tower learns from a part of each
+        image. Raises ValueError for towers with a CLS token.
         """
         expected = (self.tower.config.num_channels, self.image_size, self.image_size)
         if pixel_values.ndim != 4 or (pixel_values.shape[1:] != expected and not interpolate):
